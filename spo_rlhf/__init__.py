@@ -1,0 +1,1 @@
+"""Segment Policy Optimization on OpenRLHF."""

@@ -1,0 +1,1 @@
+"""The algorithm as pure functions: standard library, numpy and torch only."""

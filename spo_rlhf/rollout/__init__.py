@@ -1,0 +1,1 @@
+"""Sampling: responses and Monte Carlo continuations on the inference engines, and their rewards."""

@@ -1,0 +1,1 @@
+"""Training: the classes of OpenRLHF, extended for segment advantages and the masked loss."""
