@@ -1,0 +1,159 @@
+"""Everything that adapts the stack to a machine without a GPU. Nothing else in the project knows of it.
+
+OpenRLHF, DeepSpeed and vLLM's Ray integration assume CUDA. On a machine without one:
+
+- Ray is told of *logical* GPUs (`ray_resources`), so that placement groups and fractional GPUs schedule as they do elsewhere;
+- `adapt()` makes the calls into torch.cuda harmless, builds the device mesh on the CPU, and switches to float32 (vLLM's bfloat16
+  kernels can die with an illegal instruction on CPUs, and float32 makes runs exactly repeatable);
+- weights reach the engines through Ray's object store and a file in shared memory instead of NCCL (`broadcast_weights`,
+  `load_weights`): vLLM's CPU build repacks linear layers, so it reloads a whole checkpoint rather than single tensors.
+
+With a GPU none of this is used.
+"""
+
+import functools
+import os
+import tempfile
+from typing import Any
+
+DTYPE = "float32"
+KV_CACHE_BYTES = 1 << 30
+# vLLM's CPU default of 128 tokens a block caches nothing of a short prompt; 32 is the smallest block it takes.
+BLOCK_SIZE = 32
+MIN_BATCHED_TOKENS = 8192
+
+
+def is_cpu() -> bool:
+    """True where the stack must run without a GPU."""
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables of every Ray worker."""
+    return {
+        "DS_ACCELERATOR": "cpu",
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+        # Ray gives an actor with a fraction of a CPU one OpenMP thread; training wants the whole machine.
+        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+    }
+
+
+def ray_resources(num_devices: int) -> dict[str, int]:
+    """Arguments of ray.init: `num_devices` logical GPUs, and CPUs enough to schedule what goes with them."""
+    return {"num_cpus": max(8, 2 * num_devices), "num_gpus": num_devices}
+
+
+def engine_kwargs(max_model_len: int) -> dict[str, Any]:
+    """vLLM engine arguments that replace those meant for a GPU.
+
+    Chunked prefill is off and a step takes at least one whole prompt: a seeded request whose prefill is split over steps kills the
+    CPU engine ("CPU Generator does not use offset").
+    """
+    return {
+        "dtype": DTYPE,
+        "enforce_eager": True,
+        "block_size": BLOCK_SIZE,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len),
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
+        "enable_sleep_mode": False,
+        "worker_extension_cls": "spo_rlhf.cpu.WorkerExtension",
+    }
+
+
+class WorkerExtension:
+    """Methods that vLLM adds to its worker, called through `collective_rpc`."""
+
+    def load_weights_from(self, path: str) -> None:
+        """Replace the weights by those of a safetensors file, named as in the Hugging Face checkpoint."""
+        from safetensors.torch import load_file
+
+        self.model_runner.reload_weights(weights_iterator=iter(load_file(path).items()))
+
+
+async def load_weights(llm, state: dict[str, Any]) -> None:
+    """Give a vLLM engine new weights (name -> numpy array) and forget what its prefix cache held under the old ones."""
+    from safetensors.numpy import save_file
+
+    shared_memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    # Tensors would pass through collective_rpc as lists; a path does not.
+    with tempfile.TemporaryDirectory(prefix="spo-weights-", dir=shared_memory) as folder:
+        path = os.path.join(folder, "weights.safetensors")
+        save_file(state, path)
+        await llm.collective_rpc("load_weights_from", args=(path,))
+    await llm.reset_prefix_cache()
+
+
+def broadcast_weights(actor_trainer) -> None:
+    """In place of ActorPPOTrainer.broadcast_to_vllm: rank 0 hands the gathered parameters to every engine."""
+    import deepspeed
+    import ray
+    import torch.distributed as dist
+
+    model = actor_trainer.actor.model.module
+    named = list(model.named_parameters())
+    sharded = actor_trainer.strategy.args.ds.zero_stage == 3
+    with deepspeed.zero.GatheredParameters([p for _, p in named], enabled=sharded):
+        if dist.get_rank() == 0:
+            state_ref = ray.put({name: p.detach().float().numpy().copy() for name, p in named})
+            ray.get([engine.load_weights.remote(state_ref) for engine in actor_trainer.vllm_engines])
+    dist.barrier()
+
+
+def adapt() -> None:
+    """Make this process's torch and OpenRLHF run without CUDA; once a process, after the flash-attn stand-in is in place."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _adapt_torch()
+    _adapt_openrlhf()
+
+
+def _current_device():
+    import torch
+
+    return torch.device("cpu")
+
+
+def _adapt_torch() -> None:
+    import torch
+    import torch.distributed.device_mesh as device_mesh
+
+    torch.cuda.current_device = _current_device
+    for name in ("set_device", "synchronize", "empty_cache", "current_stream"):
+        setattr(torch.cuda, name, lambda *args, **kwargs: None)
+
+    cuda_mesh = device_mesh.init_device_mesh
+    device_mesh.init_device_mesh = lambda device_type, *args, **kwargs: cuda_mesh("cpu", *args, **kwargs)
+
+
+def _adapt_openrlhf() -> None:
+    import openrlhf.trainer.ppo_utils.replay_buffer as replay_buffer
+    import openrlhf.trainer.ray.ppo_actor as ppo_actor
+    import openrlhf.utils.deepspeed.deepspeed as strategy
+    import openrlhf.utils.utils as utils
+    import torch
+    import torch.distributed.device_mesh as device_mesh
+
+    strategy.init_device_mesh = device_mesh.init_device_mesh
+
+    # OpenRLHF knows bf16 and fp16 only; here every model and every DeepSpeed configuration is float32.
+    utils.convert_to_torch_dtype = lambda param_dtype: torch.float32
+    for name in ("get_train_ds_config", "get_eval_ds_config"):
+        setattr(strategy, name, functools.partial(getattr(strategy, name), param_dtype="fp32"))
+
+    ppo_actor.ActorPPOTrainer._init_vllm_sync_group = lambda self, backend: None
+    ppo_actor.ActorPPOTrainer.broadcast_to_vllm = broadcast_weights
+
+    original_init = replay_buffer.NaiveReplayBuffer.__init__
+
+    def init_on_cpu(self, *args, **kwargs):
+        # The constructor builds the device name "cuda:<index>": it needs a number for the moment.
+        torch.cuda.current_device = lambda: 0
+        try:
+            original_init(self, *args, **kwargs)
+        finally:
+            torch.cuda.current_device = _current_device
+        self.target_device = _current_device()
+
+    replay_buffer.NaiveReplayBuffer.__init__ = init_on_cpu
