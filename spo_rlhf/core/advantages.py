@@ -1,0 +1,44 @@
+"""Segment advantages, and what the tokens get of them."""
+
+from typing import Sequence
+
+import numpy as np
+
+STD_EPSILON = 1e-8
+
+
+def chain(value_K: Sequence[float], reward: float) -> np.ndarray:
+    """Advantages (K,) of the segments of one response: A_k = V(s_{b_{k+1}}) - V(s_{b_k}), with V(end) := reward.
+
+    ``value_K`` (K,): values at the starts of the segments, V(s_0) first. The advantages sum to reward - V(s_0).
+    Raises ValueError without a value.
+    """
+    if len(value_K) == 0:
+        raise ValueError("no values: a response has at least one segment, whose value is V(s_0)")
+    return np.diff(np.append(np.asarray(value_K, dtype=np.float64), reward))
+
+
+def to_tokens(adv_K: Sequence[float], boundaries: Sequence[int]) -> np.ndarray:
+    """Token advantages (T,): every token of segment k carries A_k. ``boundaries`` (K+1,) as of ``partition``.
+
+    Raises ValueError unless there is one advantage per segment.
+    """
+    if len(adv_K) != len(boundaries) - 1:
+        raise ValueError(f"{len(adv_K)} advantages for {len(boundaries) - 1} segments: give one per segment")
+    return np.repeat(np.asarray(adv_K, dtype=np.float64), np.diff(boundaries))
+
+
+def normalize(adv_N: Sequence[float], mask_N: Sequence[bool]) -> np.ndarray:
+    """Advantages (N,) of all tokens of the batch, scaled to mean 0 and standard deviation 1 over its masked tokens.
+
+    One affine map, (A - mean) / (population std + 1e-8), for all tokens; mean and std are those of the tokens with
+    mask 1 in the *whole* batch, so hand in all of it, never a micro-batch. Masked tokens that are all equal are only
+    centred; without a masked token the advantages come back as they are.
+    """
+    adv_N = np.array(adv_N, dtype=np.float64)
+    masked = adv_N[np.asarray(mask_N, dtype=bool)]
+    if masked.size == 0:
+        return adv_N
+    # Rounding leaves a tiny std where all are equal; dividing by it would blow up the tokens outside the mask.
+    scale = 1.0 if masked.min() == masked.max() else masked.std() + STD_EPSILON
+    return (adv_N - masked.mean()) / scale

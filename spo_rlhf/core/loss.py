@@ -1,0 +1,135 @@
+"""The SPO policy loss: probability mask, clipped objective, KL to the reference, one reduction.
+
+    loss = scale / Z * [ sum_t M_t * objective_t + kl_coef * sum_t K_t * kl_t ]
+
+M marks the tokens where the old policy hesitated (p < rho), K those under the KL term. Z is one number for the whole
+optimizer step: the tokens with M = 1 over all ranks and micro-batches. So the loss and its gradient do not depend on
+how the batch is split. All tensors are (B, A) or any one common shape; everything is computed in float32 at least.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from spo_rlhf.core.partition import below_threshold
+
+LOG_RATIO_LIMIT = 20.0  # exp stays finite in float32
+
+
+@dataclass(frozen=True)
+class Clip:
+    """PPO clip range [1 - low, 1 + high] of the ratio; ``dual`` > 1 bounds the loss at -dual * A where A < 0."""
+
+    low: float = 0.2
+    high: float = 0.2
+    dual: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= 1 or self.high < 0:
+            raise ValueError(f"clip range ({self.low}, {self.high}): low must lie in [0, 1] and high be at least 0")
+        if self.dual is not None and self.dual <= 1:
+            raise ValueError(f"dual clip is {self.dual}: give a number above 1")
+
+
+@dataclass
+class LossTerms:
+    """The loss of one micro-batch and what to log of it; all finite, also where the mask is empty.
+
+    Only ``loss`` carries a gradient. ``policy`` and ``kl`` are sums divided by the normalizer (before ``kl_coef`` and
+    ``scale``), so those of all micro-batches of a step add up; ``clip_fraction`` and ``approx_kl`` are means over
+    ``masked_tokens``, by which they are to be weighted.
+    """
+
+    loss: torch.Tensor
+    policy: torch.Tensor
+    kl: torch.Tensor
+    clip_fraction: torch.Tensor
+    approx_kl: torch.Tensor  # KL(old || new) over the masked tokens, k3
+    mask_density: torch.Tensor  # masked tokens / action tokens
+    masked_tokens: torch.Tensor
+
+
+def policy_mask(logp_T_old: torch.Tensor, action_mask: torch.Tensor, threshold: float) -> torch.Tensor:
+    """M (bool): action tokens to which the old policy gave a probability below ``threshold``."""
+    return below_threshold(logp_T_old.double().exp(), threshold) & action_mask.bool()
+
+
+def clipped_objective(
+    logp: torch.Tensor, old_logp: torch.Tensor, adv: torch.Tensor, clip: Clip
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-token PPO loss -min(r A, clip(r) A), r = exp(logp - old_logp), and where (bool) a clip is active."""
+    logp, old_logp, adv = _at_least_float32(logp), _at_least_float32(old_logp), _at_least_float32(adv)
+    ratio_T = (logp - old_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    free_T = ratio_T * adv
+    bounded_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * adv
+    objective_T = torch.min(free_T, bounded_T)
+    clipped_T = bounded_T < free_T
+    if clip.dual is not None:
+        too_low_T = (adv < 0) & (objective_T < clip.dual * adv)
+        objective_T = torch.where(too_low_T, clip.dual * adv, objective_T)
+        clipped_T = clipped_T | too_low_T
+    return -objective_T, clipped_T
+
+
+def k3(logp: torch.Tensor, ref_logp: torch.Tensor) -> torch.Tensor:
+    """Per-token estimate of KL(policy || reference) from tokens of the policy: exp(d) - d - 1, d = ref - logp.
+
+    http://joschu.net/blog/kl-approx.html
+    """
+    diff_T = (_at_least_float32(ref_logp) - _at_least_float32(logp)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return diff_T.expm1() - diff_T
+
+
+def masked_sum(value_T: torch.Tensor, mask_T: torch.Tensor) -> torch.Tensor:
+    """Sum of ``value_T`` where ``mask_T`` holds; values outside do not matter, not even NaN."""
+    return torch.where(mask_T.bool(), value_T, 0).sum()
+
+
+def spo_loss(
+    logp: torch.Tensor,
+    old_logp: torch.Tensor,
+    adv: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    clip: Clip,
+    normalizer: float | torch.Tensor,
+    kl_T: torch.Tensor | None = None,
+    kl_mask: torch.Tensor | None = None,
+    kl_coef: float = 0.0,
+    scale: float = 1.0,
+    action_mask: torch.Tensor | None = None,
+) -> LossTerms:
+    """Loss of one micro-batch (module docstring), to be summed over the micro-batches of an optimizer step.
+
+    ``mask``: M. ``normalizer``: Z of the whole optimizer step; where the trainer divides each backward pass by the
+    number of accumulation steps, hand in Z divided by it. A step without a masked token (Z = 0) has loss 0, its KL term
+    included. ``kl_T``, ``kl_mask``: per-token KL to the reference and where it counts. ``scale``: data-parallel size, to
+    undo the averaging of gradients over ranks. ``action_mask``: the denominator of ``mask_density`` (default: all).
+    Raises ValueError for ``kl_T`` without ``kl_mask``.
+    """
+    if kl_T is not None and kl_mask is None:
+        raise ValueError("kl_T without kl_mask: say on which tokens the KL term counts")
+    objective_T, clipped_T = clipped_objective(logp, old_logp, adv, clip)
+    normalizer = torch.as_tensor(normalizer, dtype=objective_T.dtype, device=objective_T.device)
+    # Not clamp(min=1): Z over the number of accumulation steps may lie below 1.
+    per_token = torch.where(normalizer > 0, 1 / normalizer, 0)
+    policy = masked_sum(objective_T, mask) * per_token
+    kl = policy.new_zeros(()) if kl_T is None else masked_sum(_at_least_float32(kl_T), kl_mask) * per_token
+
+    mask = mask.bool()
+    masked_tokens = mask.sum()
+    action_tokens = masked_tokens.new_tensor(mask.numel()) if action_mask is None else action_mask.bool().sum()
+    per_masked = 1 / masked_tokens.clamp(min=1)
+    return LossTerms(
+        loss=scale * (policy + kl_coef * kl),
+        policy=policy.detach(),
+        kl=kl.detach(),
+        clip_fraction=masked_sum(clipped_T.to(policy.dtype), mask) * per_masked,
+        approx_kl=masked_sum(k3(old_logp, logp.detach()), mask) * per_masked,
+        mask_density=masked_tokens / action_tokens.clamp(min=1),
+        masked_tokens=masked_tokens,
+    )
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,154 @@
+"""Partition of a response into segments, from the probabilities (or texts) of its tokens.
+
+A partition is a list of boundaries ``[0, b_1, .., b_{K-1}, T]``: strictly increasing token positions that cover the
+response, segment k being the tokens ``b_k <= t < b_{k+1}``. The first state s_0 is the prompt itself, the last position
+T is the end of the response, whose value is the reward; only the inner states need Monte Carlo (``inner_states``).
+
+Three kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564 section 4.1), ``fixed`` and ``newline``. To add one,
+write its function and enter it into ``PARTITIONS``.
+
+Bias of the chain gradient (mask off, un-normalised sum over tokens, ratio 1, unbiased values)
+----------------------------------------------------------------------------------------------
+The estimator sum_k G_k (V(s_{b_{k+1}}) - V(s_{b_k})), G_k = sum of grad log pi(y_t | s_t) over segment k, has the exact
+policy gradient as its expectation when "b is a boundary" is decided by the tokens before b alone. That holds for
+``fixed`` and for ``newline`` (this is why a blank line opens the next segment instead of extending the last one: the
+latter would look one token ahead).
+
+It does not hold for ``cutpoint``: b is a boundary only if the token drawn *at* b turned out improbable. With
+L(s) = {y : pi(y | s) < rho}, P_L(s) its total probability and W(s) = E[R | s, next token in L(s)], the estimator's
+expectation minus the gradient is exactly
+
+    sum_{k >= 1} E[G_{k-1} (V(s_{b_k}) - W(s_{b_k}))]  -  sum_{k >= 0} E[G_k V(s_{b_k})],
+
+    where V - W = (1 - P_L) (E[R | s, next token not in L] - W).
+
+Both terms vanish where every state either has no token at or above rho (P_L = 1) or is forced (a token of probability
+1, P_L = 0): a cutpoint partition is then decided by the past, and the gradient is exact. Otherwise the bias comes only
+from boundaries drawn against a confident alternative, which a visit of such a state produces with probability
+P_L <= 1 - rho: rho close to 1 keeps it small. tests/core/test_unbiased.py checks each of these statements by enumeration.
+"""
+
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+import numpy as np
+
+PROB_THRESHOLD = 0.9  # rho: below it the policy hesitates
+CUTPOINT_INTERVAL = 5  # I: cutpoints in a segment
+
+
+def below_threshold(prob_T, threshold: float):
+    """Where the policy hesitates: p < threshold, strictly, compared in float64.
+
+    The one definition behind both the cutpoints and the loss mask. Takes a sequence or numpy array (returns a numpy
+    bool array) or a torch tensor of any shape (returns a bool tensor on its device). Log-probabilities are to be
+    exponentiated in float64 as well, so that every caller decides alike about a token at the threshold.
+    """
+    prob_T = prob_T.double() if hasattr(prob_T, "double") else np.asarray(prob_T, dtype=np.float64)
+    return prob_T < threshold
+
+
+@dataclass(frozen=True)
+class PartitionConfig:
+    """Which partition, and its parameters; a parameter of another kind is ignored.
+
+    Raises ValueError for an unknown kind or a parameter out of range.
+    """
+
+    kind: str = "cutpoint"
+    threshold: float = PROB_THRESHOLD  # cutpoint: p_t < threshold
+    interval: int = CUTPOINT_INTERVAL  # cutpoint: cutpoints in a segment
+    segment_length: int = 50  # fixed: tokens in a segment
+
+    def __post_init__(self) -> None:
+        if self.kind not in PARTITIONS:
+            raise ValueError(f"unknown partition {self.kind!r}: choose one of {', '.join(PARTITIONS)}")
+        check_threshold(self.threshold, "the cutpoint threshold")
+        _check_count(self.interval, "the cutpoint interval")
+        _check_count(self.segment_length, "the segment length")
+
+
+def check_threshold(threshold: float, name: str) -> None:
+    """Raise ValueError unless ``threshold`` is a probability threshold: 0 < threshold <= 1."""
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
+        raise ValueError(f"{name} is {threshold!r}: give a number above 0 and at most 1")
+
+
+def _check_count(count: int, name: str) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name} is {count!r}: give a whole number of at least 1")
+
+
+def cutpoint_boundaries(prob_T, threshold: float, interval: int) -> list[int]:
+    """Boundaries before every ``interval``-th cutpoint: exactly that many per segment, 1..interval in the last.
+
+    With C = {t : p_t < threshold} in order: [0] + [C[k * interval] for k = 1 .. ceil(|C| / interval) - 1] + [T].
+    Without a cutpoint the response is one segment. ``prob_T`` (T,): the behaviour policy's probability of each token.
+    """
+    _check_count(interval, "the cutpoint interval")
+    num_tokens = _num_tokens(prob_T)
+    cutpoint_C = np.flatnonzero(below_threshold(prob_T, threshold))
+    return [0, *cutpoint_C[interval::interval].tolist(), num_tokens]
+
+
+def fixed_boundaries(num_tokens: int, segment_length: int) -> list[int]:
+    """Boundaries every ``segment_length`` tokens, counted from 0; the last segment may be shorter."""
+    _check_count(segment_length, "the segment length")
+    _check_count(num_tokens, "the number of response tokens")
+    return [*range(0, num_tokens, segment_length), num_tokens]
+
+
+def newline_boundaries(text_T: Sequence[str]) -> list[int]:
+    r"""Boundaries after each token that ends a line of text.
+
+    ``text_T``: the text of each token. A token with a line feed anywhere in it ends a line (tokens are not divided).
+    A blank line closes nothing: it opens the segment of the text that follows, so a run of line ends closes one segment,
+    leading blank lines belong to the first, and blank lines at the very end form the last one.
+    """
+    boundary_K = [0]
+    has_text = False
+    for position, text in enumerate(text_T[: _num_tokens(text_T) - 1]):
+        has_text = has_text or bool(text.strip())
+        if has_text and "\n" in text:
+            boundary_K.append(position + 1)
+            has_text = False
+    return [*boundary_K, len(text_T)]
+
+
+def _cutpoint(config: PartitionConfig, prob_T, text_T: Sequence[str] | None) -> list[int]:
+    return cutpoint_boundaries(prob_T, config.threshold, config.interval)
+
+
+def _fixed(config: PartitionConfig, prob_T, text_T: Sequence[str] | None) -> list[int]:
+    return fixed_boundaries(len(prob_T), config.segment_length)
+
+
+def _newline(config: PartitionConfig, prob_T, text_T: Sequence[str] | None) -> list[int]:
+    if text_T is None:
+        raise ValueError("partition 'newline' needs the text of each token")
+    if len(text_T) != len(prob_T):
+        raise ValueError(f"{len(text_T)} token texts for {len(prob_T)} probabilities: give one text per token")
+    return newline_boundaries(text_T)
+
+
+PARTITIONS: dict[str, Callable[..., list[int]]] = {"cutpoint": _cutpoint, "fixed": _fixed, "newline": _newline}
+
+
+def boundaries(config: PartitionConfig, prob_T, text_T: Sequence[str] | None = None) -> list[int]:
+    """Boundaries [0, .., T] of a response by the configured partition.
+
+    ``prob_T`` (T,): probability of each token under the behaviour policy; ``text_T`` (T,): its text, for ``newline``.
+    Raises ValueError for an empty response and for missing or mismatched texts.
+    """
+    return PARTITIONS[config.kind](config, prob_T, text_T)
+
+
+def inner_states(boundary_K: Sequence[int]) -> list[int]:
+    """The positions where a Monte Carlo value is needed: all boundaries but the prompt (0) and the end (T)."""
+    return list(boundary_K[1:-1])
+
+
+def _num_tokens(token_T: Sequence) -> int:
+    if len(token_T) == 0:
+        raise ValueError("the response is empty: a partition needs at least one token")
+    return len(token_T)
