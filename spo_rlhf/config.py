@@ -1,0 +1,197 @@
+"""The `--spo.*` options: their parser group, their resolved form, and what contradicts what."""
+
+import argparse
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from spo_rlhf.core.partition import CUTPOINT_INTERVAL, PARTITIONS, PROB_THRESHOLD, PartitionConfig
+from spo_rlhf.errors import UserError
+
+MODES = ("chain", "group")
+KL_SCOPES = ("all", "masked")
+ADVANTAGE_NORMS = ("none", "batch")
+GROUP_ESTIMATORS = ("group_norm", "rloo", "reinforce_baseline", "dr_grpo", "reinforce", "flash_reinforce")
+
+# Flags of OpenRLHF that shape a trajectory-level return, and so mean nothing where each segment has its own advantage.
+CHAIN_REFUSES = {
+    "algo.advantage.estimator": "the advantages are those of the segments",
+    "algo.advantage.gamma": "segment values are undiscounted",
+    "algo.advantage.lambd": "there is no critic to trace back",
+    "algo.advantage.no_std_norm": "use --spo.advantage_norm",
+    "algo.dynamic_filtering_enable": "segments of an all-right or all-wrong group still differ in value",
+    "reward.overlong_buffer_len": "Monte Carlo continuations would not carry the penalty",
+    "reward.stop_properly_penalty_coef": "a truncated response already has reward 0",
+    "reward.clip_range": "Monte Carlo continuations would not be clipped",
+    "reward.model_name_or_path": "Monte Carlo continuations are graded on the engine: use --reward.remote_url",
+    "train.agent_func_path": "segments of a multi-turn response are not defined",
+    "critic.model_name_or_path": "there is no critic",
+}
+
+# Options of one partition are contradictory with the others.
+PARTITION_OPTIONS = {"cutpoint_interval": "cutpoint", "segment_length": "fixed"}
+CHAIN_OPTIONS = ("partition", "cutpoint_interval", "segment_length", "mc_rollouts")
+
+
+@dataclass(frozen=True)
+class SpoConfig:
+    """Resolved `--spo.*` options. Travels with the arguments to every actor."""
+
+    mode: str
+    partition: PartitionConfig
+    prob_mask: bool
+    mc_rollouts: int
+    kl_scope: str
+    advantage_norm: str
+    reward_timeout: float
+    reward_workers: int
+    max_num_seqs: int
+    eval_at_start: bool
+    run_dir: str | None
+    verbose: bool
+
+    @property
+    def mask_threshold(self) -> float | None:
+        """Probability below which a token passes the mask; None without the mask. The same threshold makes cutpoints."""
+        return self.partition.threshold if self.prob_mask else None
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the `--spo.*` group and `--dry-run` to OpenRLHF's parser. None stands for a default that depends on other options."""
+    group = parser.add_argument_group("Segment Policy Optimization (--spo.*)")
+
+    def option(name: str, **kwargs) -> None:
+        group.add_argument(f"--spo.{name}", **kwargs)
+
+    option("mode", choices=MODES, default="chain", help="chain: segment advantages from Monte Carlo values, no critic; "
+           "group: one advantage per response by --algo.advantage.estimator (GRPO unless set)")  # fmt: skip
+    option("partition", choices=sorted(PARTITIONS), default="cutpoint", help="how a response is cut into segments")
+    option("cutpoint_interval", type=int, default=None, metavar="I",
+           help=f"cutpoints per segment, --spo.partition cutpoint (default: {CUTPOINT_INTERVAL})")  # fmt: skip
+    option("prob_threshold", type=float, default=PROB_THRESHOLD, metavar="RHO",
+           help="a token is a cutpoint, and passes the probability mask, where the policy gave it less than this")  # fmt: skip
+    option("segment_length", type=int, default=None, metavar="L", help="tokens per segment, --spo.partition fixed")
+    option("mc_rollouts", type=int, default=9, metavar="R", help="Monte Carlo continuations per segment boundary")
+    option("prob_mask", action=argparse.BooleanOptionalAction, default=None,
+           help="train only tokens below the threshold (default: on with chain, off with group)")  # fmt: skip
+    option("kl_scope", choices=KL_SCOPES, default="all",
+           help="tokens under the KL loss: all trained tokens, or only those that pass the probability mask")  # fmt: skip
+    option("advantage_norm", choices=ADVANTAGE_NORMS, default="none",
+           help="batch: whiten advantages over the unmasked tokens of the whole rollout batch")  # fmt: skip
+    option("reward_timeout", type=float, default=10.0, metavar="S", help="seconds a reward may take; then it is 0")
+    option("reward_workers", type=int, default=2, metavar="N", help="reward processes per engine")
+    option("max_num_seqs", type=int, default=512, metavar="N", help="sequences in flight per vLLM engine")
+    option("eval_at_start", action=argparse.BooleanOptionalAction, default=True,
+           help="evaluate before the first step, where --eval.dataset is given")  # fmt: skip
+    option("run_dir", default=None, metavar="DIR",
+           help="where metrics.jsonl, config.json, summary.json and train.log go (default: runs/<date>-<time>)")  # fmt: skip
+    option("verbose", action="store_true", help="leave the log of Ray, vLLM and DeepSpeed on the terminal as well")
+    parser.add_argument("--dry-run", action="store_true", dest="dry_run",
+                        help="parse, validate, print the resolved configuration and the placement; start nothing")  # fmt: skip
+
+
+def explicit_options(parser: argparse.ArgumentParser, argv: list[str]) -> set[str]:
+    """Names (dots, no dashes) of the options that `argv` really names, as opposed to defaults."""
+    defaults = {action.dest: action.default for action in parser._actions}
+    try:
+        for action in parser._actions:
+            action.default = argparse.SUPPRESS
+        return set(vars(parser.parse_args(argv)))
+    finally:
+        for action in parser._actions:
+            action.default = defaults[action.dest]
+
+
+def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
+    """Settle OpenRLHF's options that the mode decides, in place, before OpenRLHF validates them.
+
+    Returns the decisions as lines to show. Raises UserError for contradictory options.
+    """
+    options = vars(flat)
+    notes = []
+
+    def set_option(name: str, value, why: str) -> None:
+        if options[name] != value:
+            options[name] = value
+            notes.append(f"--{name} {value}: {why}")
+
+    mode = options["spo.mode"]
+    if options["train.async_enable"]:
+        raise UserError("--train.async_enable does not go with --spo.mode: rollouts and training alternate; leave it out")
+    if mode == "chain":
+        for name in sorted(explicit & set(CHAIN_REFUSES)):
+            raise UserError(f"--{name} has no meaning with --spo.mode chain ({CHAIN_REFUSES[name]}); leave it out")
+        if not options["reward.remote_url"]:
+            raise UserError("--spo.mode chain needs --reward.remote_url (a .py file with reward_func, or an HTTP address)")
+        if options["data.max_images_per_prompt"] > 0:
+            raise UserError("--data.max_images_per_prompt does not go with --spo.mode chain: states are token ids only")
+        # Any name but "gae" keeps OpenRLHF from building a critic; this one is handled by trainer/experience.py.
+        options["algo.advantage.estimator"] = "spo_chain"
+        # A KL penalty in the reward would be missing from Monte Carlo returns: it is a term of the loss.
+        if options["algo.kl.init_coef"] > 0:
+            set_option("algo.kl.use_loss", True, "Monte Carlo returns carry no KL penalty, so it is a loss term")
+            if "algo.kl.estimator" not in explicit:
+                set_option("algo.kl.estimator", "k3", "the KL loss of the paper")
+        set_option("vllm.enable_prefix_caching", True, "continuations share their prefix")
+    else:
+        for name in CHAIN_OPTIONS:
+            if f"spo.{name}" in explicit:
+                raise UserError(f"--spo.{name} has no meaning with --spo.mode group; leave it out or use --spo.mode chain")
+        estimator = options["algo.advantage.estimator"]
+        if "algo.advantage.estimator" not in explicit:
+            set_option("algo.advantage.estimator", "group_norm", "GRPO")
+        elif estimator not in GROUP_ESTIMATORS:
+            raise UserError(
+                f"--algo.advantage.estimator {estimator} needs a critic, and there is none; "
+                f"use one of {', '.join(GROUP_ESTIMATORS)}"
+            )
+    if options["spo.kl_scope"] == "masked":
+        if mode == "group" and not options["algo.kl.use_loss"]:
+            raise UserError("--spo.kl_scope masked needs a KL loss: add --algo.kl.use_loss")
+        if options["spo.prob_mask"] is False or (mode == "group" and options["spo.prob_mask"] is None):
+            raise UserError("--spo.kl_scope masked needs the probability mask: add --spo.prob_mask")
+    return notes
+
+
+def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
+    """Nested arguments -> SpoConfig. Raises UserError for values out of range and contradictory options."""
+    spo = args.spo
+    for option, partition in PARTITION_OPTIONS.items():
+        if f"spo.{option}" in explicit and spo.partition != partition:
+            raise UserError(f"--spo.{option} belongs to --spo.partition {partition}, not to {spo.partition}")
+    if spo.partition == "fixed" and spo.segment_length is None:
+        raise UserError("--spo.partition fixed needs --spo.segment_length (tokens per segment)")
+    for name, value, low in (
+        ("cutpoint_interval", spo.cutpoint_interval, 1),
+        ("segment_length", spo.segment_length, 1),
+        ("mc_rollouts", spo.mc_rollouts, 1),
+        ("reward_workers", spo.reward_workers, 1),
+        ("max_num_seqs", spo.max_num_seqs, 1),
+    ):
+        if value is not None and value < low:
+            raise UserError(f"--spo.{name} {value}: must be at least {low}")
+    if not 0 < spo.prob_threshold <= 1:
+        raise UserError(f"--spo.prob_threshold {spo.prob_threshold}: a probability in (0, 1]")
+    if not spo.reward_timeout > 0:
+        raise UserError(f"--spo.reward_timeout {spo.reward_timeout}: seconds, more than 0")
+    partition_options = {
+        "interval": CUTPOINT_INTERVAL if spo.cutpoint_interval is None else spo.cutpoint_interval,
+        "segment_length": spo.segment_length,
+    }
+    return SpoConfig(
+        mode=spo.mode,
+        partition=PartitionConfig(
+            kind=spo.partition,
+            threshold=spo.prob_threshold,
+            **{name: value for name, value in partition_options.items() if value is not None},
+        ),
+        prob_mask=spo.mode == "chain" if spo.prob_mask is None else spo.prob_mask,
+        mc_rollouts=spo.mc_rollouts,
+        kl_scope=spo.kl_scope,
+        advantage_norm=spo.advantage_norm,
+        reward_timeout=spo.reward_timeout,
+        reward_workers=spo.reward_workers,
+        max_num_seqs=spo.max_num_seqs,
+        eval_at_start=spo.eval_at_start,
+        run_dir=spo.run_dir,
+        verbose=spo.verbose,
+    )

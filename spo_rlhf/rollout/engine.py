@@ -1,0 +1,183 @@
+"""The Ray actor around one vLLM engine: it samples whole prompts, Monte Carlo continuations and rewards included."""
+
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import ray
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
+
+from spo_rlhf import cpu, upstream
+from spo_rlhf.config import SpoConfig
+from spo_rlhf.rollout.chain import PromptRollout, RolloutCounts, Sample
+from spo_rlhf.rollout.protocol import Completion, Grade
+from spo_rlhf.rollout.reward import FileReward, PromptGrader
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One prompt to sample."""
+
+    prompt: str
+    label: str
+    slot: int  # position of the prompt in its batch
+    seed: tuple  # what the seeds of its requests derive from: (run seed, "train" or "eval", iteration)
+    num_samples: int
+    max_length: int  # prompt and response together, in tokens
+    max_new_tokens: int | None  # limit of the response alone
+    temperature: float
+    top_p: float
+    top_k: int
+    segments: bool  # True: Monte Carlo values and segment advantages as well (never in evaluation)
+
+
+class TokenSampler:
+    """rollout.protocol.Engine over OpenRLHF's engine actor, with one prompt's sampling parameters."""
+
+    def __init__(self, actor: "SegmentRolloutActor", request: RolloutRequest):
+        self.actor = actor
+        self.options = dict(temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=1)
+
+    async def sample(
+        self, state: Sequence[int], *, n: int, max_tokens: int, seed: int, logprobs: bool
+    ) -> list[Completion]:
+        params = SamplingParams(
+            **self.options,
+            n=n,
+            max_tokens=max_tokens,
+            seed=seed,
+            logprobs=0 if logprobs else None,  # 0: of the sampled token alone
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,  # without it, all but one of n continuations are lost
+        )
+        output = await self.actor.generate(list(state), params)
+        return [
+            Completion(
+                token_ids=list(one.token_ids),
+                logprobs=[at[token].logprob for token, at in zip(one.token_ids, one.logprobs)] if logprobs else None,
+                truncated=one.finish_reason == "length",
+                cached_tokens=output.num_cached_tokens or 0,
+            )
+            for one in output.outputs
+        ]
+
+
+class SegmentRolloutActor(upstream.RolloutRayActor):
+    """OpenRLHF's engine actor, with `rollout` beside its `generate_responses`."""
+
+    async def __init__(self, *args: Any, spo: SpoConfig, use_fast_tokenizer: bool, **kwargs: Any):
+        reward_addresses = kwargs.get("remote_rm_url") or []
+        await super().__init__(*args, **kwargs)
+        self.spo = spo
+        self.tokenizer = upstream.get_tokenizer(kwargs["model"], None, "left", use_fast=use_fast_tokenizer)
+        self.weight_version = 0
+        self._token_texts: dict[int, str] = {}
+        self._state_values: dict[tuple, dict] = {}  # (prompt, label) -> values asked for in this iteration
+        self._state_seed: tuple | None = None
+        if reward_addresses and reward_addresses[0].endswith(".py"):
+            self._reward = FileReward(reward_addresses[0], spo.reward_workers, spo.reward_timeout)
+        elif reward_addresses and reward_addresses != ["agent"]:
+            self._reward = self._reward_over_http
+        else:
+            self._reward = None
+
+    async def rollout(self, request: RolloutRequest) -> list[dict[str, Any]]:
+        """Sample one prompt; response dicts as `generate_responses` returns them, with `segments` where asked for."""
+        prompt_ids = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+        room = request.max_length - len(prompt_ids)
+        rollout = PromptRollout(
+            TokenSampler(self, request),
+            PromptGrader(self._reward, self._decode, request.prompt, request.label) if self._reward else Ungraded(),
+            prompt_ids,
+            max_tokens=room if request.max_new_tokens is None else min(room, request.max_new_tokens),
+            seed=request.seed,
+            slot=request.slot,
+            token_text=self._token_text,
+            state_values=self._known_values(request),
+        )
+        version = self.weight_version
+        if request.segments:
+            samples = await rollout.chain(request.num_samples, self.spo.partition, self.spo.mc_rollouts)
+        else:
+            samples = await rollout.group(request.num_samples)
+        responses = [self._response(request, prompt_ids, sample, version) for sample in samples]
+        responses[0]["counts"] = rollout.counts
+        return responses
+
+    async def load_weights(self, state: dict[str, Any]) -> None:
+        """New weights on a machine without a GPU; with one, OpenRLHF broadcasts them itself."""
+        await cpu.load_weights(self.llm, state)
+
+    async def set_weight_version(self, version: int) -> None:
+        """Number of policy updates behind the weights; every sample records it."""
+        self.weight_version = version
+
+    async def reward_timeouts(self) -> int:
+        """Rewards that ran past their limit and counted as 0, since the start."""
+        return getattr(self._reward, "timeouts", 0)
+
+    def _known_values(self, request: RolloutRequest) -> dict:
+        if request.seed != self._state_seed:
+            self._state_values, self._state_seed = {}, request.seed
+        return self._state_values.setdefault((request.prompt, request.label), {})
+
+    def _response(self, request: RolloutRequest, prompt_ids: list[int], sample: Sample, version: int) -> dict[str, Any]:
+        completion = sample.completion
+        graded = self._reward is not None
+        return {
+            "prompt": request.prompt,
+            "label": request.label,
+            "images": None,
+            "mm_train_inputs": None,
+            "observation_tokens": prompt_ids + completion.token_ids,
+            "action_ranges": [(len(prompt_ids), len(prompt_ids) + len(completion.token_ids))],
+            "rollout_log_probs": [0.0] * len(prompt_ids) + completion.logprobs,
+            "truncated": completion.truncated,
+            "reward": sample.grade.reward if graded else None,
+            "scores": sample.grade.score if graded else None,
+            "extra_logs": {**sample.grade.logs, "weight_version": float(version)},
+            "slot": request.slot,
+            "segments": sample if request.segments else None,
+            "counts": RolloutCounts(),
+        }
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=False)
+
+    def _token_text(self, token_id: int) -> str:
+        if token_id not in self._token_texts:
+            self._token_texts[token_id] = self._decode([token_id])
+        return self._token_texts[token_id]
+
+    async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
+        [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label]))[:1]
+        reward = upstream.first_number(result["rewards"])
+        scores = result.get("scores")
+        return Grade(reward, reward if scores is None else upstream.first_number(scores))
+
+
+class Ungraded:
+    """Where a reward model grades the responses after sampling."""
+
+    async def grade(self, response_ids: Sequence[int]) -> Grade:
+        return Grade(reward=0.0, score=0.0)
+
+
+RemoteSegmentRolloutActor = ray.remote(SegmentRolloutActor)
+
+
+def engine_factory(spo: SpoConfig, use_fast_tokenizer: bool) -> upstream.EngineFactory:
+    """What OpenRLHF's `create_vllm_engines` builds engines with."""
+
+    def extra(kwargs: dict[str, Any]) -> dict[str, Any]:
+        options = {
+            "spo": spo,
+            "use_fast_tokenizer": use_fast_tokenizer,
+            "max_num_seqs": spo.max_num_seqs,
+            # Probabilities of the behaviour policy: after temperature and top-p.
+            "logprobs_mode": "processed_logprobs",
+            "max_logprobs": 1,
+        }
+        return {**options, **(cpu.engine_kwargs(kwargs["max_model_len"]) if cpu.is_cpu() else {})}
+
+    return upstream.EngineFactory(RemoteSegmentRolloutActor, extra)

@@ -1,0 +1,54 @@
+"""What a sampler needs of an inference engine, and the seeds of its requests. Token ids only; no text, no engine library."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Protocol, Sequence
+
+# vLLM gives the i-th of n continuations the seed `seed + i`: stay clear of the end of int64.
+SEED_BITS = 62
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled continuation of T tokens."""
+
+    token_ids: list[int]  # (T,), with the end-of-sequence token if it was sampled
+    logprobs: list[float] | None  # (T,) of the sampled tokens under the behaviour policy, after temperature and top-p
+    truncated: bool  # cut by the token limit, not ended by the policy
+    cached_tokens: int = 0  # prompt tokens that came from the prefix cache
+
+
+class Engine(Protocol):
+    """An inference engine that continues token ids."""
+
+    async def sample(
+        self, state: Sequence[int], *, n: int, max_tokens: int, seed: int, logprobs: bool
+    ) -> list[Completion]:
+        """`n` independent continuations of the token ids `state`, in one request."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What a reward function says of one response."""
+
+    reward: float
+    score: float  # what dynamic filtering looks at; the reward itself unless the reward function says otherwise
+    logs: dict[str, float] = field(default_factory=dict)
+
+
+TRUNCATED = Grade(reward=0.0, score=0.0)  # a response cut by the length limit is not graded
+
+
+class Grader(Protocol):
+    """Grades responses to the prompt it was made for."""
+
+    async def grade(self, response_ids: Sequence[int]) -> Grade:
+        """Grade of the response with these token ids."""
+        ...
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2**62) from the run's seed and what names the request: equal parts, equal seed, on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - SEED_BITS)

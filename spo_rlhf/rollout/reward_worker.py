@@ -1,0 +1,66 @@
+"""What runs inside a reward process: load the user's reward file once, grade one response at a time.
+
+Imports the standard library only, so that a reward process starts in a fraction of a second.
+"""
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any, Callable
+
+_reward_func: Callable[..., Any] | None = None
+
+
+class RewardFileError(Exception):
+    """The reward file or what it returned is not as OpenRLHF's contract has it; the message is one line."""
+
+
+def load(path: str) -> None:
+    """Import `reward_func` from the file `path`. Raises RewardFileError."""
+    global _reward_func
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(f"reward_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RewardFileError(f"importing it raised {one_line(error)}") from error
+    if not callable(getattr(module, "reward_func", None)):
+        raise RewardFileError("it defines no function reward_func(queries, prompts, labels)")
+    _reward_func = module.reward_func
+
+
+def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, float]]:
+    """(reward, score, logs) of one response. `query` is the prompt followed by the response. Raises RewardFileError."""
+    try:
+        result = _reward_func([query], [prompt], [label])
+    except Exception as error:
+        raise RewardFileError(f"reward_func raised {one_line(error)}") from error
+    if not isinstance(result, dict) or "rewards" not in result:
+        raise RewardFileError(f'reward_func must return a dict with "rewards", got {type(result).__name__}')
+    reward = _only_number(result["rewards"], "rewards")
+    scores = result.get("scores")
+    score = reward if scores is None else _only_number(scores, "scores")
+    logs = {str(name): _only_number(value, f"extra_logs[{name!r}]") for name, value in (result.get("extra_logs") or {}).items()}
+    return reward, score, logs
+
+
+def _only_number(values: Any, name: str) -> float:
+    """The one finite number in a list, array or tensor of length 1."""
+    numbers = values.tolist() if hasattr(values, "tolist") else values
+    numbers = list(numbers) if isinstance(numbers, (list, tuple)) else [numbers]
+    if len(numbers) != 1:
+        raise RewardFileError(f"reward_func returned {len(numbers)} {name} for 1 query: return one number per query")
+    try:
+        number = float(numbers[0])
+    except (TypeError, ValueError):
+        raise RewardFileError(f"reward_func returned {numbers[0]!r} as {name}: return one number per query") from None
+    if not math.isfinite(number):
+        raise RewardFileError(f"reward_func returned {number} as {name}: return a finite number")
+    return number
+
+
+def one_line(error: BaseException) -> str:
+    """The error's type and the first line of its text."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
