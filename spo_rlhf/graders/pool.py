@@ -1,0 +1,202 @@
+"""A pool of worker processes in which no task can hang, eat the memory or take the caller down.
+
+Every task has a hard limit: past it the worker's whole process group is killed and a fresh worker takes its place. Alarms cannot do
+that (they need the main thread, and C code such as GMP ignores them). One thread of the caller looks after one worker process, so the
+pool works alike from the main thread, other threads, and synchronous, threaded and asynchronous Ray actors.
+
+Why not a library: pebble and concurrent.futures share one pipe and its locks among workers, so a worker that dies at the wrong moment
+(out of memory, between two tasks) breaks the whole pool for good; their spawned workers import the caller's main module again, which in
+a trainer means seconds of torch and vLLM for every replaced worker.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+START_LIMIT_S = 120.0
+WORKER_PROGRAM = Path(__file__).with_name("worker.py")
+
+
+class TaskError(Exception):
+    """The task raised, its worker died or could not start, or the pool was closed; the message is one line."""
+
+
+class TaskTimeout(TaskError):
+    """The task was killed because it ran past the pool's limit."""
+
+
+class WorkerPool:
+    """`workers` processes that run importable functions, each call within `timeout_s` seconds and `memory_bytes` bytes.
+
+    Args:
+        initializer: called once in every new worker before its first task, for instance to import modules or to load a user's file;
+            pickled by reference (use functools.partial for arguments). Has START_LIMIT_S seconds.
+        workers: number of processes.
+        timeout_s: limit of one task in seconds, counted from when a worker takes it up; the time spent waiting is not.
+        memory_bytes: address space (RLIMIT_AS) a worker may use on top of what the initializer took. A worker whose resident
+            memory stays above half of it is replaced between two tasks.
+
+    Functions and arguments are pickled, so a function must be importable by name; one defined in the caller's `__main__` is not.
+    """
+
+    def __init__(self, initializer: Callable[[], Any] | None = None, workers: int = 1, timeout_s: float = 10.0,
+                 memory_bytes: int = 4 << 30) -> None:
+        if workers < 1 or timeout_s <= 0 or memory_bytes <= 0:
+            raise ValueError("workers, timeout_s and memory_bytes must be positive")
+        start_message = None if initializer is None else pickle.dumps((initializer, ()))
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()
+        self._keepers = [_Keeper(self._tasks, start_message, timeout_s, memory_bytes) for _ in range(workers)]
+        # Ends the workers when the pool is garbage collected or the interpreter exits, whichever is first.
+        self._finalizer = weakref.finalize(self, _close, self._tasks, self._keepers)
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future:
+        """Queue `function(*args)`. The future's result is the value, or raises TaskTimeout or TaskError.
+
+        Raises:
+            RuntimeError: the pool is closed.
+            pickle.PicklingError, AttributeError, TypeError: the function or an argument cannot be pickled.
+        """
+        if not self._finalizer.alive:
+            raise RuntimeError("the worker pool is closed")
+        future: Future = Future()
+        self._tasks.put((future, pickle.dumps((function, args))))
+        return future
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that are alive now."""
+        return [keeper.process.pid for keeper in self._keepers if keeper.process is not None]
+
+    def close(self) -> None:
+        """Kill every worker and wait for it; unfinished futures raise TaskError. Safe to call twice."""
+        self._finalizer()
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _close(tasks: queue.SimpleQueue, keepers: list["_Keeper"]) -> None:
+    for keeper in keepers:
+        keeper.closing.set()
+        tasks.put(None)
+    for keeper in keepers:
+        keeper.kill()
+    for keeper in keepers:
+        keeper.thread.join()
+    while True:
+        try:
+            item = tasks.get_nowait()
+        except queue.Empty:
+            return
+        if item is not None and item[0].set_running_or_notify_cancel():
+            item[0].set_exception(TaskError("the worker pool was closed"))
+
+
+class _Keeper:
+    """Starts, feeds, watches and replaces one worker process, from one thread."""
+
+    def __init__(self, tasks: queue.SimpleQueue, start_message: bytes | None, timeout_s: float, memory_bytes: int) -> None:
+        self.tasks, self.start_message, self.timeout_s, self.memory_bytes = tasks, start_message, timeout_s, memory_bytes
+        self.process: subprocess.Popen | None = None
+        self.pipe: Connection | None = None
+        self.resident_bytes = 0
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self.serve, name="worker-pool", daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        start_error = self.start()
+        while (item := self.tasks.get()) is not None and not self.closing.is_set():
+            future, message = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            if self.process is None or self.process.poll() is not None:
+                self.kill()
+                start_error = self.start()
+            try:
+                if start_error is not None:
+                    raise start_error
+                value = self.run(message)
+            except TaskError as error:
+                future.set_exception(TaskError("the worker pool was closed") if self.closing.is_set() else error)
+            else:
+                future.set_result(value)
+            del future, message, item
+        if item is not None:
+            self.tasks.put(item)  # closing: `_close` answers it
+        self.kill()
+
+    def start(self) -> TaskError | None:
+        """Start a worker and run the initializer in it; returns what went wrong, if anything did."""
+        ours, theirs = Pipe()
+        with self.lock:
+            if self.closing.is_set():
+                return TaskError("the worker pool was closed")
+            self.pipe = ours
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", str(WORKER_PROGRAM), str(theirs.fileno())], pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
+        theirs.close()
+        try:
+            self.pipe.send((os.getpid(), sys.path, self.memory_bytes, self.start_message))
+            self.receive(START_LIMIT_S)
+        except (TaskError, OSError) as error:
+            self.kill()
+            return TaskError(f"a worker could not start: {error}")
+        return None
+
+    def run(self, message: bytes) -> Any:
+        try:
+            self.pipe.send_bytes(message)
+            value = self.receive(self.timeout_s)
+        except OSError as error:
+            raise TaskError(f"the worker died before the task (exit code {self.kill()})") from error
+        except TaskTimeout:
+            self.kill()
+            raise
+        if self.resident_bytes > self.memory_bytes // 2:
+            self.kill()
+        return value
+
+    def receive(self, limit_s: float) -> Any:
+        """The value in the worker's next answer."""
+        try:
+            if not self.pipe.poll(limit_s):
+                raise TaskTimeout(f"timeout: no result within {limit_s:g} s")
+            succeeded, payload, self.resident_bytes = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise TaskError(f"the worker died (exit code {self.kill(grace_s=1.0)})") from error
+        if not succeeded:
+            raise TaskError(payload)
+        try:
+            return pickle.loads(payload) if payload else None
+        except Exception as error:
+            raise TaskError(f"the result cannot be unpickled: {type(error).__name__}") from error
+
+    def kill(self, grace_s: float = 0.0) -> int | None:
+        """End the worker and whatever it started, after `grace_s` seconds to end by itself; returns its exit code."""
+        with self.lock:
+            process, self.process = self.process, None
+            if process is None:
+                return None
+            if grace_s:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(grace_s)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+

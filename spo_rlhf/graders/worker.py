@@ -1,0 +1,74 @@
+"""The program of one worker process of `pool.WorkerPool`. Standard library only: it runs before `sys.path` is set.
+
+Talks over one inherited pipe. First message in: the start-up tuple. Then per task one pickled (function, args) in and one
+(succeeded, payload, resident_bytes) out, where payload is the pickled value or a one-line error message.
+"""
+
+import ctypes
+import os
+import pickle
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+PR_SET_PDEATHSIG = 1
+PAGE_BYTES = resource.getpagesize()
+
+
+def one_line(error: BaseException) -> str:
+    """The error's type and text on one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
+
+
+def memory_pages() -> tuple[int, int]:
+    """(address space, resident) size of this process in pages."""
+    with open("/proc/self/statm") as statm:
+        total, resident, *_ = statm.read().split()
+    return int(total), int(resident)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Allow `memory_bytes` of address space on top of what the initializer's imports already take."""
+    limit = memory_pages()[0] * PAGE_BYTES + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent dies: a task stuck in C code would never notice by itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def run(message: bytes) -> tuple[bool, bytes | str]:
+    """Run one task; every error, SystemExit included, becomes a message."""
+    try:
+        function, args = pickle.loads(message)
+        return True, pickle.dumps(function(*args))
+    except BaseException as error:  # noqa: BLE001 - whatever the task raises must reach the caller as its result
+        return False, one_line(error)
+
+
+def main(fd: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    pipe = Connection(fd)
+    parent_pid, sys.path[:], memory_bytes, initializer = pipe.recv()
+    die_with_parent(parent_pid)
+    started, payload = run(initializer) if initializer is not None else (True, b"")
+    limit_memory(memory_bytes)
+    pipe.send((started, payload, memory_pages()[1] * PAGE_BYTES))
+    while True:
+        try:
+            message = pipe.recv_bytes()
+        except EOFError:
+            return
+        succeeded, payload = run(message)
+        pipe.send((succeeded, payload, memory_pages()[1] * PAGE_BYTES))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

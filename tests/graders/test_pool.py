@@ -1,0 +1,173 @@
+"""The worker pool: limits hold, failures stay one line, nothing is left behind. Tasks are importable standard library functions."""
+
+import asyncio
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from spo_rlhf.graders.pool import TaskError, TaskTimeout, WorkerPool
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def pool():
+    with WorkerPool(workers=2, timeout_s=1.0, memory_bytes=GIB) as pool:
+        yield pool
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_gone(pid: int, limit_s: float = 5.0) -> bool:
+    end = time.monotonic() + limit_s
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+def test_values_come_back_each_exactly_once(pool):
+    futures = [pool.submit(divmod, n, 7) for n in range(200)]
+    assert [future.result() for future in futures] == [divmod(n, 7) for n in range(200)]
+
+
+def test_a_task_over_the_limit_is_killed_and_the_worker_replaced(pool):
+    start = time.monotonic()
+    slow = pool.submit(time.sleep, 60)
+    assert pool.submit(divmod, 7, 2).result() == (3, 1)
+    with pytest.raises(TaskTimeout, match="no result within 1 s"):
+        slow.result()
+    assert time.monotonic() - start < 4
+    assert [pool.submit(divmod, 7, 2).result() for _ in range(4)] == [(3, 1)] * 4
+
+
+def test_c_code_that_never_lets_python_run_is_killed(pool):
+    # An integer power this size stays inside C for minutes; a Python signal handler would never be called.
+    with pytest.raises(TaskTimeout):
+        pool.submit(pow, 7, 10**9).result()
+    assert pool.submit(divmod, 7, 2).result() == (3, 1)
+
+
+def test_memory_is_limited(pool):
+    with pytest.raises(TaskError, match="MemoryError"):
+        pool.submit(bytes, 4 * GIB).result()
+    assert len(pool.submit(bytes, GIB // 8).result()) == GIB // 8
+
+
+def test_errors_are_one_line(pool):
+    with pytest.raises(TaskError, match="^ZeroDivisionError: ") as caught:
+        pool.submit(divmod, 1, 0).result()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TaskError, match="SystemExit"):
+        pool.submit(sys.exit, 3).result()
+
+
+def test_a_dying_worker_fails_its_task_only(pool):
+    with pytest.raises(TaskError, match=r"died \(exit code 7\)"):
+        pool.submit(os._exit, 7).result()
+    with pytest.raises(TaskError, match="died"):
+        pool.submit(os.abort).result()
+    assert pool.submit(divmod, 7, 2).result() == (3, 1)
+
+
+def test_workers_killed_between_tasks_do_not_break_the_pool(pool):
+    pool.submit(divmod, 7, 2).result()
+    for _ in range(3):
+        for pid in pool.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.3)
+        assert [pool.submit(divmod, 7, 2).result() for _ in range(10)] == [(3, 1)] * 10
+
+
+def test_unpicklable_results_are_errors(pool):
+    with pytest.raises(TaskError):
+        pool.submit(threading.Lock).result()
+
+
+def test_from_threads_and_asyncio(pool):
+    results = []
+    threads = [threading.Thread(target=lambda n=n: results.append(pool.submit(divmod, n, 3).result())) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [divmod(n, 3) for n in range(8)]
+
+    async def grade() -> list:
+        good = [asyncio.wrap_future(pool.submit(divmod, n, 3)) for n in range(8)]
+        bad = asyncio.wrap_future(pool.submit(time.sleep, 60))
+        return [*await asyncio.gather(*good), *await asyncio.gather(bad, return_exceptions=True)]
+
+    *values, error = asyncio.run(grade())
+    assert values == [divmod(n, 3) for n in range(8)]
+    assert isinstance(error, TaskTimeout)
+
+
+def test_close_kills_workers_and_fails_unfinished_tasks():
+    pool = WorkerPool(workers=1, timeout_s=60)
+    assert pool.submit(divmod, 7, 2).result() == (3, 1)
+    pids = pool.worker_pids()
+    running, waiting = pool.submit(time.sleep, 60), pool.submit(time.sleep, 60)
+    time.sleep(0.2)
+    pool.close()
+    pool.close()
+    for future in (running, waiting):
+        with pytest.raises(TaskError, match="closed"):
+            future.result(timeout=5)
+    assert not any(alive(pid) for pid in pids)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit(divmod, 1, 1)
+
+
+def test_what_a_worker_started_dies_with_it(pool, tmp_path):
+    pid_file = tmp_path / "pid"
+    with pytest.raises(TaskTimeout):
+        pool.submit(os.system, f"sleep 300 & echo $! > {pid_file}; wait").result()
+    assert wait_gone(int(pid_file.read_text()))
+
+
+def test_initializer_runs_in_every_worker_and_its_failure_is_told(tmp_path):
+    with WorkerPool(functools.partial(os.chdir, tmp_path), workers=1, timeout_s=5) as pool:
+        assert pool.submit(os.getcwd).result() == str(tmp_path)
+        with pytest.raises(TaskError):
+            pool.submit(os._exit, 1).result()
+        assert pool.submit(os.getcwd).result() == str(tmp_path)
+    with WorkerPool(functools.partial(int, "not a number"), workers=1, timeout_s=5) as pool:
+        for _ in range(2):
+            with pytest.raises(TaskError, match="could not start: ValueError: invalid literal"):
+                pool.submit(divmod, 7, 2).result()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, None])
+def test_workers_end_with_the_process_that_made_them(signal_number):
+    code = ("import time, sys; from spo_rlhf.graders.pool import WorkerPool\n"
+            "pool = WorkerPool(workers=2, timeout_s=600)\n"
+            "pool.submit(divmod, 1, 1).result(); [pool.submit(pow, 7, 10**9) for _ in range(2)]; time.sleep(0.5)\n"
+            "print(*pool.worker_pids(), flush=True)\n"
+            f"time.sleep({0 if signal_number is None else 60})\n")
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    if signal_number is not None:
+        parent.send_signal(signal_number)
+    parent.wait(timeout=20)
+    assert all(wait_gone(pid) for pid in pids)
+
+
+def test_importing_the_graders_loads_nothing_heavy():
+    heavy = {"torch", "ray", "vllm", "deepspeed", "openrlhf", "transformers"}
+    code = ("import sys, pkgutil, importlib, spo_rlhf.graders as g\n"
+            "[importlib.import_module(m.name) for m in pkgutil.walk_packages(g.__path__, 'spo_rlhf.graders.')]\n"
+            f"print(*sorted({heavy!r} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
