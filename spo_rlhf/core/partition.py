@@ -1,31 +1,31 @@
 """Partition of a response into segments, from the probabilities (or texts) of its tokens.
 
 A partition is a list of boundaries ``[0, b_1, .., b_{K-1}, T]``: strictly increasing token positions that cover the
-response, segment k being the tokens ``b_k <= t < b_{k+1}``. The first state s_0 is the prompt itself, the last position
-T is the end of the response, whose value is the reward; only the inner states need Monte Carlo (``inner_states``).
+response, segment k being the tokens ``b_k <= t < b_{k+1}``. The first state s_0 is the prompt itself, the last
+position T is the end of the response, whose value is the reward; only the inner states need Monte Carlo.
 
-Three kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564 section 4.1), ``fixed`` and ``newline``. To add one,
-write its function and enter it into ``PARTITIONS``.
+Three kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564), ``fixed`` and ``newline``. To add one, write its
+function and enter it into ``PARTITIONS``.
 
 Bias of the chain gradient (mask off, un-normalised sum over tokens, ratio 1, unbiased values)
 ----------------------------------------------------------------------------------------------
-The estimator sum_k G_k (V(s_{b_{k+1}}) - V(s_{b_k})), G_k = sum of grad log pi(y_t | s_t) over segment k, has the exact
-policy gradient as its expectation when "b is a boundary" is decided by the tokens before b alone. That holds for
-``fixed`` and for ``newline`` (this is why a blank line opens the next segment instead of extending the last one: the
-latter would look one token ahead).
+The estimator sum_k G_k (V(s_{b_{k+1}}) - V(s_{b_k})), G_k = sum of grad log pi(y_t | s_t) over segment k, has the
+exact policy gradient as its expectation when the tokens before b alone decide whether b is a boundary. That holds for
+``fixed`` and for ``newline`` (this is why a blank line opens the next segment instead of extending the last one:
+the latter would look one token ahead).
 
 It does not hold for ``cutpoint``: b is a boundary only if the token drawn *at* b turned out improbable. With
 L(s) = {y : pi(y | s) < rho}, P_L(s) its total probability and W(s) = E[R | s, next token in L(s)], the estimator's
-expectation minus the gradient is exactly
+expectation minus the policy gradient is exactly
 
     sum_{k >= 1} E[G_{k-1} (V(s_{b_k}) - W(s_{b_k}))]  -  sum_{k >= 0} E[G_k V(s_{b_k})],
 
     where V - W = (1 - P_L) (E[R | s, next token not in L] - W).
 
-Both terms vanish where every state either has no token at or above rho (P_L = 1) or is forced (a token of probability
-1, P_L = 0): a cutpoint partition is then decided by the past, and the gradient is exact. Otherwise the bias comes only
-from boundaries drawn against a confident alternative, which a visit of such a state produces with probability
-P_L <= 1 - rho: rho close to 1 keeps it small. tests/core/test_unbiased.py checks each of these statements by enumeration.
+Both sums vanish where every state either has no token at or above rho (P_L = 1) or is forced (a token of probability
+1, P_L = 0): the past then decides a cutpoint partition too, and the gradient is exact. Otherwise all bias comes from
+improbable tokens drawn against a confident alternative, which happens with probability P_L <= 1 - rho per visit of
+such a state. tests/core/test_unbiased.py checks each of these statements by enumeration.
 """
 
 from dataclasses import dataclass
@@ -98,13 +98,16 @@ def fixed_boundaries(num_tokens: int, segment_length: int) -> list[int]:
     return [*range(0, num_tokens, segment_length), num_tokens]
 
 
-def newline_boundaries(text_T: Sequence[str]) -> list[int]:
+def newline_boundaries(text_T: Sequence[str] | None) -> list[int]:
     r"""Boundaries after each token that ends a line of text.
 
     ``text_T``: the text of each token. A token with a line feed anywhere in it ends a line (tokens are not divided).
-    A blank line closes nothing: it opens the segment of the text that follows, so a run of line ends closes one segment,
-    leading blank lines belong to the first, and blank lines at the very end form the last one.
+    A blank line closes nothing: it opens the segment of the text that follows, so a run of line ends closes one
+    segment, leading blank lines belong to the first, and blank lines at the very end form the last one.
+    Raises ValueError for an empty response or without texts.
     """
+    if text_T is None:
+        raise ValueError("partition 'newline' needs the text of each token")
     boundary_K = [0]
     has_text = False
     for position, text in enumerate(text_T[: _num_tokens(text_T) - 1]):
@@ -115,23 +118,11 @@ def newline_boundaries(text_T: Sequence[str]) -> list[int]:
     return [*boundary_K, len(text_T)]
 
 
-def _cutpoint(config: PartitionConfig, prob_T, text_T: Sequence[str] | None) -> list[int]:
-    return cutpoint_boundaries(prob_T, config.threshold, config.interval)
-
-
-def _fixed(config: PartitionConfig, prob_T, text_T: Sequence[str] | None) -> list[int]:
-    return fixed_boundaries(len(prob_T), config.segment_length)
-
-
-def _newline(config: PartitionConfig, prob_T, text_T: Sequence[str] | None) -> list[int]:
-    if text_T is None:
-        raise ValueError("partition 'newline' needs the text of each token")
-    if len(text_T) != len(prob_T):
-        raise ValueError(f"{len(text_T)} token texts for {len(prob_T)} probabilities: give one text per token")
-    return newline_boundaries(text_T)
-
-
-PARTITIONS: dict[str, Callable[..., list[int]]] = {"cutpoint": _cutpoint, "fixed": _fixed, "newline": _newline}
+PARTITIONS: dict[str, Callable[..., list[int]]] = {
+    "cutpoint": lambda config, prob_T, text_T: cutpoint_boundaries(prob_T, config.threshold, config.interval),
+    "fixed": lambda config, prob_T, text_T: fixed_boundaries(len(prob_T), config.segment_length),
+    "newline": lambda config, prob_T, text_T: newline_boundaries(text_T),
+}
 
 
 def boundaries(config: PartitionConfig, prob_T, text_T: Sequence[str] | None = None) -> list[int]:
@@ -140,6 +131,8 @@ def boundaries(config: PartitionConfig, prob_T, text_T: Sequence[str] | None = N
     ``prob_T`` (T,): probability of each token under the behaviour policy; ``text_T`` (T,): its text, for ``newline``.
     Raises ValueError for an empty response and for missing or mismatched texts.
     """
+    if text_T is not None and len(text_T) != len(prob_T):
+        raise ValueError(f"{len(text_T)} token texts for {len(prob_T)} probabilities: give one text per token")
     return PARTITIONS[config.kind](config, prob_T, text_T)
 
 
