@@ -1,0 +1,194 @@
+"""Arithmetic word problems in GSM8K's shape, generated from a seed. Standard library only.
+
+A problem follows one running quantity through a number of operations:
+
+    Mia has 13 apples. She buys 7 more. 3 of them are red. She keeps half of them. How many apples does Mia have now?
+
+Its solution is one operation a line and the answer after `####`:
+
+    13 + 7 = 20
+    20 / 2 = 10
+    #### 10
+
+What makes it hard for a small model: operands are scattered over the text, some sentences carry a number that plays no
+part, factors are words ("three times as many"), and every line needs the result of the line before.
+"""
+
+import json
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+#: The prompt of this task; the response is the solution, starting right after. The trainer passes it as
+#: `--data.input_template`, together with `--data.input_key problem` and `--data.label_key answer`.
+PROMPT_TEMPLATE = "Question: {}\nAnswer:\n"
+
+#: Problems stay short enough for a context of 2048 tokens.
+MAX_STEPS = 60
+
+_SMALLEST, _LARGEST_START, _LARGEST_TERM, _LARGEST_QUANTITY = 2, 30, 20, 99
+_DISTRACTOR_RATE = 0.25
+_OPERATION_WEIGHTS = {"+": 0.35, "-": 0.35, "*": 0.15, "/": 0.15}
+_TIMES = {2: "twice", 3: "three times", 4: "four times"}
+_PARTS = {2: "half", 3: "one third", 4: "one quarter"}
+_PEOPLE = (
+    *((name, "She") for name in ("Mia", "Anna", "Emma", "Lily", "Nora")),
+    *((name, "He") for name in ("Tom", "Ben", "Max", "Leo", "Sam")),
+)
+_THINGS = ("apples", "books", "cards", "coins", "pens", "shells", "stamps", "toys")
+
+
+@dataclass(frozen=True)
+class _Story:
+    """Sentences of one kind of story. Fields: {name}, {pronoun}, {things}, {n} a number, {times} and {part} a factor."""
+
+    opening: str
+    sentences: dict[str, tuple[str, ...]]  # operation -> wordings
+    distractor: str
+    question: str
+
+
+_STORIES = (
+    _Story(
+        opening="{name} has {n} {things}.",
+        sentences={
+            "+": ("{pronoun} buys {n} more.", "{pronoun} finds {n} more."),
+            "-": ("{pronoun} loses {n}.", "{pronoun} sells {n}.", "{pronoun} gives {n} to a friend."),
+            "*": ("Now {name} has {times} as many.",),
+            "/": ("{pronoun} keeps {part} of them.",),
+        },
+        distractor="{n} of them are red.",
+        question="How many {things} does {name} have now?",
+    ),
+    _Story(
+        opening="There are {n} {things} in a box.",
+        sentences={
+            "+": ("{name} puts in {n} more.", "{n} more are put in."),
+            "-": ("{name} takes out {n}.", "{n} are taken out."),
+            "*": ("{name} makes it {times} as many.",),
+            "/": ("{name} leaves {part} of them.",),
+        },
+        distractor="{n} of them are new.",
+        question="How many {things} are in the box now?",
+    ),
+    _Story(
+        opening="A bus starts with {n} people.",
+        sentences={
+            "+": ("{n} people get on.", "At the next stop {n} get on."),
+            "-": ("{n} people get off.", "At the next stop {n} get off."),
+            "*": ("Then it has {times} as many people.",),
+            "/": ("Then it has {part} as many people.",),
+        },
+        distractor="{n} of them are children.",
+        question="How many people are on the bus now?",
+    ),
+    _Story(
+        opening="A shop sells {n} {things} on the first day.",
+        sentences={
+            "+": ("The next day it sells {n} more.",),
+            "-": ("The next day it sells {n} fewer.",),
+            "*": ("The next day it sells {times} as many.",),
+            "/": ("The next day it sells {part} as many.",),
+        },
+        distractor="{n} of them are sold to {name}.",
+        question="How many {things} does it sell on the last day?",
+    ),
+)
+
+
+def generate(
+    seed: int, count: int, *, min_steps: int = 2, max_steps: int = 6, exclude: Set[str] = frozenset()
+) -> list[dict]:
+    """Return `count` different problems, with step counts from `min_steps` to `max_steps` in turn.
+
+    Each is a dict of `id`, `problem` and `solution` (text), `answer` (the number as text) and `steps` (int). The same
+    arguments give the same problems in every process and on every Python version. No problem text is in `exclude`.
+    Raises ValueError where the step counts are not 2 <= min_steps <= max_steps <= MAX_STEPS.
+    """
+    if not 2 <= min_steps <= max_steps <= MAX_STEPS:
+        raise ValueError(f"steps must satisfy 2 <= min <= max <= {MAX_STEPS}, not {min_steps} to {max_steps}")
+    rng = Random(seed)
+    problems: list[dict] = []
+    seen = set(exclude)
+    while len(problems) < count:
+        steps = min_steps + len(problems) % (max_steps - min_steps + 1)
+        candidate = _problem(rng, steps)
+        if candidate["problem"] not in seen:
+            seen.add(candidate["problem"])
+            problems.append({"id": f"arithmetic/{seed}/{len(problems)}", **candidate})
+    return problems
+
+
+def write_task(
+    directory: Path,
+    seed: int,
+    train_count: int,
+    test_count: int,
+    sft_count: int,
+    *,
+    min_steps: int = 2,
+    max_steps: int = 6,
+) -> dict[str, list[dict]]:
+    """Write test.jsonl (held out), sft.jsonl (supervised) and train.jsonl (reinforcement learning); return their rows.
+
+    No problem is in two of them, and the held-out ones do not depend on how many of the others are asked for.
+    """
+    held_out = generate(seed, test_count, min_steps=min_steps, max_steps=max_steps)
+    texts = {row["problem"] for row in held_out}
+    others = generate(seed + 1, sft_count + train_count, min_steps=min_steps, max_steps=max_steps, exclude=texts)
+    splits = {"test": held_out, "sft": others[:sft_count], "train": others[sft_count:]}
+    for name, rows in splits.items():
+        lines = (json.dumps({**row, "id": f"arithmetic/{name}/{i}"}) for i, row in enumerate(rows))
+        (directory / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return splits
+
+
+def _problem(rng: Random, steps: int) -> dict:
+    story = _pick(rng, _STORIES)
+    name, pronoun = _pick(rng, _PEOPLE)
+    words = {"name": name, "pronoun": pronoun, "things": _pick(rng, _THINGS)}
+    quantity = _number(rng, _SMALLEST, _LARGEST_START)
+    sentences = [story.opening.format(n=quantity, **words)]
+    lines = []
+    distracted = int(rng.random() / _DISTRACTOR_RATE * steps)  # the step to distract at; mostly beyond the last
+    for step in range(steps):
+        if step == distracted:
+            sentences.append(story.distractor.format(n=_number(rng, _SMALLEST, min(9, quantity)), **words))
+        operation, operand, result = _operation(rng, quantity)
+        wording = _pick(rng, story.sentences[operation])
+        factor = {"times": _TIMES.get(operand), "part": _PARTS.get(operand)}
+        sentences.append(wording.format(n=operand, **factor, **words))
+        lines.append(f"{quantity} {operation} {operand} = {result}")
+        quantity = result
+    sentences.append(story.question.format(**words))
+    solution = "\n".join([*lines, f"#### {quantity}"])
+    return {"problem": " ".join(sentences), "solution": solution, "answer": str(quantity), "steps": steps}
+
+
+def _operation(rng: Random, quantity: int) -> tuple[str, int, int]:
+    """Return an operation, its operand and its result, which stays between the smallest and the largest quantity."""
+    choices = {
+        "+": range(_SMALLEST, min(_LARGEST_TERM, _LARGEST_QUANTITY - quantity) + 1),
+        "-": range(_SMALLEST, min(_LARGEST_TERM, quantity - _SMALLEST) + 1),
+        "*": [k for k in _TIMES if quantity * k <= _LARGEST_QUANTITY],
+        "/": [k for k in _PARTS if quantity % k == 0 and quantity // k >= _SMALLEST],
+    }
+    weights = {sign: _OPERATION_WEIGHTS[sign] for sign, operands in choices.items() if operands}
+    point = rng.random() * sum(weights.values())
+    for operation, weight in weights.items():
+        point -= weight
+        if point < 0:
+            break
+    operand = _pick(rng, choices[operation])
+    results = {"+": quantity + operand, "-": quantity - operand, "*": quantity * operand, "/": quantity // operand}
+    return operation, operand, results[operation]
+
+
+# Only Random.random() is promised to give the same sequence on every Python version; choice and randint are not.
+def _number(rng: Random, low: int, high: int) -> int:
+    return low + int(rng.random() * (high - low + 1))
+
+
+def _pick(rng: Random, options):
+    return options[int(rng.random() * len(options))]
