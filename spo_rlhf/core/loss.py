@@ -104,7 +104,8 @@ def spo_loss(
     ``mask``: M. ``normalizer``: Z of the whole optimizer step; where the trainer divides each backward pass by the
     number of accumulation steps, hand in Z divided by it. A step without a masked token (Z = 0) has loss 0, its KL
     term included. ``kl_T``, ``kl_mask``: per-token KL to the reference and where it counts. ``scale``: data-parallel
-    size, to undo the averaging of gradients over ranks. ``action_mask``: denominator of ``mask_density`` (default: all).
+    size, to undo the averaging of gradients over ranks. ``action_mask``: what ``mask_density`` is a share of
+    (default: every position).
     Raises ValueError for ``kl_T`` without ``kl_mask``.
     """
     if kl_T is not None and kl_mask is None:

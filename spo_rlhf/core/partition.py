@@ -4,8 +4,8 @@ A partition is a list of boundaries ``[0, b_1, .., b_{K-1}, T]``: strictly incre
 response, segment k being the tokens ``b_k <= t < b_{k+1}``. The first state s_0 is the prompt itself, the last
 position T is the end of the response, whose value is the reward; only the inner states need Monte Carlo.
 
-Three kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564), ``fixed`` and ``newline``. To add one, write its
-function and enter it into ``PARTITIONS``.
+Three kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564), ``fixed`` and ``newline``. To add one, write
+its function and enter it into ``PARTITIONS``.
 
 Bias of the chain gradient (mask off, un-normalised sum over tokens, ratio 1, unbiased values)
 ----------------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ expectation minus the policy gradient is exactly
 Both sums vanish where every state either has no token at or above rho (P_L = 1) or is forced (a token of probability
 1, P_L = 0): the past then decides a cutpoint partition too, and the gradient is exact. Otherwise all bias comes from
 improbable tokens drawn against a confident alternative, which happens with probability P_L <= 1 - rho per visit of
-such a state. tests/core/test_unbiased.py checks each of these statements by enumeration.
+such a state. tests/core/test_unbiased.py checks this by enumeration.
 """
 
 from dataclasses import dataclass

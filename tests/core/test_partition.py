@@ -1,0 +1,154 @@
+"""Partition: the contract of the boundaries, and the one definition of hesitation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spo_rlhf.core.partition import (
+    CUTPOINT_INTERVAL,
+    PARTITIONS,
+    PROB_THRESHOLD,
+    PartitionConfig,
+    below_threshold,
+    boundaries,
+    cutpoint_boundaries,
+    fixed_boundaries,
+    inner_states,
+    newline_boundaries,
+)
+
+BELOW = float(np.nextafter(PROB_THRESHOLD, 0))
+probability = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, PROB_THRESHOLD, BELOW]))
+prob_lists = st.lists(probability, min_size=1, max_size=80)
+interval = st.integers(1, 7)
+text_lists = st.lists(st.sampled_from(["x", " ", "\n", "y\n", "\nz", "\n\n", " \n", "", "\r\n"]), min_size=1, max_size=40)
+configs = st.one_of(
+    st.builds(PartitionConfig, st.just("cutpoint"), threshold=st.floats(0.01, 1), interval=interval),
+    st.builds(PartitionConfig, st.just("fixed"), segment_length=interval),
+    st.just(PartitionConfig("newline")),
+)
+
+
+def pieces(boundary_K: list[int], values: list) -> list[list]:
+    return [values[start:end] for start, end in zip(boundary_K, boundary_K[1:])]
+
+
+@given(configs, text_lists, st.data())
+def test_boundaries_cover_the_response_and_strictly_increase(config, text_T, data) -> None:
+    num_tokens = len(text_T)
+    prob_T = data.draw(st.lists(probability, min_size=num_tokens, max_size=num_tokens))
+    boundary_K = boundaries(config, prob_T, text_T)
+    assert boundary_K[0] == 0 and boundary_K[-1] == num_tokens
+    assert all(type(b) is int for b in boundary_K)
+    assert all(start < end for start, end in zip(boundary_K, boundary_K[1:]))
+    assert [0, *inner_states(boundary_K), num_tokens] == boundary_K
+
+
+@given(prob_lists, st.floats(0.01, 1), interval)
+def test_cutpoint_segments_hold_exactly_the_interval(prob_T, threshold, interval) -> None:
+    boundary_K = cutpoint_boundaries(prob_T, threshold, interval)
+    counts_K = [sum(p < threshold for p in piece) for piece in pieces(boundary_K, prob_T)]
+    if not any(p < threshold for p in prob_T):
+        assert boundary_K == [0, len(prob_T)]
+    else:
+        assert counts_K[:-1] == [interval] * (len(counts_K) - 1)
+        assert 1 <= counts_K[-1] <= interval
+    assert all(prob_T[b] < threshold for b in inner_states(boundary_K))
+
+
+@given(st.integers(1, 500), st.integers(1, 60))
+def test_fixed_segments_have_the_length(num_tokens, length) -> None:
+    sizes_K = np.diff(fixed_boundaries(num_tokens, length)).tolist()
+    assert sizes_K[:-1] == [length] * (len(sizes_K) - 1)
+    assert 1 <= sizes_K[-1] <= length
+
+
+@given(text_lists)
+def test_newline_boundaries_end_lines_and_every_closed_segment_has_text(text_T) -> None:
+    boundary_K = newline_boundaries(text_T)
+    *closed, last = pieces(boundary_K, text_T)
+    for piece in closed:
+        assert "\n" in piece[-1]
+        assert "".join(piece).strip()
+        # No earlier line end of the segment closed it, for there was no text yet.
+        first_text = next(i for i, text in enumerate(piece) if text.strip())
+        assert all("\n" not in text for text in piece[first_text:-1])
+    first_text = next((i for i, text in enumerate(last) if text.strip()), len(last))
+    assert all("\n" not in text for text in last[first_text:-1])
+
+
+@given(text_lists, text_lists)
+def test_newline_boundaries_do_not_look_ahead(text_T, continuation) -> None:
+    boundary_K = newline_boundaries(text_T + continuation)
+    assert [b for b in boundary_K if b < len(text_T)] == newline_boundaries(text_T)[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text_T", "expected"),
+    [
+        (["a", "\n", "b", "\n"], [0, 2, 4]),
+        (["a", "\n", "b"], [0, 2, 3]),
+        (["\n", "\n", "a", "\n", "b"], [0, 4, 5]),
+        (["a\n", "\n", " ", "\n", "b\n", "c"], [0, 1, 5, 6]),
+        (["a\n\n", "b"], [0, 1, 2]),
+        (["a", "\nb", "c"], [0, 2, 3]),
+        (["a\n", "\n"], [0, 1, 2]),
+        (["\n", "\n"], [0, 2]),
+        (["a"], [0, 1]),
+    ],
+)
+def test_newline_examples(text_T, expected) -> None:
+    assert newline_boundaries(text_T) == expected
+
+
+def test_threshold_is_strict() -> None:
+    assert below_threshold([BELOW, PROB_THRESHOLD, 1.0, 0.0], PROB_THRESHOLD).tolist() == [True, False, False, True]
+
+
+def test_float32_probabilities_are_compared_in_float64() -> None:
+    # The float32 next to 0.9 is 0.89999998: below, whatever the type it arrives in.
+    prob_T = np.full(3, PROB_THRESHOLD, dtype=np.float32)
+    assert below_threshold(prob_T, PROB_THRESHOLD).all()
+    assert cutpoint_boundaries(prob_T, PROB_THRESHOLD, 1) == [0, 1, 2, 3]
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    config = PartitionConfig()
+    assert (config.kind, config.threshold, config.interval) == ("cutpoint", 0.9, 5)
+    assert (PROB_THRESHOLD, CUTPOINT_INTERVAL) == (0.9, 5)
+
+
+@pytest.mark.parametrize("kind", PARTITIONS)
+def test_empty_response_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="response"):
+        boundaries(PartitionConfig(kind), [], [])
+
+
+def test_newline_needs_one_text_per_token() -> None:
+    with pytest.raises(ValueError, match="needs the text"):
+        boundaries(PartitionConfig("newline"), [0.5])
+    with pytest.raises(ValueError, match="2 token texts for 1 prob"):
+        boundaries(PartitionConfig("newline"), [0.5], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"kind": "sentence"},
+        {"threshold": 0},
+        {"threshold": 1.1},
+        {"threshold": float("nan")},
+        {"threshold": "0.9"},
+        {"interval": 0},
+        {"interval": 2.0},
+        {"interval": True},
+        {"segment_length": -1},
+    ],
+    ids=str,
+)
+def test_bad_parameters_are_refused_in_one_line(parameters: dict) -> None:
+    with pytest.raises(ValueError) as refusal:
+        PartitionConfig(**parameters)
+    assert "\n" not in str(refusal.value)
+    assert str(next(iter(parameters.values()))) in str(refusal.value)
