@@ -1,0 +1,130 @@
+"""The final answer of a model's output, as text. Linear in the length of the output, whatever it holds.
+
+Only an explicit answer counts: the last `\\boxed{...}` or the last line after "####", outside any thought. Boxes that stand side by side
+("\\boxed{5} or \\boxed{6}") are one answer with several parts, so listing guesses does not help.
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_OUTPUT_CHARS = 400_000  # a response of 32k tokens has about 130k characters
+MAX_BOXES = 100
+MAX_DISTINCT_ANSWERS = 8
+MAX_GAP_CHARS = 60
+
+SPECIAL_TOKEN = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|<｜[^｜>]{1,40}｜>|</s>|<eos>")
+THOUGHT_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
+BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\(?:boxed|fbox)\s*(?P<bare>[-+]?[\w.,/]*\w)|\\[\s\S]|[{}]")
+HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
+HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")
+VALUE_START = re.compile(r"[-+(\[{*]*\s*(?:\\?\$\s*)*[-+]?\s*(?:[\d.]|\\(?!text))")
+CONNECTOR = re.compile(r"(?:\s|[,;&$.]|\\[()\[\],;]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """`answer` is None where there is none, and `reason` then says why."""
+
+    answer: str | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Span:
+    start: int
+    end: int
+    content: str
+
+
+def extract(output: str, in_thought: bool = False) -> Extraction:
+    """The answer that a model's output gives.
+
+    Args:
+        output: everything the model wrote.
+        in_thought: the prompt already opened a thought, so that nothing counts before the thought is closed.
+    """
+    if len(output) > MAX_OUTPUT_CHARS:
+        return Extraction(None, f"output longer than {MAX_OUTPUT_CHARS} characters")
+    if "\x00" in output:
+        return Extraction(None, "null byte in the output")
+    text = after_thought(output, in_thought)
+    if text is None:
+        return Extraction(None, "the thought is not finished")
+    text = SPECIAL_TOKEN.sub(" ", text)
+    boxes, last_open = closed_boxes(text)
+    hashes = hash_lines(text, after=boxes[-1].end if boxes else None)
+    if len(boxes) + len(hashes) > MAX_BOXES:
+        return Extraction(None, f"more than {MAX_BOXES} answers given")
+    if len({_key(span.content) for span in boxes + hashes}) > MAX_DISTINCT_ANSWERS:
+        return Extraction(None, f"more than {MAX_DISTINCT_ANSWERS} different answers given")
+    if last_open > max((span.end for span in boxes + hashes), default=-1):
+        return Extraction(None, "the last box is not closed")
+    if hashes and (not boxes or hashes[-1].start > boxes[-1].end):
+        return Extraction(hashes[-1].content.strip())
+    if boxes:
+        return _non_empty(side_by_side(text, boxes))
+    return Extraction(None, 'no boxed or "####" answer')
+
+
+def after_thought(output: str, in_thought: bool = False) -> str | None:
+    """What follows the last closed thought; all of it where there is no thought; None while a thought is open."""
+    end, opened = 0, in_thought
+    for start_tag, end_tag in THOUGHT_TAGS:
+        last = output.rfind(end_tag)
+        if last >= 0:
+            end, opened = max(end, last + len(end_tag)), False
+    tail = output[end:]
+    return None if opened or any(start_tag in tail for start_tag, _ in THOUGHT_TAGS) else tail
+
+
+def closed_boxes(text: str) -> tuple[list[_Span], int]:
+    """The outermost closed boxes in order, and where the last unclosed one starts (-1: none)."""
+    found: list[_Span] = []
+    stack: list[tuple[int, int] | None] = []  # per open brace: (start of the box, start of its content), or None
+    for token in BOX_TOKEN.finditer(text):
+        symbol = token.group()
+        if token.group("bare"):
+            found.append(_Span(token.start(), token.end(), token.group("bare")))
+        elif symbol == "{":
+            stack.append(None)
+        elif symbol == "}":
+            opening = stack.pop() if stack else None
+            if opening is not None:
+                while found and found[-1].start > opening[0]:
+                    found.pop()  # inside this box
+                found.append(_Span(opening[0], token.end(), text[opening[1]:token.start()]))
+        elif symbol.startswith((r"\boxed", r"\fbox")):
+            stack.append((token.start(), token.end()))
+    return found, max((opening[0] for opening in stack if opening), default=-1)
+
+
+def hash_lines(text: str, after: int | None) -> list[_Span]:
+    """Answers after "####". Where there are boxes too, only what follows the last one and looks like a value: "####" also makes headings."""
+    spans = []
+    for match in HASH_LINE.finditer(text):
+        content = match.group(1).rpartition("####")[2].strip(" \t*")
+        if not content or after is not None and (
+                match.start() < after or HEADING.match(content) or not VALUE_START.match(content)):
+            continue
+        spans.append(_Span(match.start(), match.end(), re.sub(r"^(?:final )?answer\s*(?:is\b|:)\s*", "", content, flags=re.I)))
+    return spans
+
+
+def side_by_side(text: str, boxes: list[_Span]) -> str:
+    """The last box, joined with the boxes right before it where only "and", "or", commas and the like stand between them."""
+    group = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        gap = text[box.end:group[-1].start]
+        if len(gap) > MAX_GAP_CHARS or not CONNECTOR.fullmatch(gap):
+            break
+        group.append(box)
+    contents = {_key(box.content): box.content for box in reversed(group)}
+    return ", ".join(contents.values())
+
+
+def _key(content: str) -> str:
+    return re.sub(r"\s|\$|\\[,!;: ]", "", content).rstrip(".")
+
+
+def _non_empty(content: str) -> Extraction:
+    return Extraction(content.strip()) if content.strip() else Extraction(None, "the last box is empty")

@@ -1,0 +1,153 @@
+"""Numbers, percentages and units in normalised text, exactly: no floating point, no evaluation of anything but a number."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_DIGITS = 1000
+MAX_EXPONENT = 1000
+
+_INT = r"\d+"
+_DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
+_SIGN = r"([-+]?)"
+_PATTERNS: list[tuple[re.Pattern, callable]] = [
+    (re.compile(rf"{_SIGN}({_DECIMAL})"), lambda s, a: _signed(s, Fraction(a if a[-1] != "." else a[:-1]))),
+    (re.compile(rf"{_SIGN}\\frac\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}"), lambda s, a, b: _signed(s, Fraction(a) / Fraction(b))),
+    (re.compile(rf"{_SIGN}\(?([-+]?{_DECIMAL})/({_DECIMAL})\)?"), lambda s, a, b: _signed(s, Fraction(a) / Fraction(b))),
+    (re.compile(rf"{_SIGN}({_INT})\\frac\{{({_INT})\}}\{{({_INT})\}}"), lambda s, w, a, b: _signed(s, int(w) + Fraction(int(a), int(b)))),
+    (re.compile(rf"{_SIGN}({_DECIMAL})(?:\\times|\\cdot|\*|x)10\^(?:\{{([-+]?{_INT})\}}|({_INT}))"),
+     lambda s, a, e, f: _signed(s, Fraction(a) * _power(10, e or f))),
+    (re.compile(rf"{_SIGN}({_DECIMAL})[eE]([-+]?{_INT})"), lambda s, a, e: _signed(s, Fraction(a) * _power(10, e))),
+    (re.compile(rf"{_SIGN}({_INT})\^(?:\{{([-+]?{_INT})\}}|({_INT}))"), lambda s, a, e, f: _signed(s, _power(int(a), e or f))),
+    (re.compile(rf"{_SIGN}({_INT})?\.(\d*)\\overline\{{({_INT})\}}"),
+     lambda s, w, d, r: _signed(s, Fraction(f"{w or 0}.{d or 0}") + Fraction(int(r), (10 ** len(r) - 1) * 10 ** len(d)))),
+]
+MIXED_WITH_SPACE = re.compile(rf"([-+]?{_INT})\s+({_INT})\s*/\s*({_INT})")
+
+# Spellings of one unit. Units that are not listed are not compared: "18 apples" and "18 fruits" are both 18.
+_UNITS = {
+    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre", "in": "inch inche",
+    "ft": "foot feet", "yd": "yard", "mi": "mile", "s": "second sec", "min": "minute", "h": "hour hr", "d": "day", "week": "wk",
+    "month": "", "year": "yr", "g": "gram", "kg": "kilogram", "mg": "milligram", "lb": "pound", "oz": "ounce", "l": "liter litre",
+    "ml": "milliliter millilitre", "gal": "gallon", "$": "dollar usd buck", "cent": "¢", "euro": "€ eur", "£": "gbp", "deg": "degree",
+    "rad": "radian", "mph": "", "n": "newton", "j": "joule", "w": "watt",
+}
+UNIT_OF = {spelling: unit for unit, spellings in _UNITS.items() for spelling in (unit, *spellings.split())}
+PLAIN_LETTER_UNITS = frozenset("mgs")  # the letters that stand for a unit without \text, after a space: "5 m"
+# Words that make a trailing text more than a unit.
+NOT_A_UNIT = frozenset("or and to not no if when either between but than into plus minus times except only is are was were because "
+                       "million billion trillion thousand hundred dozen half third quarter mod".split())
+SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+MAX_UNIT_WORDS = 6
+
+_TEXT_UNIT = re.compile(r"^(.*[\d})!A-Za-z.%])\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?(\d)\}?)?$")
+_PLAIN_UNIT = re.compile(r"^(.*?[\d})%]\s*)((?:[A-Za-z][A-Za-z'./-]*\.?\s*)+)(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$")
+_CURRENCY = re.compile(r"^([-+]?)\s*(\\\$|€|£|US\\\$)\s*")
+_SCALE = re.compile(r"^(.*\d)\s*(?:\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b\s*\}?\s*(.*)$")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An answer taken apart: `core` without unit and percent sign, and its exact `value` if it is a plain number."""
+
+    core: str
+    value: Fraction | None
+    percent: bool = False
+    unit: str | None = None
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign == "-" else Fraction(value)
+
+
+def _power(base: int, exponent: str) -> Fraction:
+    if abs(int(exponent)) > MAX_EXPONENT or base > MAX_EXPONENT**2:
+        raise OverflowError("exponent too large")
+    return Fraction(base) ** int(exponent)
+
+
+def number(text: str) -> Fraction | None:
+    """The exact value of `text` if it is nothing but a number: integer, decimal, fraction, mixed number, power, scientific notation."""
+    if match := MIXED_WITH_SPACE.fullmatch(text.strip()):
+        text = rf"{match[1]}\frac{{{match[2]}}}{{{match[3]}}}"
+    text = re.sub(r"\s+", "", text)
+    while len(text) > 2 and text[0] + text[-1] in ("()", "{}") and not re.search(r"[(){}]", text[1:-1]):
+        text = text[1:-1]
+    if len(text) > MAX_DIGITS:
+        return None
+    for pattern, value in _PATTERNS:
+        if match := pattern.fullmatch(text):
+            try:
+                return value(*match.groups())
+            except (ZeroDivisionError, OverflowError, ValueError):
+                return None
+    return None
+
+
+def canonical_unit(words: str, power: str | None = None) -> str | None:
+    """A listed unit with its power ("square inches" -> "in^2"), None for a unit that is not listed."""
+    parts = re.sub(r"[^a-z$€£¢ ]", " ", words.lower().replace(".", "")).split()
+    if parts and parts[0] in ("square", "sq", "cubic"):
+        power = "3" if parts[0] == "cubic" else "2"
+        parts = parts[1:]
+    if len(parts) != 1:
+        return None
+    name = parts[0]
+    unit = UNIT_OF.get(name) or UNIT_OF.get(name.removesuffix("s"))
+    return None if unit is None else unit + (f"^{power}" if power and power != "1" else "")
+
+
+def quantity(text: str) -> Quantity:
+    """Take the unit, currency and percent sign off a normalised answer."""
+    core, unit, percent, scale = text.strip(), None, False, 1
+    if match := _CURRENCY.match(core):
+        core, unit = match[1] + core[match.end():], canonical_unit(match[2].replace("\\", "").replace("US", ""))
+    if (match := _SCALE.match(core)) and number(match[1]) is not None:
+        core, scale = f"{match[1]} {match[3]}".strip(), SCALES[match[2]]
+    for pattern in (_TEXT_UNIT, _PLAIN_UNIT):
+        match = pattern.match(core)
+        if match and _is_unit(match[2], pattern is _PLAIN_UNIT, match[1]):
+            core = match[1].strip()
+            words = match[2].strip().lower()
+            if words.split() and words.split()[0] in ("percent", "percentage", "percents"):
+                percent = True
+            else:
+                unit = canonical_unit(words, match[3]) or unit
+            break
+    if match := re.match(r"^(.*\S)\s*\^\s*\\circ\s*(?:[CFK]|\\text\{\s*[CFK]\s*\})?$", core):
+        core, unit = match[1], "deg"
+    if core.endswith("%") or core.endswith(r"\%"):
+        core, percent = core.rstrip("%\\ "), True
+    if match := re.match(r"^(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}?\}?$", core):
+        core = match[1]
+    value = number(core)
+    return Quantity(core, None if value is None else value * scale, percent, unit)
+
+
+def _is_unit(words: str, plain: bool, core: str) -> bool:
+    names = re.findall(r"[a-z]+", words.lower())
+    if not names or len(names) > MAX_UNIT_WORDS or NOT_A_UNIT & set(names) or re.search(r"\d", words):
+        return False
+    if not plain:
+        return bool(re.search(r"[\d}]|\\pi|[a-z]", core))
+    # Without \text, letters after a number may be variables: "5x" is no quantity, "5 km", "5 m" and "5 apples" are.
+    if number(core.rstrip("%\\ ")) is None:
+        return False
+    if len(names) == 1 and len(names[0]) <= 2:
+        return canonical_unit(words) is not None and (len(names[0]) == 2 or core[-1:] == " " and names[0] in PLAIN_LETTER_UNITS)
+    return any(len(name) > 2 for name in names)
+
+
+def same_quantity(gold: Quantity, answer: Quantity) -> bool:
+    """Equal values and no two different known units. A percent sign on one side only may stand for /100 or be left out."""
+    if gold.value is None or answer.value is None or not compatible_units(gold, answer):
+        return False
+    if gold.percent == answer.percent:
+        return gold.value == answer.value
+    plain, percent = (answer.value, gold.value) if gold.percent else (gold.value, answer.value)
+    return plain == percent or plain == percent / 100
+
+
+def compatible_units(gold: Quantity, answer: Quantity) -> bool:
+    """False only if both have a known unit and the two differ."""
+    return gold.unit is None or answer.unit is None or gold.unit == answer.unit
