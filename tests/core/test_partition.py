@@ -22,7 +22,8 @@ BELOW = float(np.nextafter(PROB_THRESHOLD, 0))
 probability = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, PROB_THRESHOLD, BELOW]))
 prob_lists = st.lists(probability, min_size=1, max_size=80)
 interval = st.integers(1, 7)
-text_lists = st.lists(st.sampled_from(["x", " ", "\n", "y\n", "\nz", "\n\n", " \n", "", "\r\n"]), min_size=1, max_size=40)
+texts = st.sampled_from(["x", " ", "\n", "y\n", "\nz", "\n\n", " \n", "", "\r\n"])
+text_lists = st.lists(texts, min_size=1, max_size=40)
 configs = st.one_of(
     st.builds(PartitionConfig, st.just("cutpoint"), threshold=st.floats(0.01, 1), interval=interval),
     st.builds(PartitionConfig, st.just("fixed"), segment_length=interval),
