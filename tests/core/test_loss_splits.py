@@ -1,7 +1,7 @@
 """The gradient of an optimizer step does not depend on how its batch is split over micro-batches and ranks.
 
-The ranks are real processes with gloo, started by running this file. As DeepSpeed does, a step divides the loss of each
-micro-batch by their number and averages the gradients over the ranks.
+The ranks are real processes with gloo, started by running this file. As DeepSpeed does, a step divides the loss of
+each micro-batch by their number and averages the gradients over the ranks.
 """
 
 import json
