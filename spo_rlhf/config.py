@@ -45,7 +45,7 @@ class SpoConfig:
     reward_timeout: float
     reward_workers: int
     max_num_seqs: int
-    eval_at_start: bool
+    eval_ends: bool
     run_dir: str | None
     verbose: bool
 
@@ -80,8 +80,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("reward_timeout", type=float, default=10.0, metavar="S", help="seconds a reward may take; then it is 0")
     option("reward_workers", type=int, default=2, metavar="N", help="reward processes per engine")
     option("max_num_seqs", type=int, default=512, metavar="N", help="sequences in flight per vLLM engine")
-    option("eval_at_start", action=argparse.BooleanOptionalAction, default=True,
-           help="evaluate before the first step, where --eval.dataset is given")  # fmt: skip
+    option("eval_ends", action=argparse.BooleanOptionalAction, default=True,
+           help="evaluate before the first and after the last step, where --eval.dataset is given")  # fmt: skip
     option("run_dir", default=None, metavar="DIR",
            help="where metrics.jsonl, config.json, summary.json and train.log go (default: runs/<date>-<time>)")  # fmt: skip
     option("verbose", action="store_true", help="leave the log of Ray, vLLM and DeepSpeed on the terminal as well")
@@ -191,7 +191,7 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         reward_timeout=spo.reward_timeout,
         reward_workers=spo.reward_workers,
         max_num_seqs=spo.max_num_seqs,
-        eval_at_start=spo.eval_at_start,
+        eval_ends=spo.eval_ends,
         run_dir=spo.run_dir,
         verbose=spo.verbose,
     )

@@ -1,13 +1,20 @@
 """The only module that knows OpenRLHF's internals: version check, parser, and the names that are bound anew.
 
-Everything else takes OpenRLHF's classes from here. Importing this module imports the whole stack; Ray's workers do so when they
-unpickle one of the project's actor classes, which is also what adapts them (flash-attn stand-in, machine without a GPU).
+Everything else takes OpenRLHF's classes from here. Importing this module is cheap; the first use of a class loads the stack and
+adapts the process to it (flash-attn stand-in, machine without a GPU). Ray's workers get there by unpickling the project's actor
+classes, which derive from these.
 """
 
 import argparse
 import ast
+import contextlib
+import importlib
 import importlib.metadata
-import inspect
+import importlib.util
+import operator
+import os
+import sys
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, Callable
 
@@ -30,36 +37,51 @@ def check_version() -> None:
         )
 
 
-check_version()
-flash_attn_stand_in.install()
+# name here -> module and attribute there
+_NAMES = {
+    "train_ppo_ray": ("openrlhf.cli.train_ppo_ray", None),
+    "ppo_trainer": ("openrlhf.trainer.ppo_trainer", None),
+    "ppo_actor": ("openrlhf.trainer.ray.ppo_actor", None),
+    "vllm_engine": ("openrlhf.trainer.ray.vllm_engine", None),
+    "preprocess_data": ("openrlhf.datasets.prompts_dataset", "preprocess_data"),
+    "blending_datasets": ("openrlhf.datasets.utils", "blending_datasets"),
+    "PolicyLoss": ("openrlhf.models", "PolicyLoss"),
+    "compute_approx_kl": ("openrlhf.models.utils", "compute_approx_kl"),
+    "Experience": ("openrlhf.trainer.ppo_utils.experience", "Experience"),
+    "RemoteExperienceMaker": ("openrlhf.trainer.ppo_utils.experience_maker", "RemoteExperienceMaker"),
+    "NaiveReplayBuffer": ("openrlhf.trainer.ppo_utils.replay_buffer", "NaiveReplayBuffer"),
+    "SamplesGenerator": ("openrlhf.trainer.ppo_utils.samples_generator", "SamplesGenerator"),
+    "ActorPPOTrainer": ("openrlhf.trainer.ray.ppo_actor", "ActorPPOTrainer"),
+    "iter_grad_accum_global_norm": ("openrlhf.utils.loss_utils", "iter_grad_accum_global_norm"),
+    "get_tokenizer": ("openrlhf.utils.utils", "get_tokenizer"),
+    "get_strategy": ("openrlhf.utils", "get_strategy"),
+    # Ray refuses to subclass decorated actors: these are the classes beneath, to subclass and decorate again.
+    "RolloutRayActor": ("openrlhf.trainer.ray.vllm_engine", "RolloutRayActor.__ray_actor_class__"),
+    "PolicyModelActor": ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor.__ray_actor_class__"),
+    "ReferenceModelActor": ("openrlhf.trainer.ray.launcher", "ReferenceModelActor.__ray_actor_class__"),
+    "RewardModelActor": ("openrlhf.trainer.ray.launcher", "RewardModelActor.__ray_actor_class__"),
+    "PPOTrainer": ("openrlhf.trainer.ppo_trainer", "PPOTrainer.__ray_actor_class__"),
+}
 
-import openrlhf.cli.train_ppo_ray as train_ppo_ray  # noqa: E402
-import openrlhf.trainer.ppo_trainer as ppo_trainer  # noqa: E402
-import openrlhf.trainer.ray.launcher as launcher  # noqa: E402
-import openrlhf.trainer.ray.ppo_actor as ppo_actor  # noqa: E402
-import openrlhf.trainer.ray.vllm_engine as vllm_engine  # noqa: E402
-from openrlhf.datasets.prompts_dataset import PromptDataset, preprocess_data  # noqa: E402, F401
-from openrlhf.datasets.utils import blending_datasets  # noqa: E402, F401
-from openrlhf.models import PolicyLoss  # noqa: E402, F401
-from openrlhf.models.utils import compute_approx_kl  # noqa: E402, F401
-from openrlhf.trainer.ppo_utils.experience import Experience, make_experience_batch  # noqa: E402, F401
-from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker  # noqa: E402, F401
-from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer  # noqa: E402, F401
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402, F401
-from openrlhf.utils.config import hierarchize  # noqa: E402
-from openrlhf.utils.loss_utils import iter_grad_accum_global_norm  # noqa: E402, F401
-from openrlhf.utils.utils import get_tokenizer  # noqa: E402, F401
 
-if cpu.is_cpu():
-    cpu.adapt()
+def __getattr__(name: str) -> Any:
+    """The names above, looked up on first use: that loads the stack (about 10 s), so the command line can do without it."""
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _load()
+    return globals()[name]
 
-# Ray refuses to subclass decorated actors: these are the classes beneath, to subclass and decorate again.
-RolloutRayActor = vllm_engine.RolloutRayActor.__ray_actor_class__
-PolicyModelActor = ppo_actor.PolicyModelActor.__ray_actor_class__
-ReferenceModelActor = launcher.ReferenceModelActor.__ray_actor_class__
-RewardModelActor = launcher.RewardModelActor.__ray_actor_class__
-PPOTrainer = ppo_trainer.PPOTrainer.__ray_actor_class__
-ActorPPOTrainer = ppo_actor.ActorPPOTrainer
+
+def _load() -> None:
+    check_version()
+    flash_attn_stand_in.install()
+    found = {}
+    for name, (module_name, path) in _NAMES.items():
+        module = importlib.import_module(module_name)
+        found[name] = operator.attrgetter(path)(module) if path else module
+    globals().update(found)
+    if cpu.is_cpu():
+        cpu.adapt()
 
 
 # ---- the command line -------------------------------------------------------------------------------------------------------
@@ -69,31 +91,37 @@ ActorPPOTrainer = ppo_actor.ActorPPOTrainer
 
 
 def _main_statements() -> tuple[list[ast.stmt], list[ast.stmt]]:
-    tree = ast.parse(inspect.getsource(train_ppo_ray))
-    main = tree.body[-1]
+    check_version()
+    with open(_cli_path(), encoding="utf-8") as source:
+        main = ast.parse(source.read()).body[-1]
     assert isinstance(main, ast.If) and ast.unparse(main.body[-1]) == "train(args)"
     texts = [ast.unparse(statement) for statement in main.body]
     parse = texts.index("args = parser.parse_args()")
     return main.body[:parse], main.body[parse + 1 : -1]
 
 
+def _cli_path() -> str:
+    package = importlib.util.find_spec("openrlhf").submodule_search_locations[0]
+    return os.path.join(package, "cli", "train_ppo_ray.py")
+
+
 def _run(statements: list[ast.stmt], names: dict[str, Any]) -> dict[str, Any]:
-    module = ast.Module(body=statements, type_ignores=[])
-    exec(compile(module, train_ppo_ray.__file__, "exec"), names)
+    exec(compile(ast.Module(body=statements, type_ignores=[]), _cli_path(), "exec"), names)
     return names
 
 
 def build_parser() -> argparse.ArgumentParser:
     """OpenRLHF's own parser of `train_ppo_ray`, all flags with their names, defaults and help."""
     statements, _ = _main_statements()
-    return _run(statements, dict(vars(train_ppo_ray)))["parser"]
+    return _run(statements, {"argparse": argparse, "datetime": datetime})["parser"]
 
 
 def validate(flat: argparse.Namespace) -> SimpleNamespace:
     """OpenRLHF's own validation: flat names with dots -> nested, derived values filled in. Raises UserError."""
+    _load()
     _, statements = _main_statements()
     try:
-        return _run(statements, {**vars(train_ppo_ray), "args": flat})["args"]
+        return _run(statements, {"args": flat})["args"]
     except AssertionError as error:
         raise UserError(str(error) or "OpenRLHF refused the options") from None
 
@@ -119,20 +147,35 @@ class EngineFactory:
 
 def bind(*, engine, policy, reference, reward, trainer) -> None:
     """Let OpenRLHF's `train` build these Ray classes instead of its own."""
-    vllm_engine.RolloutRayActor = engine
-    train_ppo_ray.PolicyModelActor = policy
-    train_ppo_ray.ReferenceModelActor = reference
-    train_ppo_ray.RewardModelActor = reward
-    ppo_trainer.PPOTrainer = trainer
+    here = sys.modules[__name__]
+    here.vllm_engine.RolloutRayActor = engine
+    here.train_ppo_ray.PolicyModelActor = policy
+    here.train_ppo_ray.ReferenceModelActor = reference
+    here.train_ppo_ray.RewardModelActor = reward
+    here.ppo_trainer.PPOTrainer = trainer
 
 
-def bind_actor_trainer(actor_trainer: type, loss_windows: Callable) -> None:
-    """Inside the policy actor: its trainer class, and the iterator that gives every micro-batch its loss normaliser."""
-    ppo_actor.ActorPPOTrainer = actor_trainer
-    ppo_actor.iter_grad_accum_global_norm = loss_windows
+def actor_trainer(cls: type):
+    """Context in which PolicyModelActor builds `cls` in place of ActorPPOTrainer."""
+    return _rebound(sys.modules[__name__].ppo_actor, "ActorPPOTrainer", cls)
+
+
+def loss_windows(windows: Callable):
+    """Context in which ActorPPOTrainer takes the micro-batches and their loss normalisers from `windows`."""
+    return _rebound(sys.modules[__name__].ppo_actor, "iter_grad_accum_global_norm", windows)
+
+
+@contextlib.contextmanager
+def _rebound(module, name: str, value: Any):
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 def train(args: SimpleNamespace) -> None:
     """OpenRLHF's own `train`: engines, actors and trainer are built, `fit` runs, the model is saved. Ray must be running."""
-    train_ppo_ray.train(args)
+    sys.modules[__name__].train_ppo_ray.train(args)
 

@@ -12,6 +12,7 @@ from spo_rlhf.config import SpoConfig
 from spo_rlhf.rollout.chain import PromptRollout, RolloutCounts, Sample
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.reward import FileReward, PromptGrader
+from spo_rlhf.rollout.reward_worker import only_number
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,9 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
 
     async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
         [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label]))[:1]
-        reward = upstream.first_number(result["rewards"])
+        reward = only_number(result["rewards"], "rewards")
         scores = result.get("scores")
-        return Grade(reward, reward if scores is None else upstream.first_number(scores))
+        return Grade(reward, reward if scores is None else only_number(scores, "scores"))
 
 
 class Ungraded:

@@ -38,14 +38,14 @@ def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, 
         raise RewardFileError(f"reward_func raised {one_line(error)}") from error
     if not isinstance(result, dict) or "rewards" not in result:
         raise RewardFileError(f'reward_func must return a dict with "rewards", got {type(result).__name__}')
-    reward = _only_number(result["rewards"], "rewards")
+    reward = only_number(result["rewards"], "rewards")
     scores = result.get("scores")
-    score = reward if scores is None else _only_number(scores, "scores")
-    logs = {str(name): _only_number(value, f"extra_logs[{name!r}]") for name, value in (result.get("extra_logs") or {}).items()}
+    score = reward if scores is None else only_number(scores, "scores")
+    logs = {str(name): only_number(value, f"extra_logs[{name!r}]") for name, value in (result.get("extra_logs") or {}).items()}
     return reward, score, logs
 
 
-def _only_number(values: Any, name: str) -> float:
+def only_number(values: Any, name: str) -> float:
     """The one finite number in a list, array or tensor of length 1."""
     numbers = values.tolist() if hasattr(values, "tolist") else values
     numbers = list(numbers) if isinstance(numbers, (list, tuple)) else [numbers]

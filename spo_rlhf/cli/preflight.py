@@ -1,0 +1,193 @@
+"""Checks of everything that can be known before an engine starts. Each raises UserError with one line."""
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from spo_rlhf import cpu, flash_attn_stand_in, upstream
+from spo_rlhf.errors import UserError
+from spo_rlhf.rollout.reward import FileReward
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
+
+
+def is_local(name: str) -> bool:
+    """True for a path, False for a name on a hub ("owner/name", "name", "owner/name@folder")."""
+    return (
+        Path(name).exists()
+        or name.startswith(("/", "./", "../", "~"))
+        or name.lower().endswith(DATA_SUFFIXES)
+        or name.count("/") > 1
+    )
+
+
+def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
+    """Options against each other and against this machine; settles what the machine decides. Returns lines to show."""
+    notes = []
+    for name in ("actor.model_name_or_path", "data.prompt_dataset"):
+        section, option = name.split(".")
+        if not getattr(getattr(args, section), option):
+            raise UserError(f"--{name} is missing")
+    if not args.vllm.num_engines:
+        raise UserError("--vllm.num_engines is missing: responses and Monte Carlo continuations are sampled by vLLM; give 1 or more")
+    rollout, train = args.rollout, args.train
+    samples = rollout.batch_size * rollout.n_samples_per_prompt
+    if samples % train.batch_size:
+        raise UserError(
+            f"--train.batch_size {train.batch_size} does not divide --rollout.batch_size x --rollout.n_samples_per_prompt "
+            f"= {samples}: the rest would leak into the next step"
+        )
+    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size // args.ds.tensor_parallel_size
+    if not train.dynamic_batch_enable and train.batch_size % (train.micro_batch_size * ranks):
+        raise UserError(
+            f"--train.batch_size {train.batch_size} is not a multiple of --train.micro_batch_size x policy ranks "
+            f"= {train.micro_batch_size} x {ranks}"
+        )
+    if (samples // rollout.micro_batch_size) % ranks or samples % rollout.micro_batch_size:
+        raise UserError(
+            f"--rollout.micro_batch_size {rollout.micro_batch_size} does not spread {samples} samples evenly over {ranks} policy ranks"
+        )
+    if train.colocate_all and ranks and args.actor.num_nodes * args.actor.num_gpus_per_node != (
+        args.vllm.num_engines * args.vllm.tensor_parallel_size
+    ):
+        raise UserError("--train.colocate_all needs as many engine devices (engines x tensor parallel size) as policy devices")
+    if not flash_attn_stand_in.is_installed():
+        if args.ds.packing_samples:
+            raise UserError("--ds.packing_samples (also set by dynamic batches and ring attention) needs flash-attn, which is not installed")
+        if args.ds.attn_implementation == "flash_attention_2":
+            if "ds.attn_implementation" in explicit:
+                raise UserError("--ds.attn_implementation flash_attention_2: flash-attn is not installed; use sdpa")
+            args.ds.attn_implementation = "sdpa"
+            notes.append("--ds.attn_implementation sdpa: flash-attn is not installed")
+    if cpu.is_cpu():
+        notes += cpu.settle(args)
+    return notes
+
+
+def check_model(name: str, *, must_load: bool) -> None:
+    """The model's configuration can be read; a name on a hub only where `must_load`."""
+    if is_local(name):
+        if not (Path(name) / "config.json").is_file():
+            raise UserError(f"--actor.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name")
+    elif must_load:
+        from transformers import AutoConfig
+
+        try:
+            AutoConfig.from_pretrained(name, trust_remote_code=True)
+        except Exception as error:
+            raise UserError(
+                f"--actor.model_name_or_path {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
+            ) from None
+
+
+def check_reward(args: SimpleNamespace) -> None:
+    """The reward file exists (its function is tried by `check_rows`)."""
+    for address in args.reward.remote_url or []:
+        if address == "agent":
+            if not Path(args.train.agent_func_path).is_file():
+                raise UserError(f"--train.agent_func_path {args.train.agent_func_path}: no such file")
+        elif not address.startswith(("http://", "https://")):
+            if not (address.endswith(".py") and Path(address).is_file()):
+                raise UserError(f"--reward.remote_url {address}: no such .py file, and no HTTP address")
+
+
+def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, must_load: bool) -> list[tuple[str, str]]:
+    """Prompts and labels of the dataset that `flag` names, every row checked. Empty for a hub name unless `must_load`."""
+    files = [name.strip().split("@")[0] for name in names.split(",")]
+    for name in files:
+        if is_local(name):
+            if not Path(name).exists():
+                raise UserError(f"--{flag} {name}: no such file or folder")
+            if name.endswith(".jsonl"):
+                check_jsonl(flag, name, [args.data.input_key, *([args.data.label_key] if args.data.label_key else [])])
+        elif not must_load:
+            return []
+    tokenizer = upstream.get_tokenizer(
+        args.actor.model_name_or_path, None, "left", use_fast=not args.data.disable_fast_tokenizer
+    )
+    strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
+    probabilities = args.data.prompt_probs if flag == "data.prompt_dataset" else None
+    try:
+        rows = upstream.blending_datasets(names, probabilities, strategy, args.train.seed, dataset_split=split)
+    except Exception as error:
+        raise UserError(f"--{flag} {names}: cannot be read ({type(error).__name__}); give a dataset name or a local .jsonl file") from None
+    if isinstance(rows, dict):
+        raise UserError(f"--{flag} {names}: it has no split {split!r}, only {', '.join(rows)}; set --{flag.split('.')[0]}.{'prompt_split' if flag.startswith('data') else 'split'}")
+    rows = rows.select(range(min(args.data.max_samples, len(rows))))
+    if len(rows) == 0:
+        raise UserError(f"--{flag} {names}: it has no rows")
+    template = tokenizer.apply_chat_template if args.data.apply_chat_template else None
+    pairs = []
+    for number, row in enumerate(rows, start=1):
+        for option in ("input_key", "label_key"):
+            key = getattr(args.data, option)
+            if key and row.get(key) is None:
+                raise UserError(f"--{flag} {names}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})")
+        pairs.append(upstream.preprocess_data(row, args.data.input_template, args.data.input_key, args.data.label_key, template))
+    check_lengths(args, flag, names, tokenizer, [prompt for prompt, _ in pairs])
+    return pairs
+
+
+def check_jsonl(flag: str, path: str, keys: list[str]) -> None:
+    """Every line of a local file is a JSON object with the keys, so that the error names the line."""
+    with open(path, encoding="utf-8") as lines:
+        number = 0
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise UserError(f"--{flag} {path}: line {number} is not JSON") from None
+            if not isinstance(row, dict):
+                raise UserError(f"--{flag} {path}: line {number} is not a JSON object")
+            for option, key in zip(("input_key", "label_key"), keys):
+                if row.get(key) is None:
+                    raise UserError(f"--{flag} {path}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})")
+        if number == 0:
+            raise UserError(f"--{flag} {path}: it is empty; give a file with one JSON object a line")
+
+
+def check_lengths(args: SimpleNamespace, flag: str, names: str, tokenizer, prompts: list[str]) -> None:
+    """Every prompt leaves room for at least one token of response."""
+    for start in range(0, len(prompts), 1000):
+        batch = tokenizer(prompts[start : start + 1000], add_special_tokens=False)["input_ids"]
+        for number, ids in enumerate(batch, start=start + 1):
+            if len(ids) >= args.data.max_len:
+                raise UserError(
+                    f"--{flag} {names}: the prompt of row {number} has {len(ids)} tokens and --data.max_len is {args.data.max_len}; "
+                    "raise it or drop the row"
+                )
+
+
+def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
+    """Grade an empty response to the first prompt: a reward function that raises or returns the wrong shape fails here."""
+    addresses = args.reward.remote_url or []
+    if addresses and addresses[0].endswith(".py"):
+        reward = FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout)
+        try:
+            asyncio.run(reward(prompt, prompt, label))
+        finally:
+            reward.close()
+        if reward.timeouts:
+            raise UserError(
+                f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "
+                f"{args.spo.reward_timeout:g} s; make it faster or raise the limit"
+            )
+
+
+def check_inputs(args: SimpleNamespace, *, must_load: bool) -> None:
+    """Model, datasets and reward. Names on a hub are read only where `must_load` (a dry run leaves them)."""
+    check_model(args.actor.model_name_or_path, must_load=must_load)
+    check_reward(args)
+    readable = must_load or is_local(args.actor.model_name_or_path)
+    datasets = [("data.prompt_dataset", args.data.prompt_dataset, args.data.prompt_split)]
+    if args.eval.dataset:
+        datasets.append(("eval.dataset", args.eval.dataset, args.eval.split))
+    for flag, names, split in datasets if readable else []:
+        pairs = check_dataset(args, flag, names, split, must_load=must_load)
+        if pairs and flag == "data.prompt_dataset":
+            if len(pairs) < args.rollout.batch_size:
+                raise UserError(
+                    f"--data.prompt_dataset {names}: {len(pairs)} rows do not fill one --rollout.batch_size of {args.rollout.batch_size}"
+                )
+            try_reward(args, *pairs[0])

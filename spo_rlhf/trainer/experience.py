@@ -1,0 +1,52 @@
+"""From sampled responses to what the actor trains on: advantages per token, and which tokens the policy loss covers."""
+
+import torch
+
+from spo_rlhf import upstream
+from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.advantages import normalize
+from spo_rlhf.core.loss import policy_mask
+
+
+def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Tensor:
+    """M (B, T-1), bool: the tokens under the policy loss, and the one definition of it.
+
+    The probabilities are the behaviour policy's own, from the engine, as for the cutpoints; without the mask, all action tokens.
+    """
+    if spo.mask_threshold is None:
+        return experience.action_mask.bool()
+    return policy_mask(experience.rollout_log_probs, experience.action_mask, spo.mask_threshold)
+
+
+class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
+    """Keeps the segment advantages that came with the samples; in group mode OpenRLHF computes its own."""
+
+    @torch.no_grad()
+    def compute_advantages_and_returns(self, experiences):
+        spo: SpoConfig = self.args.spo
+        if spo.mode == "chain":
+            for experience in experiences:
+                experience.returns = experience.advantages.clone()
+                experience.info["return"] = experience.rewards.float()
+                experience.kl = None
+        else:
+            experiences = super().compute_advantages_and_returns(experiences)
+        masks = [trained_tokens(experience, spo) for experience in experiences]
+        if spo.advantage_norm == "batch":
+            whiten(experiences, masks)
+        for experience, mask in zip(experiences, masks):
+            response_tokens = experience.action_mask.sum(-1).clamp(min=1)
+            nonzero = (experience.advantages != 0) & mask
+            experience.info["mask_density"] = mask.sum(-1) / response_tokens
+            experience.info["zero_advantage"] = 1 - nonzero.sum(-1) / mask.sum(-1).clamp(min=1)
+        return experiences
+
+
+def whiten(experiences: list[upstream.Experience], masks: list[torch.Tensor]) -> None:
+    """`--spo.advantage_norm batch`, in place: one affine map from the masked tokens of the whole rollout batch."""
+    adv_N = torch.cat([experience.advantages.flatten() for experience in experiences]).double().numpy()
+    mask_N = torch.cat([mask.flatten() for mask in masks]).numpy()
+    whitened_N = torch.from_numpy(normalize(adv_N, mask_N)).float()
+    sizes = [experience.advantages.numel() for experience in experiences]
+    for experience, adv in zip(experiences, whitened_N.split(sizes)):
+        experience.advantages = adv.view_as(experience.advantages) * experience.action_mask

@@ -1,0 +1,126 @@
+"""The training loop. Read this file first: an iteration is generate -> advantages -> train -> weight sync -> evaluate."""
+
+import random
+import time
+
+import numpy as np
+import ray
+import torch
+
+from spo_rlhf import upstream
+from spo_rlhf.trainer.events import Reporter
+from spo_rlhf.trainer.experience import SegmentExperienceMaker
+from spo_rlhf.trainer.samples import SegmentSamplesGenerator
+
+
+class SegmentTrainer(upstream.PPOTrainer):
+    """OpenRLHF's controller with segment rollouts. `train_step`, checkpoints and loggers are OpenRLHF's own."""
+
+    def __init__(self, pretrain, strategy, *args, **kwargs):
+        # The order of the prompts comes from this process's generators, which OpenRLHF does not seed.
+        seed = strategy.args.train.seed
+        random.seed(seed), np.random.seed(seed % 2**32), torch.manual_seed(seed)
+        self.reporter = Reporter(strategy.args.event_log)
+        super().__init__(pretrain, strategy, *args, **kwargs)
+        maker = self.experience_maker
+        self.experience_maker = SegmentExperienceMaker(
+            maker.actor_model_group,
+            maker.critic_model_group,
+            maker.reward_model_group,
+            maker.initial_model_group,
+            maker.kl_ctl,
+            strategy,
+            self.tokenizer,
+        )
+        self.samples_generator = SegmentSamplesGenerator(
+            strategy,
+            self.prompts_dataloader,
+            self.eval_dataloader,
+            self.tokenizer,
+            self.vllm_engines,
+            reporter=self.reporter,
+        )
+
+    def fit(self, global_step: int = 0) -> None:
+        """Train for --train.num_episodes passes over the prompts, from the checkpoint if there is one."""
+        state = self.init_checkpoint_states()
+        self.restore_best_checkpoint_state(state)
+        step, consumed = max(global_step, state["global_step"]), state["total_consumed_prompts"]
+        if step:
+            self.broadcast_to_vllm()
+            if state["data_loader_state_dict"]:
+                self.prompts_dataloader.load_state_dict(state["data_loader_state_dict"])
+        self.reporter.send("plan", first_step=step, steps=self.planned_steps())
+        if self.args.spo.eval_ends and step == 0:
+            self.evaluate_held_out(step)
+
+        for episode in range(state["episode"], self.args.train.num_episodes):
+            exhausted = False
+            while not exhausted:
+                samples, pass_rate, prompts, exhausted, seconds = self.generate(step)
+                consumed += prompts
+                if not samples:
+                    continue
+                self.reporter.stage("train")
+                status, step = self.train_step(samples, step)
+                self.log_step(step, status, pass_rate, seconds)
+                progress = {
+                    "episode": episode,
+                    "global_step": step,
+                    "total_consumed_prompts": consumed,
+                    "data_loader_state_dict": self.prompts_dataloader.state_dict(),
+                }
+                self.save_logs_and_checkpoints(step, status, progress)
+                if step % self.args.eval.steps == 0:
+                    self.evaluate_held_out(step, progress)
+        if self.args.spo.eval_ends and step % self.args.eval.steps:  # unless it was evaluated just now
+            self.evaluate_held_out(step)
+        for logger in filter(None, (self.wandb_logger, self.tensorboard_logger)):
+            logger.close()
+
+    def planned_steps(self) -> int:
+        """Iterations of the whole run."""
+        prompts = len(self.prompts_dataloader) * self.args.train.num_episodes
+        return prompts // self.args.rollout.batch_size
+
+    def generate(self, step: int) -> tuple:
+        """One batch of samples, and the seconds it took."""
+        responses = self.args.rollout.batch_size * self.args.rollout.n_samples_per_prompt
+        self.reporter.stage("generate", total=responses)
+        self.samples_generator.iteration = step
+        start = time.monotonic()
+        batch = self.samples_generator.generate_samples(**self.generate_kwargs)
+        return *batch, time.monotonic() - start
+
+    def log_step(self, step: int, status: dict, pass_rate: float | None, generation_seconds: float) -> None:
+        """Complete `status` in place and report it."""
+        status.pop("generated_samples", None)
+        counts = self.samples_generator.counts
+        status.update({f"rollout/{name}": count for name, count in vars(counts).items()})
+        status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
+        timeouts = ray.get([engine.reward_timeouts.remote() for engine in self.vllm_engines])
+        status["rollout/reward_timeouts"] = sum(timeouts)
+        status["timing/generation"] = generation_seconds
+        status["timing/step_total"] = sum(v for k, v in status.items() if k.startswith("timing/"))
+        if self.args.algo.dynamic_filtering_enable:
+            status["dynamic_filtering_pass_rate"] = pass_rate
+        if status.get("skipped_steps"):
+            self.reporter.note(f"step {step}: {status['skipped_steps']} optimizer steps skipped, no token passed the mask")
+        self.reporter.send("step", step=step, metrics={k: float(v) for k, v in status.items() if v is not None})
+
+    def evaluate_held_out(self, step: int, progress: dict | None = None) -> None:
+        """Accuracy on --eval.dataset, if given; keeps the best checkpoint while training."""
+        if not self.eval_dataloader:
+            return
+        samples = self.args.eval.n_samples_per_prompt
+        self.reporter.stage("evaluate", total=len(self.eval_dataloader) * samples)
+        self.samples_generator.iteration = step
+        start = time.monotonic()
+        options = {**self.generate_kwargs, "temperature": self.args.eval.temperature, "n_samples_per_prompt": samples}
+        metrics = self.evaluate(step, **options)
+        self.reporter.send("eval", step=step, seconds=time.monotonic() - start, metrics=metrics)
+        if progress is not None:
+            self.save_best_checkpoint(metrics, step, progress)
+
+
+RemoteSegmentTrainer = ray.remote(SegmentTrainer)

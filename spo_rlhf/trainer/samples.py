@@ -1,0 +1,134 @@
+"""Sample generation on the controller: prompts out to the engines, responses back as OpenRLHF experiences.
+
+This is the one place where positions in a response become columns of OpenRLHF's layout.
+"""
+
+import ray
+import torch
+from vllm import SamplingParams
+
+from spo_rlhf import upstream
+from spo_rlhf.config import SpoConfig
+from spo_rlhf.rollout.chain import RolloutCounts
+from spo_rlhf.rollout.engine import RolloutRequest
+from spo_rlhf.trainer.events import Reporter
+
+
+def to_columns(value_T, prompt_length: int, total_length: int) -> torch.Tensor:
+    """Per-token values (T,) of a response -> (1, total_length - 1), zero elsewhere.
+
+    OpenRLHF's per-step tensors have a column per *predicted* token: column j is about token j + 1, so response token t, which
+    stands at position prompt_length + t, goes to column prompt_length + t - 1.
+    """
+    columns = torch.zeros(1, total_length - 1, dtype=torch.float32)
+    start = prompt_length - 1
+    columns[0, start : start + len(value_T)] = torch.as_tensor(value_T, dtype=torch.float32)
+    return columns
+
+
+class SegmentSamplesGenerator(upstream.SamplesGenerator):
+    """Asks the engines for whole rollouts: responses with rewards and, while training, segment advantages.
+
+    `iteration` is set by the training loop: it is a part of the seeds. Samples come in the order of the prompts, whatever the
+    order in which they were finished, so that a run can be repeated.
+    """
+
+    def __init__(self, *args, reporter: Reporter, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.spo: SpoConfig = self.args.spo
+        self.iteration = 0
+        self.counts = RolloutCounts()  # of the last batch
+        self.reporter = reporter
+        self._purpose = "train"
+
+    def generate_samples(self, **generate_kwargs):
+        samples, pass_rate, prompts_consumed, exhausted = super().generate_samples(**generate_kwargs)
+        # An optimizer step that its samples do not fill would leak its gradient into the next iteration.
+        whole = len(samples) // self.args.train.batch_size * self.args.train.batch_size
+        if whole < len(samples):
+            self.reporter.note(
+                f"{len(samples) - whole} of {len(samples)} samples do not fill a --train.batch_size of "
+                f"{self.args.train.batch_size} and are not trained on"
+            )
+        return samples[:whole], pass_rate, prompts_consumed, exhausted
+
+    def generate_eval_samples(self, **generate_kwargs):
+        self._purpose = "eval"
+        try:
+            return super().generate_eval_samples(**generate_kwargs)
+        finally:
+            self._purpose = "train"
+
+    def _generate_vllm(self, *args, **kwargs):
+        self._next_slot, self.counts = 0, RolloutCounts()
+        experiences, prompts_consumed, exhausted = super()._generate_vllm(*args, **kwargs)
+        experiences.sort(key=lambda experience: experience.index[0])
+        return experiences, prompts_consumed, exhausted
+
+    def _dispatch_prompts_to_vllm(self, prompts, labels, *, images=None, **generate_kwargs):
+        images = images or [None] * len(prompts)
+        num_samples = generate_kwargs.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
+        pending = ray.get([engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines])
+        refs = []
+        for prompt, label, image in zip(prompts, labels, images):
+            index = min(range(len(pending)), key=pending.__getitem__)
+            pending[index] += num_samples
+            engine = self.vllm_engines[index]
+            request = self._request(prompt, label, num_samples, generate_kwargs)
+            if image or self.args.train.agent_func_path:
+                refs.append(self._upstream_rollout(engine, request, image))
+            else:
+                refs.append(engine.rollout.remote(request))
+        return refs
+
+    def _request(self, prompt: str, label: str, num_samples: int, generate_kwargs: dict) -> RolloutRequest:
+        slot, self._next_slot = self._next_slot, self._next_slot + 1
+        return RolloutRequest(
+            prompt=prompt,
+            label=label,
+            slot=slot,
+            seed=(self.args.train.seed, self._purpose, self.iteration),
+            num_samples=num_samples,
+            max_length=generate_kwargs.get("max_len", self.args.data.max_len),
+            max_new_tokens=generate_kwargs.get("max_new_tokens"),
+            temperature=generate_kwargs.get("temperature", 1.0),
+            top_p=generate_kwargs.get("top_p", 1.0),
+            top_k=generate_kwargs.get("top_k", -1),
+            segments=self.spo.mode == "chain" and self._purpose == "train",
+        )
+
+    def _upstream_rollout(self, engine, request: RolloutRequest, image):
+        """OpenRLHF's own rollout, for agents and images (group mode only)."""
+        params = SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            max_tokens=request.max_new_tokens,
+            min_tokens=1,
+            skip_special_tokens=False,
+            logprobs=0,
+        )
+        return engine.generate_responses.remote(
+            prompt=request.prompt,
+            label=request.label,
+            sampling_params=params,
+            max_length=request.max_length,
+            hf_tokenizer=self.tokenizer,
+            num_samples=request.num_samples,
+            images=image,
+        )
+
+    def _process_response_into_experience(self, response, **generate_kwargs):
+        experience = super()._process_response_into_experience(response, **generate_kwargs)
+        experience.index = [response.get("slot", 0)]
+        if "counts" in response:
+            self.counts.add(response["counts"])
+        self.reporter.progress("evaluate" if self._purpose == "eval" else "generate")
+        sample = response.get("segments")
+        if sample is not None:
+            [(prompt_length, _)] = response["action_ranges"]
+            total_length = len(response["observation_tokens"])
+            experience.advantages = to_columns(sample.adv_T, prompt_length, total_length)
+            experience.info["segments"] = torch.tensor([float(len(sample.boundaries) - 1)])
+            experience.info["value_prompt"] = torch.tensor([float(sample.value_K[0])])
+        return experience
