@@ -19,7 +19,7 @@ UNORDERED = ("list", "set", "union")
 BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(?:\\text\{)?\s*(\w+)\s*\}?\s*\}?")
 BASE_NAMES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
               "twelve": "12", "sixteen": "16"}
-OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*\}?\s*(\S.*)")
+OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
 _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
 EMPTY = ("\\emptyset", "\\{\\}")
 
@@ -76,6 +76,9 @@ class _Comparison:
             return False
         if gold.kind == "text":
             return gold.text == answer.text
+        if bool(gold.name) != bool(answer.name) and _is_equation(gold if answer.name else answer) and re.search(
+                "[a-z]", (gold if gold.name else answer).text):
+            return self.same_scalar(_whole(gold), _whole(answer))  # "y = 2x" and "2x - y = 0"
         return self.same_scalar(gold.text, answer.text)
 
     def _same_collection(self, gold: Node, answer: Node) -> bool:
@@ -109,7 +112,8 @@ class _Comparison:
         letter = re.sub(r"\\text|[(){}.\s]", "", gold)
         if re.fullmatch("[A-J]", letter) and re.sub(r"\\text|[(){}.\s]", "", answer) in (letter, letter.lower()):
             return True
-        if not (match := OPTION.fullmatch(answer)):
+        match = OPTION.fullmatch(answer)
+        if not match or re.search(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])", match[2]):
             return False
         if re.fullmatch("[A-J]", letter):
             return match[1] == letter
@@ -168,6 +172,14 @@ def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: 
     return digits[0] == digits[1] and len(bases) == 1
 
 
+def _is_equation(node: Node) -> bool:
+    return "=" in node.text and bool(re.search("[a-z]", node.text))
+
+
+def _whole(node: Node) -> str:
+    return f"{node.name} = {node.text}" if node.name else node.text
+
+
 def _letters(text: str) -> str:
     return re.sub(r"[\s.]", "", text.lower())
 
@@ -178,8 +190,8 @@ def _words(text: str) -> str:
 
 def _mathematical(text: str) -> bool:
     """Free of plain words: computer algebra would read "seven" as a product of six symbols."""
-    bare = re.sub(r"\\(?:begin|end|text|operatorname)\{[^{}]*\}|\\[A-Za-z]+", " ", text)
-    words = re.findall(r"[A-Za-z]{4,}", bare)
+    bare = re.sub(r"\\(?:begin|end|text|operatorname)\{[^{}]*\}|\\[A-Za-z]+", "@", text)
+    words = re.findall(r"[A-Za-z]{4,}|\d\s+\d", bare)
     return not words and r"\text" not in text and "__" not in text and '"' not in text
 
 

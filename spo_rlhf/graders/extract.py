@@ -7,7 +7,7 @@ Only an explicit answer counts: the last `\\boxed{...}` or the last line after "
 import re
 from dataclasses import dataclass
 
-MAX_OUTPUT_CHARS = 400_000  # a response of 32k tokens has about 130k characters
+MAX_OUTPUT_CHARS = 200_000  # a response of 32k tokens has about 130k characters
 MAX_BOXES = 100
 MAX_DISTINCT_ANSWERS = 8
 MAX_GAP_CHARS = 60
@@ -23,10 +23,11 @@ CONNECTOR = re.compile(r"(?:\s|[,;&$.]|\\[()\[\],;]|\\q?quad|\\text\{\s*(?:and|o
 
 @dataclass(frozen=True)
 class Extraction:
-    """`answer` is None where there is none, and `reason` then says why."""
+    """`answer` is None where there is none, and `reason` then says why. `parts` are the boxes that were joined into it."""
 
     answer: str | None
     reason: str = ""
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ def extract(output: str, in_thought: bool = False) -> Extraction:
         return Extraction(None, "the thought is not finished")
     text = SPECIAL_TOKEN.sub(" ", text)
     boxes, last_open = closed_boxes(text)
+    if len(boxes) > MAX_BOXES:
+        return Extraction(None, f"more than {MAX_BOXES} answers given")
+    named_empty = bool(boxes)
+    boxes = [box for box in boxes if _key(box.content) not in ("", "...")]  # "put it in \\boxed{}" is prose
     hashes = hash_lines(text, after=boxes[-1].end if boxes else None)
     if len(boxes) + len(hashes) > MAX_BOXES:
         return Extraction(None, f"more than {MAX_BOXES} answers given")
@@ -62,8 +67,9 @@ def extract(output: str, in_thought: bool = False) -> Extraction:
     if hashes and (not boxes or hashes[-1].start > boxes[-1].end):
         return Extraction(hashes[-1].content.strip())
     if boxes:
-        return _non_empty(side_by_side(text, boxes))
-    return Extraction(None, 'no boxed or "####" answer')
+        parts = side_by_side(text, boxes)
+        return Extraction(", ".join(parts), parts=parts)
+    return Extraction(None, "the box is empty" if named_empty else 'no boxed or "####" answer')
 
 
 def after_thought(output: str, in_thought: bool = False) -> str | None:
@@ -110,21 +116,16 @@ def hash_lines(text: str, after: int | None) -> list[_Span]:
     return spans
 
 
-def side_by_side(text: str, boxes: list[_Span]) -> str:
-    """The last box, joined with the boxes right before it where only "and", "or", commas and the like stand between them."""
+def side_by_side(text: str, boxes: list[_Span]) -> tuple[str, ...]:
+    """The last box and the different ones right before it, with only "and", "or", commas and the like between them; in order."""
     group = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         gap = text[box.end:group[-1].start]
         if len(gap) > MAX_GAP_CHARS or not CONNECTOR.fullmatch(gap):
             break
         group.append(box)
-    contents = {_key(box.content): box.content for box in reversed(group)}
-    return ", ".join(contents.values())
+    return tuple({_key(box.content): box.content.strip() for box in reversed(group)}.values())
 
 
 def _key(content: str) -> str:
     return re.sub(r"\s|\$|\\[,!;: ]", "", content).rstrip(".")
-
-
-def _non_empty(content: str) -> Extraction:
-    return Extraction(content.strip()) if content.strip() else Extraction(None, "the last box is empty")

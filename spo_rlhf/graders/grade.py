@@ -16,6 +16,7 @@ from spo_rlhf.graders.pool import TaskError, WorkerPool
 
 Mode = Literal["strict", "lenient"]
 MODES: tuple[Mode, ...] = ("strict", "lenient")
+Kind = Literal["math", "roles"]
 TIMEOUT_S = 5.0
 MEMORY_BYTES = 2 << 30
 LENIENT_DIGITS = 5
@@ -30,7 +31,8 @@ class Grade:
     reason: str
 
 
-def grade_here(gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False) -> Grade:
+def grade_here(gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False,
+               kind: Kind = "math") -> Grade:
     """Grade in this process, without limits on time: for trusted text, or inside a worker.
 
     Args:
@@ -38,17 +40,23 @@ def grade_here(gold: str, output: str, problem: str | None = None, mode: Mode = 
         output: everything the model wrote.
         problem: the problem, to refuse answers copied from it (strict).
         in_thought: the prompt ended with an open thought, so nothing counts before its end (strict).
+        kind: "math", or "roles" for knights and knaves, where the gold lists "NAME is a knight" and so on.
     """
-    from spo_rlhf.graders import compare, lenient
+    from spo_rlhf.graders import compare, lenient, roles
 
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    if kind == "roles":
+        return roles.grade(gold, output, mode == "strict", in_thought)
     if mode == "lenient":
         return lenient.grade(gold, output)
-    if mode != "strict":
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     found = extract(output, in_thought)
     if found.answer is None:
         return Grade(False, None, found.reason)
-    correct, reason = compare.equal_answers(gold_answer(gold), found.answer, problem)
+    gold = gold_answer(gold)
+    correct, reason = compare.equal_answers(gold, found.answer, problem)
+    if not correct and len(found.parts) > 1 and all(compare.equal_answers(gold, part, problem)[0] for part in found.parts):
+        correct, reason = True, "equal"  # the same value boxed in two forms
     return Grade(correct, found.answer[:compare.MAX_SHOWN_CHARS], reason)
 
 
@@ -70,18 +78,21 @@ class Grader:
 
         self._pool = WorkerPool(compare.warm_up, workers or max(1, (os.cpu_count() or 2) - 1), timeout_s, memory_bytes)
 
-    def submit(self, gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False) -> Future:
+    def submit(self, gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False,
+               kind: Kind = "math") -> Future:
         """A future of a `Grade`; it raises only if the pool is closed before the answer is graded."""
         if len(output) > MAX_OUTPUT_CHARS:  # not worth sending
             output = output[:MAX_OUTPUT_CHARS + 1]
         graded: Future = Future()
         graded.set_running_or_notify_cancel()
-        self._pool.submit(grade_here, gold, output, problem, mode, in_thought).add_done_callback(lambda done: _settle(graded, done))
+        done = self._pool.submit(grade_here, gold, output, problem, mode, in_thought, kind)
+        done.add_done_callback(lambda done: _settle(graded, done))
         return graded
 
-    def grade(self, gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False) -> Grade:
+    def grade(self, gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False,
+              kind: Kind = "math") -> Grade:
         """`submit` and wait."""
-        return self.submit(gold, output, problem, mode, in_thought).result()
+        return self.submit(gold, output, problem, mode, in_thought, kind).result()
 
     def close(self) -> None:
         self._pool.close()

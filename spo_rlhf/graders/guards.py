@@ -7,7 +7,7 @@ from spo_rlhf.graders.normalize import normalize, skeleton
 MAX_ANSWER_CHARS = 500
 MAX_NESTING = 20
 MAX_DIGIT_RUN = 100
-MAX_EXPONENT = 1000
+MAX_EXPONENT = 10_000
 MAX_FACTORIAL = 100
 MAX_PROBLEM_CHARS = 20_000
 

@@ -26,10 +26,13 @@ SYMBOL = re.compile("|".join(map(re.escape, SYMBOLS)))
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 TEXT_LIKE = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?|textbf|textit|textrm|textsf|texttt|"
                        r"emph|mbox|hbox|textnormal|underline|bold)\s*" + _BRACED)
+PREAMBLE = re.compile(r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:)\s*\}?\s*(?=[^\s}])", re.IGNORECASE)
 REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?", ""),
     (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|centering|rm|bf|it|strut)(?![A-Za-z])", " "),
     (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|label|tag)\*?\{[^{}]*\}", " "),
+    (r"\\(?:text)?color\s*\{[^{}]*\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"), (r"\\color\s*\{[^{}]*\}", " "),
+    (r"\\text\s*\{([\s.,;:!]*)\}", r"\1"), (r"^\\text\s*\{([^{}]*,[^{}]*)\}$", r"\1"),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     (r"\\le(?![A-Za-z])|\\leqslant|<=|=<", r"\\leq "), (r"\\ge(?![A-Za-z])|\\geqslant|>=", r"\\geq "),
@@ -109,6 +112,7 @@ def normalize(text: str) -> str:
     text = SPACING.sub(" ", text)
     for _ in range(3):  # nested wrappers
         text = TEXT_LIKE.sub(lambda m: rf"\text{{{m.group(1)}}}", text)
+    text = PREAMBLE.sub("", text)
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
     text = text.replace(r"\%", "%").replace(r"\_", "_").replace(r"\&", "&")
@@ -121,7 +125,7 @@ def normalize(text: str) -> str:
 
 def squash(text: str) -> str:
     """`normalize`d text for comparison letter by letter: no spaces, a/b as a fraction."""
-    return re.sub(r"(?<![\w}])(\d+)/(\d+)(?![\w{])", r"\\frac{\1}{\2}", re.sub(r"\s+", "", text))
+    return re.sub(r"(?<![\w}])(\d+)/(\d+)(?![\w{])", r"\\frac{\1}{\2}", re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text))
 
 
 def skeleton(text: str) -> str:

@@ -70,6 +70,8 @@ def number(text: str) -> Fraction | None:
     """The exact value of `text` if it is nothing but a number: integer, decimal, fraction, mixed number, power, scientific notation."""
     if match := MIXED_WITH_SPACE.fullmatch(text.strip()):
         text = rf"{match[1]}\frac{{{match[2]}}}{{{match[3]}}}"
+    if re.search(r"\d\s+\d", text):
+        return None
     text = re.sub(r"\s+", "", text)
     while len(text) > 2 and text[0] + text[-1] in ("()", "{}") and not re.search(r"[(){}]", text[1:-1]):
         text = text[1:-1]
@@ -135,7 +137,7 @@ def _is_unit(words: str, plain: bool, core: str) -> bool:
         return False
     if len(names) == 1 and len(names[0]) <= 2:
         return canonical_unit(words) is not None and (len(names[0]) == 2 or core[-1:] == " " and names[0] in PLAIN_LETTER_UNITS)
-    return any(len(name) > 2 for name in names)
+    return any(len(name) > 2 for name in names) or core[-1:] == " " and all(name in UNIT_OF for name in names)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:

@@ -8,7 +8,7 @@ MAX_DEPTH = 12
 OPEN, CLOSE = "([{", ")]}"
 WORDS_AS_TEXT = frozenset("yes no odd even none true false east west north south".split())
 _TEXT_BLOCK = re.compile(r"\\text\s*\{([^{}]*)\}")
-_MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+_MATRIX = re.compile(r"[(\[]?\s*\\begin\{pmatrix\}(.*)\\end\{pmatrix\}\s*[)\]]?", re.DOTALL)
 # A name that an answer may be given to: "x", "f(x)", "S_{10}", "P(A \cap B)", "\angle ABC", "\text{Area}", "\frac{dy}{dx}", "|AB|".
 _NAME = re.compile(
     r"(?:\\text\s*\{[^{}]*\}|\\angle\s*|\\triangle\s*|\\overline\s*|\\overrightarrow\s*|\\vec\s*|\\mathbf\s*|\\frac\{d[a-z]?\}\{d[a-z]\}|"

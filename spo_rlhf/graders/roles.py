@@ -1,0 +1,60 @@
+"""Knights and knaves: does the conclusion give everybody the right role, once and without conditions?"""
+
+import re
+
+from spo_rlhf.graders.extract import MAX_OUTPUT_CHARS, after_thought, extract
+from spo_rlhf.graders.grade import Grade
+
+MAX_CONCLUSION_CHARS = 2000
+CONCLUSION = re.compile(r"\**\s*conclusion\s*\**\s*:?\s*\**", re.IGNORECASE)
+STATEMENT = re.compile(r"\b([A-Z][a-z]+)\s*(?:\**\s*)(?:is|:|=|->)\s*(?:\**\s*)(?:an?\s+)?\**(knight|knave)\b", re.IGNORECASE)
+HEDGE = re.compile(r"\b(?:if|not|either|or|unless|suppose|assume|assuming|maybe|perhaps|possibly|otherwise|isn't|cannot|can't)\b", re.IGNORECASE)
+
+
+def stated_roles(text: str) -> dict[str, str] | None:
+    """Name -> "knight" or "knave" for every "NAME is a ROLE" in `text`; None where somebody gets both."""
+    roles: dict[str, str] = {}
+    for name, role in STATEMENT.findall(text):
+        if roles.setdefault(name.capitalize(), role.lower()) != role.lower():
+            return None
+    return roles
+
+
+def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False) -> Grade:
+    """Compare the roles given after the last "CONCLUSION:" (or in a final box) with those of `gold`.
+
+    strict: the conclusion must be marked, free of conditions and negations, and about nobody else. Otherwise the last role said of
+    each person anywhere in the text counts.
+    """
+    wanted = stated_roles(gold)
+    if not wanted:
+        return Grade(False, None, "the gold answer names no roles")
+    if len(output) > MAX_OUTPUT_CHARS:
+        return Grade(False, None, f"output longer than {MAX_OUTPUT_CHARS} characters")
+    if not strict:
+        said = {name.capitalize(): role.lower() for name, role in STATEMENT.findall(output)}
+        said = {name: role for name, role in said.items() if name in wanted}
+        return Grade(said == wanted, _show(said), "equal" if said == wanted else "different")
+    text = after_thought(output, in_thought)
+    if text is None:
+        return Grade(False, None, "the thought is not finished")
+    markers = list(CONCLUSION.finditer(text))
+    conclusion = text[markers[-1].end():] if markers else extract(text).answer
+    if not conclusion or not conclusion.strip():
+        return Grade(False, None, "no conclusion")
+    if len(conclusion) > MAX_CONCLUSION_CHARS:
+        return Grade(False, None, f"conclusion longer than {MAX_CONCLUSION_CHARS} characters")
+    if HEDGE.search(conclusion):
+        return Grade(False, conclusion.strip()[:200], "the conclusion has a condition or a negation")
+    said = stated_roles(conclusion)
+    if said is None:
+        return Grade(False, conclusion.strip()[:200], "the conclusion contradicts itself")
+    if set(said) - set(wanted):
+        return Grade(False, _show(said), "the conclusion is about somebody else")
+    if set(wanted) - set(said):
+        return Grade(False, _show(said), "the conclusion leaves somebody out")
+    return Grade(said == wanted, _show(said), "equal" if said == wanted else "different")
+
+
+def _show(roles: dict[str, str]) -> str:
+    return ", ".join(f"{name} is a {role}" for name, role in roles.items())
