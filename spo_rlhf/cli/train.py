@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -100,7 +101,7 @@ def describe(args: SimpleNamespace, notes: list[str]) -> str:
     """The resolved configuration and the placement, as text."""
     actors = placement(args)
     lines = ["resolved configuration"]
-    lines += [f"  {name} = {value}" for name, value in sorted(flatten(plain(args)).items())]
+    lines += [f"  {name} = {value!r}" for name, value in sorted(flatten(plain(args)).items())]
     kind = "logical devices (no GPU)" if cpu.is_cpu() else "GPUs"
     lines += ["", f"placement on {num_devices(actors)} {kind}", *(f"  {actor}" for actor in actors)]
     lines += ["", *(f"note: {note}" for note in notes)]
@@ -161,21 +162,20 @@ def run(args: SimpleNamespace, record: RunRecord) -> None:
 
 
 @contextlib.contextmanager
-def output_to(path: Path, also_terminal: bool):
-    """Send all that this process and Ray's workers print to a file; yields a console on the real terminal."""
-    console = Console(os.fdopen(os.dup(1), "w", encoding="utf-8"))
-    if also_terminal:
-        yield console
-        return
-    saved = os.dup(1), os.dup(2)
+def output_to(path: str | Path):
+    """Append all that this process, its libraries and Ray's workers print to a file; yields a console on the real terminal."""
     sys.stdout.flush(), sys.stderr.flush()
-    with open(path, "a", encoding="utf-8") as log:
+    saved = os.dup(1), os.dup(2)
+    with open(path, "ab") as log:
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+    console = Console(os.fdopen(os.dup(saved[0]), "w", encoding="utf-8"))
     try:
         yield console
     finally:
         sys.stdout.flush(), sys.stderr.flush()
-        os.dup2(saved[0], 1), os.dup2(saved[1], 2)
+        for number, target in zip(saved, (1, 2)):
+            os.dup2(number, target), os.close(number)
+        console.stream.close()
 
 
 def shut_down() -> None:
@@ -197,52 +197,63 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def train(args: SimpleNamespace, notes: list[str]) -> int:
+def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
     """Run a resolved configuration in its run directory; exit status."""
     run_dir = Path(args.spo.run_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "metrics.jsonl").unlink(missing_ok=True)
     write_json(run_dir / "config.json", flatten(plain(args)))
     log = run_dir / "train.log"
-    status, message = 1, ""
-    with output_to(log, args.spo.verbose) as console:
+    log.write_bytes(early_log)
+    with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
         for note in notes:
             console.line(f"note: {note}")
-        console.line(f"starting Ray, {args.vllm.num_engines} vLLM engine(s) and the policy; engine log: {log}")
+        where = "here" if args.spo.verbose else log
+        console.line(f"starting Ray, {args.vllm.num_engines} vLLM engine(s) and the policy; engine log: {where}")
         record = RunRecord(run_dir, console)
+        status, message = 0, ""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             run(args, record)
-            status = 0
         except KeyboardInterrupt:
-            status, message = 130, "interrupted"
+            status, message = 130, "interrupted; nothing is left running"
         except Exception as error:
             traceback.print_exc()
-            cause = root_cause(error)
-            status = 2 if isinstance(cause, UserError) else 1
-            text = str(cause).strip().splitlines() or [""]
-            hint = "" if status == 2 else f" (see {log})"
-            message = f"error: {text[0] if status == 2 else type(cause).__name__ + ': ' + text[0]}{hint}"
+            status, message = explain(root_cause(error), where)
         finally:
             shut_down()
             summary = record.finish(status == 0)
-        if message:
+        if status:
             console.line(f"{PROGRAM}: {message}")
         else:
             console.line(f"done in {duration(summary['seconds_total'])}: {summary['steps']} steps, model in {args.ckpt.output_dir}")
     return status
 
 
+def explain(error: BaseException, log: str | Path) -> tuple[int, str]:
+    """Exit status and message, one line, for the error that ended a run."""
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, UserError):
+        return 2, f"error: {first_line}"
+    return 1, f"error: {type(error).__name__}: {first_line} (log: {log})"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage or input, 1 for a failed run, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
     start = time.monotonic()
     try:
-        args, notes = parse(sys.argv[1:] if argv is None else argv)
+        if {"-h", "--help"} & set(argv):
+            build_parser().parse_args(argv)
+        # Loading the stack prints dozens of warnings; they belong into the log of the run.
+        with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):
+            args, notes = parse(argv)
+            early = Path(early_log.name).read_bytes()
         if args.dry_run:
             print(describe(args, notes))
             print(f"dry run: nothing was started ({duration(time.monotonic() - start)})")
             return 0
-        return train(args, notes)
+        return train(args, notes, early)
     except UserError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,196 @@
+"""The quickstart: make a small task and a small model, train it with SPO-chain through spo-train, show what it learned."""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from spo_rlhf.cli.console import Console, count, duration
+from spo_rlhf.cli.record import write_json
+from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
+
+PROGRAM = "quickstart"
+REWARD_FILE = Path(__file__).parents[1] / "tasks" / "gsm8k.py"
+# Chosen for a machine with 2 cores: many different problems a step, few responses each, few continuations.
+PROBLEMS_PER_STEP, STEPS, HELD_OUT = 64, 40, 256
+TRAIN_OPTIONS = {
+    "spo.mode": "chain",
+    "spo.cutpoint_interval": 2,
+    "spo.mc_rollouts": 4,
+    "rollout.batch_size": PROBLEMS_PER_STEP,
+    "rollout.n_samples_per_prompt": 4,
+    "rollout.micro_batch_size": 64,
+    "rollout.max_new_tokens": 96,
+    "train.batch_size": 4 * PROBLEMS_PER_STEP,
+    "train.micro_batch_size": 64,
+    "train.num_episodes": 1,
+    "data.max_len": 256,
+    "actor.adam.lr": 3e-4,
+    "actor.lr_scheduler": "constant",
+    "actor.lr_warmup_ratio": 0,
+    "algo.kl.init_coef": 0,
+    "actor.num_gpus_per_node": 1,
+    "vllm.num_engines": 1,
+    "eval.temperature": 0,
+    "eval.n_samples_per_prompt": 1,
+    "eval.steps": 10,
+    "ckpt.best_metric_key": "none",
+}
+
+
+def prepare_options(directory: Path) -> list[str]:
+    """Arguments of spo_rlhf.cli.prepare."""
+    rows = PROBLEMS_PER_STEP * STEPS
+    return ["--output", str(directory), "--train", str(rows), "--test", str(HELD_OUT)]
+
+
+def train_options(task: Path, run_dir: Path) -> list[str]:
+    """Arguments of spo-train."""
+    files = {
+        "actor.model_name_or_path": task / "model",
+        "data.prompt_dataset": task / "train.jsonl",
+        "eval.dataset": task / "test.jsonl",
+        "data.input_key": "problem",
+        "data.label_key": "answer",
+        "data.input_template": PROMPT_TEMPLATE,
+        "reward.remote_url": REWARD_FILE,
+        "spo.run_dir": run_dir / "train",
+        "ckpt.output_dir": run_dir / "model",
+        "ckpt.path": run_dir / "checkpoints",
+    }
+    flags = [part for name, value in {**TRAIN_OPTIONS, **files}.items() for part in (f"--{name}", str(value))]
+    return [*flags, "--train.colocate_all"]
+
+
+def command(module: str, arguments: list[str]) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", f"spo_rlhf.cli.{module}", *arguments]
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command on this terminal until it ends. Ctrl-C reaches it as well; wait for it to clean up."""
+    process = subprocess.Popen(arguments)
+    interrupted = False
+    while True:
+        try:
+            status = process.wait()
+            return 130 if interrupted else status
+        except KeyboardInterrupt:
+            interrupted = True
+
+
+def draw_curve(metrics: list[dict], path: Path) -> None:
+    """Held-out accuracy and training reward over steps, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    evaluations = [
+        (event["step"], 100 * value)
+        for event in metrics
+        if event["event"] == "eval"
+        for name, value in event["metrics"].items()
+        if name.endswith("_pass1")
+    ]
+    steps = [event for event in metrics if event["event"] == "step"]
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    rewards = [100 * event["metrics"]["rollout/reward_mean"] for event in steps]
+    axes.plot([event["step"] for event in steps], rewards, color="0.7", label="training problems, sampled")
+    axes.plot(*zip(*evaluations), marker="o", color="tab:blue", label="held-out problems, greedy")
+    for step, accuracy in (evaluations[0], evaluations[-1]):
+        axes.annotate(f"{accuracy:.0f} %", (step, accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
+    axes.set(xlabel="step", ylabel="solved (%)", ylim=(0, 100), title="SPO-chain on multi-step arithmetic problems")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def settings_digest() -> str:
+    """Changes when the settings above do, so that a finished run of other settings is not taken for this one."""
+    return hashlib.sha256(repr((TRAIN_OPTIONS, PROBLEMS_PER_STEP, STEPS, HELD_OUT, PROMPT_TEMPLATE)).encode()).hexdigest()[:16]
+
+
+def finished_summary(run_dir: Path) -> dict | None:
+    """The summary of a finished run of these settings, if there is one."""
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if summary.get("settings") == settings_digest() and (run_dir / "curve.png").exists() else None
+
+
+def show(console: Console, summary: dict, run_dir: Path) -> None:
+    before, after = summary["accuracy_before"], summary["accuracy_after"]
+    console.line("")
+    console.line(f"held-out accuracy  before {before:.1%}  after {after:.1%}  ({100 * (after - before):+.1f} points)")
+    console.line(
+        f"{summary['steps']} steps, {count(summary['generated_tokens'])} tokens sampled "
+        f"({count(summary['mc_tokens'])} of them Monte Carlo), {duration(summary['seconds_total'])}"
+    )
+    console.line(f"summary: {run_dir / 'summary.json'}   curve: {run_dir / 'curve.png'}   model: {run_dir / 'model'}")
+
+
+def train_and_summarize(console: Console, run_dir: Path) -> int:
+    """Both commands one after the other, then summary.json and curve.png; exit status."""
+    start = time.monotonic()
+    console.line(f"1/2 a small task and a small model ({run_dir / 'task'})")
+    if status := run(command("prepare", prepare_options(run_dir / "task"))):
+        return status
+    prepare_seconds = time.monotonic() - start
+    console.line(f"2/2 SPO-chain on Ray, vLLM and DeepSpeed, {STEPS} steps of {PROBLEMS_PER_STEP} problems")
+    if status := run(command("train", train_options(run_dir / "task", run_dir))):
+        return status
+    trained = json.loads((run_dir / "train" / "summary.json").read_text(encoding="utf-8"))
+    with open(run_dir / "train" / "metrics.jsonl", encoding="utf-8") as lines:
+        draw_curve([json.loads(line) for line in lines], run_dir / "curve.png")
+    seconds = time.monotonic() - start
+    phases = {"prepare": round(prepare_seconds, 3), **trained["seconds_by_phase"]}
+    summary = {**trained, "seconds_total": round(seconds, 3), "seconds_by_phase": phases, "settings": settings_digest()}
+    write_json(run_dir / "summary.json", summary)
+    show(console, summary, run_dir)
+    return 0
+
+
+def dry_run(console: Console) -> int:
+    """The plan, with the training command checked for real on a model made for the purpose; nothing is kept."""
+    with tempfile.TemporaryDirectory() as scratch:
+        task = Path(scratch) / "task"
+        if status := run(command("prepare", [*prepare_options(task), "--warm-up-steps", "0"])):
+            return status
+        console.line(f"would warm the model up, then train {STEPS} steps of {PROBLEMS_PER_STEP} problems with:")
+        return run(command("train", [*train_options(task, Path(scratch)), "--dry-run"]))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted, else that of the command that failed."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  bash examples/scripts/quickstart.sh\n  bash examples/scripts/quickstart.sh --force   # train again",
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="train again although a finished run is there")
+    parser.add_argument("--dry-run", action="store_true", help="check and print what would run; start nothing, keep nothing")
+    options = parser.parse_args(argv)
+    console = Console()
+    try:
+        if options.dry_run:
+            return dry_run(console)
+        if not options.force and (summary := finished_summary(options.output)):
+            console.line(f"{options.output} holds a finished run; --force trains again")
+            show(console, summary, options.output)
+            return 0
+        return train_and_summarize(console, options.output)
+    except KeyboardInterrupt:
+        console.line(f"{PROGRAM}: interrupted")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The chain sampler on a tabular model: what it asks, when it asks it, and what the answers become."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from spo_rlhf.core.partition import PartitionConfig, boundaries, inner_states
+from spo_rlhf.rollout.chain import PromptRollout
+from spo_rlhf.rollout.protocol import SEED_BITS, derive_seed
+from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
+
+PROMPT = [7, 7, 7]
+CUTPOINTS = PartitionConfig("cutpoint", threshold=0.6, interval=1)
+
+
+def toy(max_tokens=6, seed=0):
+    return ToyLanguageModel(3, max_tokens, lambda response: float(sum(response) % 2), seed)
+
+
+def rollout(model, engine=None, *, seed=(1, "train", 0), slot=0, state_values=None):
+    engine = engine or ToyEngine(model, len(PROMPT))
+    job = PromptRollout(
+        engine, ToyGrader(model), PROMPT, max_tokens=model.max_tokens, seed=seed, slot=slot,
+        token_text=lambda token: "\n" if token == 1 else "x", state_values=state_values,
+    )  # fmt: skip
+    return job, engine
+
+
+@pytest.mark.parametrize("config", [CUTPOINTS, PartitionConfig("fixed", segment_length=2), PartitionConfig("newline")])
+@pytest.mark.parametrize("num_responses", [1, 2, 5])
+def test_asks_exactly_what_the_partition_says(config, num_responses):
+    job, engine = rollout(toy())
+    samples = asyncio.run(job.chain(num_responses, config, num_rollouts=4))
+
+    expected = set()
+    for sample in samples:
+        token_ids, prob_T = sample.completion.token_ids, np.exp(sample.completion.logprobs)
+        text_T = ["\n" if token == 1 else "x" for token in token_ids]
+        assert sample.boundaries == boundaries(config, prob_T, text_T)
+        expected |= {tuple(token_ids[:b]) for b in inner_states(sample.boundaries)}
+    if num_responses == 1:
+        expected.add(())
+    asked = [prefix for prefix, n, _ in engine.requests[num_responses:]]
+    assert sorted(asked) == sorted(expected), "every inner state once, whoever shares it"
+    assert job.counts.mc_requests == len(expected) and job.counts.mc_continuations == 4 * len(expected)
+    assert job.counts.responses == num_responses
+
+
+def test_advantages_sum_to_reward_minus_prompt_value():
+    job, _ = rollout(toy())
+    samples = asyncio.run(job.chain(4, CUTPOINTS, num_rollouts=3))
+    for index, sample in enumerate(samples):
+        others = [other.grade.reward for i, other in enumerate(samples) if i != index]
+        segment_starts = sample.boundaries[:-1]
+        assert sum(sample.adv_T[start] for start in segment_starts) == pytest.approx(sample.grade.reward - np.mean(others))
+        assert sample.value_K[0] == pytest.approx(np.mean(others))
+        assert len(sample.adv_T) == len(sample.completion.token_ids)
+
+
+def test_values_converge_to_the_true_ones():
+    model = toy()
+    job, _ = rollout(model)
+    [sample] = asyncio.run(job.chain(1, PartitionConfig("fixed", segment_length=2), num_rollouts=4000))
+    states = [sample.completion.token_ids[:b] for b in sample.boundaries[:-1]]
+    np.testing.assert_allclose(sample.value_K, [model.value(state) for state in states], atol=0.05)
+
+
+def test_monte_carlo_starts_while_other_responses_are_being_sampled():
+    model, events = toy(), []
+
+    def delay(prefix):
+        events.append(prefix)
+        # The second response takes long; the first one's continuations must not wait for it.
+        return 0.2 if events.count(()) == 2 and prefix == () else 0.0
+
+    job, engine = rollout(model, ToyEngine(model, len(PROMPT), delay=delay))
+    finished_early = []
+
+    async def watch():
+        task = asyncio.ensure_future(job.chain(2, PartitionConfig("fixed", segment_length=1), num_rollouts=2))
+        await asyncio.sleep(0.1)
+        finished_early.extend(prefix for prefix, _, _ in engine.requests if prefix)
+        return await task
+
+    asyncio.run(watch())
+    assert finished_early, "no continuation was asked for before the last response ended"
+
+
+def test_same_seed_same_rollout_and_every_request_its_own_seed():
+    model = toy()
+    first, engine = rollout(model)
+    second, _ = rollout(model)
+    one = asyncio.run(first.chain(5, CUTPOINTS, 3))
+    two = asyncio.run(second.chain(5, CUTPOINTS, 3))
+    assert [s.completion for s in one] == [s.completion for s in two] and [s.adv_T for s in one] == [s.adv_T for s in two]
+    seeds = [seed for _, _, seed in engine.requests]
+    assert len(set(seeds)) == len(seeds)
+    other, other_engine = rollout(model, seed=(1, "train", 1))
+    asyncio.run(other.chain(5, CUTPOINTS, 3))
+    assert not set(seeds) & {seed for _, _, seed in other_engine.requests}
+
+
+def test_equal_prompts_share_their_states():
+    model, known = toy(max_tokens=3), {}
+    first, engine = rollout(model, slot=0, state_values=known)
+    second, _ = rollout(model, engine, slot=1, state_values=known)
+
+    async def both():
+        fixed = PartitionConfig("fixed", segment_length=1)
+        return await asyncio.gather(first.chain(8, fixed, 2), second.chain(8, fixed, 2))
+
+    asyncio.run(both())
+    asked = [prefix for prefix, _, _ in engine.requests if prefix]
+    assert len(asked) == len(set(asked)) and first.counts.mc_states + second.counts.mc_states > len(asked)
+
+
+def test_truncated_responses_have_reward_zero():
+    model = ToyLanguageModel(3, 2, lambda response: 1.0)
+    job, _ = rollout(model)
+    samples = asyncio.run(job.group(40))
+    assert {sample.grade.reward for sample in samples if sample.completion.truncated} == {0.0}
+    assert {sample.grade.reward for sample in samples if not sample.completion.truncated} == {1.0}
+
+
+def test_a_failing_engine_ends_the_rollout_and_leaves_no_request():
+    model = toy()
+
+    def fault(prefix):
+        if prefix:
+            raise ConnectionError("engine died")
+
+    job, engine = rollout(model, ToyEngine(model, len(PROMPT), delay=lambda prefix: 0.01 * len(prefix), fault=fault))
+
+    async def run():
+        with pytest.raises(ConnectionError, match="engine died"):
+            await job.chain(4, PartitionConfig("fixed", segment_length=1), 3)
+        await asyncio.sleep(0)
+        return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+    assert asyncio.run(run()) == [] and engine.in_flight == 0
+
+
+def test_no_room_for_a_response_is_an_error():
+    with pytest.raises(ValueError, match="no room"):
+        PromptRollout(None, None, PROMPT, max_tokens=0, seed=(), slot=3)
+
+
+def test_seeds_fit_the_engine_and_depend_on_every_part():
+    seeds = {derive_seed(*parts) for parts in [(1, "a"), (1, "b"), (2, "a"), ("1", "a"), (1, ("a",)), ()]}
+    assert len(seeds) == 6 and all(0 <= seed < 2**SEED_BITS for seed in seeds)
+    assert derive_seed(42, "train", 0, "response", 1, 2) == 3241077502643439489
