@@ -166,16 +166,15 @@ def output_to(path: str | Path):
     """Append all that this process, its libraries and Ray's workers print to a file; yields a console on the real terminal."""
     sys.stdout.flush(), sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    with open(path, "ab") as log:
+    with open(path, "a", encoding="utf-8", buffering=1) as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
-    console = Console(os.fdopen(os.dup(saved[0]), "w", encoding="utf-8"))
-    try:
-        yield console
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        for number, target in zip(saved, (1, 2)):
-            os.dup2(number, target), os.close(number)
-        console.stream.close()
+        try:
+            # Both the file descriptors, for other processes and libraries, and Python's own streams, wherever they lead.
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield Console(terminal)
+        finally:
+            for number, target in zip(saved, (1, 2)):
+                os.dup2(number, target), os.close(number)
 
 
 def shut_down() -> None:

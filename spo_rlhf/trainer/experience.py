@@ -32,6 +32,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         else:
             experiences = super().compute_advantages_and_returns(experiences)
         masks = [trained_tokens(experience, spo) for experience in experiences]
+        self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
         if spo.advantage_norm == "batch":
             whiten(experiences, masks)
         for experience, mask in zip(experiences, masks):
@@ -40,6 +41,17 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             experience.info["mask_density"] = mask.sum(-1) / response_tokens
             experience.info["zero_advantage"] = 1 - nonzero.sum(-1) / mask.sum(-1).clamp(min=1)
         return experiences
+
+
+def logprob_gap(experience: upstream.Experience) -> float:
+    """Largest difference between the engine's and the actor's log-probability of a sampled token.
+
+    Near 0 when the engine has the actor's weights; with top-p or top-k below everything, the engine's are renormalised.
+    """
+    if experience.rollout_log_probs is None:
+        return float("nan")
+    gap = (experience.rollout_log_probs.float() - experience.action_log_probs.float()).abs() * experience.action_mask
+    return gap.max().item()
 
 
 def whiten(experiences: list[upstream.Experience], masks: list[torch.Tensor]) -> None:

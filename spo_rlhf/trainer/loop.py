@@ -98,6 +98,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         counts = self.samples_generator.counts
         status.update({f"rollout/{name}": count for name, count in vars(counts).items()})
         status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
+        status["rollout/logprob_gap_max"] = self.experience_maker.logprob_gap_max
         timeouts = ray.get([engine.reward_timeouts.remote() for engine in self.vllm_engines])
         status["rollout/reward_timeouts"] = sum(timeouts)
         status["timing/generation"] = generation_seconds

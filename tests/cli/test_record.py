@@ -1,0 +1,53 @@
+"""The record of a run, from events."""
+
+import io
+import json
+
+from spo_rlhf.cli.console import Console, count, duration
+from spo_rlhf.cli.record import RunRecord
+
+STEP = {
+    "rollout/response_tokens": 100.0, "rollout/mc_tokens": 300.0, "rollout/reward_mean": 0.5, "mask_density": 0.25,
+    "actor_grad_norm": 1.0, "timing/step_total": 3.0, "timing/generation": 2.0, "timing/ppo_train": 1.0,
+}  # fmt: skip
+
+
+def test_events_become_summary_metrics_and_lines(tmp_path):
+    stream = io.StringIO()
+    record = RunRecord(tmp_path, Console(stream))
+    now = record.start
+    record.take({"event": "plan", "time": now + 2, "first_step": 0, "steps": 2})
+    record.take({"event": "eval", "time": now + 3, "step": 0, "seconds": 1.0, "metrics": {"eval_default_pass1": 0.25}})
+    for step in (1, 2):
+        record.take({"event": "stage", "time": now, "stage": "generate", "done": 0, "total": 8})
+        record.take({"event": "step", "time": now, "step": step, "metrics": STEP})
+    record.take({"event": "eval", "time": now, "step": 2, "seconds": 1.0, "metrics": {"eval_default_pass1": 0.75}})
+    summary = record.finish(True)
+
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["accuracy_before"], summary["accuracy_after"]) == (0.25, 0.75)
+    assert (summary["steps"], summary["generated_tokens"], summary["mc_tokens"]) == (2, 800, 600)
+    phases = summary["seconds_by_phase"]
+    assert (phases["start"], phases["generate"], phases["train"], phases["evaluate"]) == (2.0, 4.0, 2.0, 2.0)
+    events = [json.loads(line)["event"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert events == ["plan", "eval", "step", "step", "eval"], "stages are for the terminal alone"
+    assert "held-out accuracy 75.0%" in stream.getvalue() and "reward 0.500" in stream.getvalue()
+
+
+def test_console_replaces_the_status_line_on_a_terminal_only():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, replaced in ((Terminal(), True), (io.StringIO(), False)):
+        console = Console(stream)
+        console.line("first")
+        for i in range(3):
+            console.status(f"at {i}")
+        console.line("last")
+        assert ("\r" in stream.getvalue()) == replaced and stream.getvalue().endswith("last\n")
+
+
+def test_numbers_as_people_read_them():
+    assert [duration(s) for s in (0.4, 59, 60, 3661)] == ["0 s", "59 s", "1 min 00 s", "1 h 01 min"]
+    assert [count(n) for n in (12, 1234, 5.6e6, 7e9)] == ["12", "1.2k", "5.6M", "7.0G"]

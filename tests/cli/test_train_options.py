@@ -1,0 +1,154 @@
+"""spo-train's options: what is refused, in one line and with exit status 2, and what a dry run prints. Nothing is started."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import stack
+
+from spo_rlhf import upstream
+from spo_rlhf.cli.train import build_parser, main
+from spo_rlhf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
+
+
+@pytest.fixture
+def refused(task, tmp_path, capfd):
+    """Runs spo-train with changed options; its one line on standard error."""
+
+    def run(**changes) -> str:
+        assert main(stack.options(task, tmp_path, **changes)) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and err.startswith("spo-train: error: ") and len(err.splitlines()) == 1, err
+        assert not (tmp_path / "run").exists(), "a refused run left output behind"
+        return err
+
+    return run
+
+
+CONTRADICTIONS = [
+    (dict(spo__partition="fixed"), "--spo.segment_length"),
+    (dict(spo__segment_length=10), "--spo.partition fixed"),
+    (dict(spo__partition="newline", spo__cutpoint_interval=3), "--spo.partition cutpoint"),
+    (dict(spo__mode="group", spo__mc_rollouts=5), "--spo.mc_rollouts"),
+    (dict(spo__mode="group", spo__mc_rollouts=None, algo__advantage__estimator="gae"), "critic"),
+    (dict(spo__mode="group", spo__mc_rollouts=None, spo__kl_scope="masked"), "--algo.kl.use_loss"),
+    (dict(spo__kl_scope="masked", **{"no-spo__prob_mask": True}), "--spo.prob_mask"),
+    (dict(algo__advantage__estimator="rloo"), "--algo.advantage.estimator"),
+    (dict(reward__remote_url=None), "--reward.remote_url"),
+    (dict(reward__overlong_buffer_len=10), "--reward.overlong_buffer_len"),
+    (dict(train__async_enable=True), "--train.async_enable"),
+    (dict(spo__mc_rollouts=0), "at least 1"),
+    (dict(spo__prob_threshold=1.5), "probability"),
+    (dict(spo__reward_timeout=0), "seconds"),
+    (dict(vllm__num_engines=None), "--vllm.num_engines"),
+    (dict(train__batch_size=24), "--train.batch_size 24"),
+    (dict(train__micro_batch_size=5), "--train.micro_batch_size"),
+    (dict(rollout__micro_batch_size=3), "--rollout.micro_batch_size"),
+    (dict(rollout__batch_size=32, train__batch_size=128), "do not fill"),
+    (dict(ds__packing_samples=True), "flash-attn"),
+    (dict(ds__attn_implementation="flash_attention_2"), "sdpa"),
+    (dict(spo__mod="chain"), "did you mean --spo.mode"),
+    (dict(spo__mode="tre"), "--spo.mode"),
+    (dict(train__micro_batch_size="many"), "--train.micro_batch_size"),
+    (dict(actor__model_name_or_path="/nowhere/model"), "--actor.model_name_or_path /nowhere/model"),
+    (dict(actor__model_name_or_path=None), "--actor.model_name_or_path"),
+    (dict(data__prompt_dataset="missing.jsonl"), "missing.jsonl"),
+    (dict(data__label_key="solutions"), "row 1 has no 'solutions'"),
+    (dict(data__input_key="question"), "row 1 has no 'question'"),
+    (dict(data__max_len=20), "--data.max_len is 20"),
+    (dict(eval__dataset="missing.jsonl"), "--eval.dataset missing.jsonl"),
+    (dict(reward__remote_url="missing.py"), "missing.py"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), CONTRADICTIONS, ids=[says for _, says in CONTRADICTIONS])
+def test_wrong_options_are_one_line(refused, changes, says):
+    assert says in refused(**changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "empty"),
+        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem": "1 + 2?"}\n', "row 2 has no 'answer'"),
+        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem": "1 + 2?", "answer": null}\n', "row 2 has no 'answer'"),
+        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem\n', "line 2 is not JSON"),
+        ("[1, 2]\n", "line 1 is not a JSON object"),
+        ("".join(json.dumps({"problem": "a" * length, "answer": "2"}) + "\n" for length in (5, 5, 900)), "row 3"),
+    ],
+)
+def test_wrong_data_names_the_row(refused, tmp_path, content, says):
+    path = tmp_path / "data.jsonl"
+    path.write_text(content, encoding="utf-8")
+    assert says in refused(data__prompt_dataset=path)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def reward_func(queries, prompts, labels):\n    return 1 / 0\n", "ZeroDivisionError"),
+        ("def reward_func(queries, prompts, labels):\n    return {'rewards': [0.0, 1.0]}\n", "2 rewards for 1 query"),
+        ("def reward_func(queries, prompts, labels):\n    return [0.0]\n", "dict"),
+        ("def reward_func(queries, prompts, labels):\n    return {'rewards': ['good']}\n", "'good'"),
+        ("def reward_func(queries, prompts, labels):\n    return {'rewards': [float('nan')]}\n", "finite"),
+        ("def reward(queries):\n    return 1\n", "no function reward_func"),
+        ("import nothing_of_that_name\n", "ModuleNotFoundError"),
+        ("import time\ndef reward_func(queries, prompts, labels):\n    time.sleep(60)\n", "--spo.reward_timeout"),
+    ],
+)
+def test_wrong_reward_functions_are_found_before_anything_starts(refused, tmp_path, source, says):
+    path = tmp_path / "reward.py"
+    path.write_text(source, encoding="utf-8")
+    assert says in refused(reward__remote_url=path, spo__reward_timeout=1.5)
+
+
+def test_wrong_version_of_openrlhf(refused, monkeypatch):
+    monkeypatch.setattr(upstream, "OPENRLHF_VERSION", "0.12.0")
+    assert "needs exactly 0.12.0" in refused()
+
+
+def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp_path):
+    changes = dict(algo__kl__init_coef=0.001, vllm__num_engines=2, actor__num_gpus_per_node=2, ref__num_gpus_per_node=2)
+    arguments = [*stack.options(task, tmp_path, **changes), "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "spo_rlhf.cli.train", *arguments],
+        capture_output=True, text=True, cwd=stack.ROOT, env=stack.environment(), timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "spo.partition.interval = 5" in done.stdout and "algo.kl.use_loss = True" in done.stdout
+    for actor in ("policy[1]", "reference[1]", "engine[1]"):
+        assert re.search(rf"{re.escape(actor)} +device 1 ", done.stdout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_both_groups_without_loading_the_stack():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "spo_rlhf.cli.train", "--help"], capture_output=True, text=True, cwd=stack.ROOT
+    )
+    assert done.returncode == 0
+    assert "--spo.cutpoint_interval" in done.stdout and "--algo.kl.use_loss" in done.stdout and "examples:" in done.stdout
+    for heavy in ("vllm", "deepspeed", "ray", "torch"):
+        assert not re.search(rf"\| +{heavy}$", done.stderr, re.MULTILINE), heavy
+
+
+def test_every_upstream_flag_is_still_there():
+    upstream_flags = {flag for action in upstream.build_parser()._actions for flag in action.option_strings}
+    ours = {flag for action in build_parser()._actions for flag in action.option_strings}
+    assert upstream_flags < ours
+    assert {flag for flag in ours - upstream_flags if not flag.startswith(("--spo.", "--no-spo."))} == {"--dry-run"}
+
+
+def test_version_check_needs_openrlhf(monkeypatch):
+    def missing(name):
+        raise upstream.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(upstream.importlib.metadata, "version", missing)
+    with pytest.raises(UserError, match="not installed"):
+        upstream.check_version()

@@ -1,0 +1,108 @@
+"""What the tests of the real stack share: a small random model, a reward that does not need a good one, and spo-train as a subprocess."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from spo_rlhf.tasks import arithmetic, small_model
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 600
+# Half of all responses get it, whatever the model: advantages are not zero.
+REWARD_SOURCE = '''
+def reward_func(queries, prompts, labels):
+    return {"rewards": [float(sum(query.encode()) % 2) for query in queries]}
+'''
+
+
+def make_task(directory: Path, *, train: int, test: int) -> Path:
+    """train.jsonl, test.jsonl, model/ (random weights, its own tokenizer) and reward.py in `directory`."""
+    rows = arithmetic.generate(0, train)
+    held_out = arithmetic.generate(1, test, exclude=frozenset(row["problem"] for row in rows))
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train", rows), ("test", held_out)):
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    tokenizer = small_model.build_tokenizer(row["problem"] + row["solution"] for row in rows)
+    tokenizer.save_pretrained(directory / "model")
+    small_model.build_model(tokenizer, seed=0, hidden_size=64, layers=2).save_pretrained(directory / "model")
+    (directory / "reward.py").write_text(REWARD_SOURCE, encoding="utf-8")
+    return directory
+
+
+def options(task: Path, run_dir: Path, **changes) -> list[str]:
+    """Arguments of a small run; `changes` has option names with __ for dots, None to leave one out, True for a bare flag."""
+    values = {
+        "actor.model_name_or_path": task / "model",
+        "data.prompt_dataset": task / "train.jsonl",
+        "data.input_key": "problem",
+        "data.label_key": "answer",
+        "data.input_template": arithmetic.PROMPT_TEMPLATE,
+        "data.max_len": 320,
+        "reward.remote_url": task / "reward.py",
+        "rollout.batch_size": 8,
+        "rollout.n_samples_per_prompt": 4,
+        "rollout.micro_batch_size": 8,
+        "rollout.max_new_tokens": 24,
+        "train.batch_size": 32,
+        "train.micro_batch_size": 8,
+        "actor.adam.lr": 1e-3,
+        "actor.lr_warmup_ratio": 0,
+        "algo.kl.init_coef": 0,
+        "actor.num_gpus_per_node": 1,
+        "ref.num_gpus_per_node": 1,
+        "vllm.num_engines": 1,
+        "train.colocate_all": True,
+        "spo.mc_rollouts": 3,
+        "spo.run_dir": run_dir / "run",
+        "ckpt.output_dir": run_dir / "model",
+        "ckpt.path": run_dir / "checkpoints",
+    }
+    values |= {name.replace("__", "."): value for name, value in changes.items()}
+    arguments = []
+    for name, value in values.items():
+        if value is not None:
+            arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return arguments
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    """spo-train in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "spo_rlhf.cli.train", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def train(arguments: list[str], run_dir: Path) -> dict:
+    """Run spo-train to its end; {"summary", "steps", "evals", "config", "stdout"}. Fails with the end of its log."""
+    process = start(arguments)
+    stdout, stderr = process.communicate(timeout=LIMIT_S)
+    log = run_dir / "run" / "train.log"
+    tail = log.read_text(encoding="utf-8", errors="replace")[-3000:] if log.exists() else ""
+    assert process.returncode == 0, f"exit status {process.returncode}\n{stdout}\n{stderr}\n{tail}"
+    events = [json.loads(line) for line in (run_dir / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {
+        "summary": json.loads((run_dir / "run" / "summary.json").read_text(encoding="utf-8")),
+        "config": json.loads((run_dir / "run" / "config.json").read_text(encoding="utf-8")),
+        "steps": [event["metrics"] for event in events if event["event"] == "step"],
+        "evals": [event["metrics"] for event in events if event["event"] == "eval"],
+        "stdout": stdout,
+    }
+
+
+def weights(directory: Path) -> dict:
+    """Tensors of a saved model by name."""
+    from safetensors.torch import load_file
+
+    return load_file(directory / "model.safetensors")
