@@ -11,7 +11,6 @@ OpenRLHF, DeepSpeed and vLLM's Ray integration assume CUDA. On a machine without
 With a GPU none of this is used.
 """
 
-import functools
 import os
 import tempfile
 from typing import Any
@@ -143,6 +142,13 @@ def _adapt_torch() -> None:
     device_mesh.init_device_mesh = lambda device_type, *args, **kwargs: cuda_mesh("cpu", *args, **kwargs)
 
 
+def _in_float32(ds_config):
+    def ds_config_in_float32(*args, **kwargs):
+        return ds_config(*args, **{**kwargs, "param_dtype": "fp32"})
+
+    return ds_config_in_float32
+
+
 def _adapt_openrlhf() -> None:
     import openrlhf.trainer.ppo_utils.replay_buffer as replay_buffer
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
@@ -156,7 +162,7 @@ def _adapt_openrlhf() -> None:
     # OpenRLHF knows bf16 and fp16 only; here every model and every DeepSpeed configuration is float32.
     utils.convert_to_torch_dtype = lambda param_dtype: torch.float32
     for name in ("get_train_ds_config", "get_eval_ds_config"):
-        setattr(strategy, name, functools.partial(getattr(strategy, name), param_dtype="fp32"))
+        setattr(strategy, name, _in_float32(getattr(strategy, name)))
 
     ppo_actor.ActorPPOTrainer._init_vllm_sync_group = lambda self, backend: None
     ppo_actor.ActorPPOTrainer.broadcast_to_vllm = broadcast_weights

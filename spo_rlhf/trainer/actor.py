@@ -60,6 +60,27 @@ class SegmentReplayBuffer(upstream.NaiveReplayBuffer):
         self.skipped += steps_before - sum(self.dynamic_optimizer_step)
 
 
+class MaskedTotals:
+    """Sums over the masked tokens of an iteration. OpenRLHF weights its metrics by action tokens, which depends on the split."""
+
+    def __init__(self):
+        self.sums = {"policy_loss": 0.0, "ppo_clip_ratio": 0.0, "ppo_kl": 0.0, "masked_tokens": 0.0}
+
+    def add(self, terms: LossTerms, normalizer) -> None:
+        masked = float(terms.masked_tokens)
+        self.sums["policy_loss"] += float(terms.policy * normalizer)
+        self.sums["ppo_clip_ratio"] += float(terms.clip_fraction) * masked
+        self.sums["ppo_kl"] += float(terms.approx_kl) * masked
+        self.sums["masked_tokens"] += masked
+
+    def take(self, strategy) -> dict[str, float]:
+        """Means per masked token over all ranks, and start anew."""
+        sums = strategy.all_reduce(self.sums, op="sum")
+        self.__init__()
+        masked_tokens = sums.pop("masked_tokens")
+        return {name: value / masked_tokens for name, value in sums.items()} if masked_tokens else {}
+
+
 class SegmentPolicyLoss(upstream.PolicyLoss):
     """The whole objective of one micro-batch: spo_rlhf.core.loss.spo_loss on OpenRLHF's tensors.
 
@@ -82,6 +103,7 @@ class SegmentPolicyLoss(upstream.PolicyLoss):
         )
         self.clip = Clip(*actor.eps_clip_low_high, actor.dual_clip)
         self.kl_options, self.spo = args.algo.kl, args.spo
+        self.totals = MaskedTotals()
         self.in_core = actor.policy_loss_type == "ppo" and self.token_level_loss and self.is_correction_level == "off"
 
     def bind(self, experience: upstream.Experience, kl_coef: float) -> None:
@@ -118,6 +140,7 @@ class SegmentPolicyLoss(upstream.PolicyLoss):
         if kl_T is not None:
             self._log_kl(kl_T, kl_mask)
         if self.in_core:
+            self.totals.add(terms, batch_num_tokens)
             return terms.loss, terms.clip_fraction, terms.approx_kl, None, None
         return self._with_upstream_policy_term(
             terms, mask, log_probs, old_log_probs, advantages, rollout_log_probs, dp_size, batch_num_tokens, global_batch_size
@@ -170,6 +193,7 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         skipped_before = self.windows.skipped + self.replay_buffer.skipped
         with upstream.loss_windows(self.windows):
             status = super().ppo_train(kl_ctl)
+        status |= self.actor_loss_fn.totals.take(self.strategy)
         status["skipped_steps"] = self.windows.skipped + self.replay_buffer.skipped - skipped_before
         return status
 

@@ -32,7 +32,7 @@ def chain_runs(task, tmp_path_factory):
 def test_a_step_moves_the_weights_with_a_gradient(task, chain_runs):
     run_dir, run = chain_runs[0]
     before, after = stack.weights(task / "model"), stack.weights(run_dir / "model")
-    assert before.keys() == after.keys()
+    assert before.keys() <= after.keys(), "a tied output layer is saved as well"
     assert all(not torch.equal(before[name].float(), after[name].float()) for name in before)
     for metrics in run["steps"]:
         assert metrics["actor_grad_norm"] > 0 and math.isfinite(metrics["policy_loss"])

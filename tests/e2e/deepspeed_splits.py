@@ -1,0 +1,95 @@
+"""Run by test_splits.py: one training iteration of the real policy actor on DeepSpeed, over several splits of the same batch.
+
+Each layout (ranks, micro-batch size) is a set of forked processes joined by gloo. Prints the weights after the step, per layout.
+"""
+
+import json
+import multiprocessing
+import socket
+import sys
+from pathlib import Path
+
+import stack
+import torch
+
+from spo_rlhf import upstream
+from spo_rlhf.cli.train import parse
+from spo_rlhf.core.advantages import normalize  # noqa: F401  (loaded before forking)
+from spo_rlhf.trainer.actor import SegmentPolicyActor
+
+LAYOUTS = [(1, 8), (1, 2), (2, 2), (4, 1)]
+RESPONSES, PROMPT, LENGTH = 8, 5, 12
+THRESHOLD = 0.5
+
+
+def batch() -> list[upstream.Experience]:
+    """Eight responses; the mask is empty for most of them, so some micro-batches and ranks have no trained token at all."""
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for index in range(RESPONSES):
+        length = LENGTH - index % 3
+        action_mask = torch.zeros(1, length - 1, dtype=torch.bool)
+        action_mask[:, PROMPT - 1 :] = True
+        confident = index in (1, 3, 6, 7)
+        rollout_logp = torch.full((1, length - 1), -0.01 if confident else -1.0)
+        samples.append(
+            upstream.Experience(
+                sequences=torch.randint(2, 300, (1, length), generator=generator),
+                attention_mask=torch.ones(1, length, dtype=torch.long),
+                action_mask=action_mask,
+                action_log_probs=-5 + torch.randn(1, length - 1, generator=generator) * 0.3,
+                base_action_log_probs=-5 + torch.randn(1, length - 1, generator=generator) * 0.3,
+                rollout_log_probs=rollout_logp,
+                advantages=torch.randn(1, length - 1, generator=generator),
+                rewards=torch.ones(1),
+                response_length=torch.tensor([float(length - PROMPT)]),
+                total_length=torch.tensor([float(length)]),
+                index=[index],
+                prompts=[""],
+                labels=[""],
+                images=[None],
+                mm_train_inputs=[None],
+                info={"reward": torch.ones(1)},
+            )
+        )
+    return samples
+
+
+def one_rank(task: Path, ranks: int, rank: int, micro_batch: int, port: int, out: Path) -> None:
+    torch.set_num_threads(1)
+    options = stack.options(
+        task, out, rollout__batch_size=RESPONSES, rollout__n_samples_per_prompt=1, rollout__micro_batch_size=1,
+        train__batch_size=RESPONSES, train__micro_batch_size=micro_batch, actor__num_gpus_per_node=ranks, ref__num_gpus_per_node=ranks,
+        vllm__num_engines=ranks, spo__prob_threshold=THRESHOLD, algo__kl__init_coef=0.1, actor__max_norm=1e9,
+        actor__lr_scheduler="constant",
+    )  # fmt: skip
+    args, _ = parse(options)
+    actor = SegmentPolicyActor(ranks, rank, "127.0.0.1", port)
+    actor.init_model_from_pretrained(upstream.get_strategy(args), str(task / "model"), 1, None)
+    for sample in batch()[rank::ranks]:
+        actor.append(sample)
+    status = actor.fit(0.1)
+    model = actor.actor.model.module
+    vector = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    torch.save({"weights": vector, "status": status}, out / f"{ranks}-{micro_batch}-{rank}.pt")
+
+
+def main(task: Path, out: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for ranks, micro_batch in LAYOUTS:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [
+            context.Process(target=one_rank, args=(task, ranks, rank, micro_batch, port, out)) for rank in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(300)
+            assert process.exitcode == 0, (ranks, micro_batch, process.exitcode)
+        print(json.dumps({"ranks": ranks, "micro_batch": micro_batch}), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
