@@ -54,47 +54,53 @@ _STORIES = (
         opening="{name} has {n} {things}.",
         sentences={
             "+": ("{pronoun} buys {n} more.", "{pronoun} finds {n} more."),
-            "-": ("{pronoun} loses {n}.", "{pronoun} sells {n}.", "{pronoun} gives {n} to a friend."),
+            "-": ("{pronoun} loses {n}.", "{pronoun} sells {n}."),
             "*": ("Now {name} has {times} as many.",),
             "/": ("{pronoun} keeps {part} of them.",),
         },
         distractor="{n} of them are red.",
-        question="How many {things} does {name} have now?",
+        question="How many {things} does {name} have?",
     ),
     _Story(
         opening="There are {n} {things} in a box.",
         sentences={
-            "+": ("{name} puts in {n} more.", "{n} more are put in."),
-            "-": ("{name} takes out {n}.", "{n} are taken out."),
+            "+": ("{name} adds {n}.", "{n} more are added."),
+            "-": ("{name} takes {n}.", "{n} are taken."),
             "*": ("{name} makes it {times} as many.",),
             "/": ("{name} leaves {part} of them.",),
         },
         distractor="{n} of them are new.",
-        question="How many {things} are in the box now?",
+        question="How many {things} are in the box?",
     ),
     _Story(
-        opening="A bus starts with {n} people.",
+        opening="A bus has {n} people.",
         sentences={
-            "+": ("{n} people get on.", "At the next stop {n} get on."),
-            "-": ("{n} people get off.", "At the next stop {n} get off."),
-            "*": ("Then it has {times} as many people.",),
-            "/": ("Then it has {part} as many people.",),
+            "+": ("{n} get on.", "{n} more get on."),
+            "-": ("{n} get off.", "{n} people get off."),
+            "*": ("Now it has {times} as many.",),
+            "/": ("Now it has {part} as many.",),
         },
         distractor="{n} of them are children.",
-        question="How many people are on the bus now?",
+        question="How many people does it have?",
     ),
     _Story(
-        opening="A shop sells {n} {things} on the first day.",
+        opening="A shop sells {n} {things} on day one.",
         sentences={
-            "+": ("The next day it sells {n} more.",),
-            "-": ("The next day it sells {n} fewer.",),
-            "*": ("The next day it sells {times} as many.",),
-            "/": ("The next day it sells {part} as many.",),
+            "+": ("Next day it sells {n} more.",),
+            "-": ("Next day it sells {n} fewer.",),
+            "*": ("Next day it sells {times} as many.",),
+            "/": ("Next day it sells {part} as many.",),
         },
         distractor="{n} of them are sold to {name}.",
         question="How many {things} does it sell on the last day?",
     ),
 )
+
+
+def check_steps(min_steps: int, max_steps: int) -> None:
+    """Raises ValueError unless 2 <= min_steps <= max_steps <= MAX_STEPS."""
+    if not 2 <= min_steps <= max_steps <= MAX_STEPS:
+        raise ValueError(f"a problem has 2 to {MAX_STEPS} steps, the fewest first: not {min_steps} to {max_steps}")
 
 
 def generate(
@@ -104,10 +110,9 @@ def generate(
 
     Each is a dict of `id`, `problem` and `solution` (text), `answer` (the number as text) and `steps` (int). The same
     arguments give the same problems in every process and on every Python version. No problem text is in `exclude`.
-    Raises ValueError where the step counts are not 2 <= min_steps <= max_steps <= MAX_STEPS.
+    Raises ValueError for step counts out of range.
     """
-    if not 2 <= min_steps <= max_steps <= MAX_STEPS:
-        raise ValueError(f"steps must satisfy 2 <= min <= max <= {MAX_STEPS}, not {min_steps} to {max_steps}")
+    check_steps(min_steps, max_steps)
     rng = Random(seed)
     problems: list[dict] = []
     seen = set(exclude)

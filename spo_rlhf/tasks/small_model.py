@@ -12,6 +12,8 @@ CONTEXT_LENGTH = 2048
 # Each newline and each digit is a token of its own, so that a line ends where a token ends and numbers of any length
 # are made of the same ten parts. Words and signs take the spaces around them along: fewer tokens, no lone spaces.
 _PIECES = Regex(r"\n|[0-9]| ?\p{L}+ ?| ?[^\s\p{L}0-9]+ ?")
+# The usual 0.02 is meant for models ten times as wide; with it the small one needs about twice the steps.
+_INITIAL_STD = 0.06
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 512) -> PreTrainedTokenizerFast:
@@ -39,7 +41,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 512) -> PreTrai
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int, hidden_size: int = 128, layers: int = 4
+    tokenizer: PreTrainedTokenizerFast, seed: int, hidden_size: int = 128, layers: int = 3
 ) -> Qwen2ForCausalLM:
     """Return a float32 model with random weights drawn from `seed`; other random streams are left as they were.
 
@@ -56,6 +58,7 @@ def build_model(
         num_key_value_heads=heads // 2,
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=True,
+        initializer_range=_INITIAL_STD,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -16,15 +16,19 @@ Example = tuple[str, str]  # prompt and response, or prompt and answer
 
 @dataclass(frozen=True)
 class WarmUpSettings:
-    """Training stops at `target_accuracy` of the held-out problems, after `max_steps` or after `max_seconds`."""
+    """Training stops at `target_accuracy` of the held-out problems, after `max_steps` or after `max_seconds`.
+
+    Accuracy is measured every `evaluate_every` steps, and four times as often from half the target on, where it rises
+    by a point every few steps.
+    """
 
     target_accuracy: float = 0.42
     max_seconds: float = 360.0
     max_steps: int | None = None
-    batch_size: int = 128
+    batch_size: int = 32
     learning_rate: float = 2e-3
     ramp_steps: int = 30
-    evaluate_every: int = 20
+    evaluate_every: int = 40
     max_new_tokens: int = 64
     seed: int = 0
 
@@ -56,9 +60,10 @@ def warm_up(
     unless the clock ends it.
     """
     start = time.monotonic()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / settings.ramp_steps))
     step, loss, accuracy = 0, math.nan, None
+    next_evaluation = settings.evaluate_every
 
     def progress(stage: str) -> WarmUpProgress:
         seconds = time.monotonic() - start
@@ -71,11 +76,13 @@ def warm_up(
         schedule.step()
         step += 1
         report(progress("training"))
-        if step % settings.evaluate_every == 0:
+        if step == next_evaluation:
             accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens)
             report(progress("evaluating"))
             if accuracy >= settings.target_accuracy:
                 return progress("finished")
+            is_near = accuracy >= settings.target_accuracy / 2
+            next_evaluation += max(1, settings.evaluate_every // 4) if is_near else settings.evaluate_every
     accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens)
     return progress("finished")
 
@@ -98,14 +105,21 @@ def greedy_accuracy(
 def _batches(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], settings: WarmUpSettings
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield right-padded token ids (B, L) and the mask (B, L) of the response tokens, shuffled anew every epoch."""
+    """Yield right-padded token ids (B, L) and the mask (B, L) of the response tokens, shuffled anew every epoch.
+
+    Examples of similar length go together, which saves a third of the time; the batches come in random order.
+    """
     prompts = tokenizer([prompt for prompt, _ in examples])["input_ids"]
     responses = tokenizer([response + tokenizer.eos_token for _, response in examples])["input_ids"]
     generator = torch.Generator().manual_seed(settings.seed)
     while True:
-        order = torch.randperm(len(examples), generator=generator)
-        for rows in order.split(settings.batch_size):
-            pairs = [(prompts[row], responses[row]) for row in rows]
+        order = sorted(
+            torch.randperm(len(examples), generator=generator).tolist(),
+            key=lambda row: len(prompts[row]) + len(responses[row]),
+        )
+        starts = torch.arange(0, len(order), settings.batch_size)
+        for start in starts[torch.randperm(len(starts), generator=generator)].tolist():
+            pairs = [(prompts[row], responses[row]) for row in order[start : start + settings.batch_size]]
             length = max(len(prompt) + len(response) for prompt, response in pairs)
             ids = torch.full((len(pairs), length), tokenizer.pad_token_id)
             mask = torch.zeros((len(pairs), length), dtype=torch.bool)

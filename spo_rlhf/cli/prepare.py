@@ -1,0 +1,219 @@
+"""Make a small task and a small model that solves a part of it: `python -m spo_rlhf.cli.prepare --output DIR`."""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from spo_rlhf.cli.console import Console, count, duration
+from spo_rlhf.cli.record import write_json
+from spo_rlhf.errors import UserError
+from spo_rlhf.tasks import arithmetic
+
+PROGRAM = "prepare"
+RECORD = "prepare.json"
+# Enough for the warm-up to see hardly any problem twice, and for the tokenizer to see every word often.
+SUPERVISED_PROBLEMS, TOKENIZER_PROBLEMS = 32768, 4096
+EXAMPLES = """\
+writes DIR/train.jsonl (problems for reinforcement learning), sft.jsonl (for the warm-up), test.jsonl (held out),
+model/ (Hugging Face format, with its tokenizer) and prepare.json (settings, accuracy, time); no problem is in two files
+
+examples:
+  python -m spo_rlhf.cli.prepare --output runs/task
+  python -m spo_rlhf.cli.prepare --output runs/random --warm-up-steps 0   # random weights, in seconds
+  python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12
+"""
+
+
+def prepare(directory: Path, settings: dict, console: Console) -> dict:
+    """Write the task and the model into an existing directory; return the record."""
+    start = time.monotonic()
+    splits = arithmetic.write_task(
+        directory,
+        settings["seed"],
+        settings["train"],
+        settings["test"],
+        SUPERVISED_PROBLEMS,
+        min_steps=settings["min_steps"],
+        max_steps=settings["max_steps"],
+    )
+    console.line(f"{PROGRAM}: {', '.join(f'{name} {len(rows)}' for name, rows in splits.items())} problems; loading")
+    # These take seconds to import: only where they are needed.
+    from spo_rlhf.tasks.small_model import build_model, build_tokenizer
+    from spo_rlhf.tasks.warm_up import WarmUpProgress, WarmUpSettings, warm_up
+
+    examples = [(arithmetic.PROMPT_TEMPLATE.format(row["problem"]), row["solution"]) for row in splits["sft"]]
+    held_out = [(arithmetic.PROMPT_TEMPLATE.format(row["problem"]), row["answer"]) for row in splits["test"]]
+    tokenizer = build_tokenizer(prompt + solution for prompt, solution in examples[:TOKENIZER_PROBLEMS])
+    model = build_model(tokenizer, settings["seed"])
+    console.line(f"{PROGRAM}: Qwen2 model with {count(model.num_parameters())} parameters, random weights")
+    training = WarmUpSettings(
+        target_accuracy=settings["target_accuracy"],
+        max_seconds=settings["max_seconds"],
+        max_steps=settings["warm_up_steps"],
+        seed=settings["seed"],
+    )
+
+    def report(progress: WarmUpProgress) -> None:
+        solved = "" if progress.accuracy is None else f", solves {progress.accuracy:.1%} of the held-out problems"
+        console.status(
+            f"{PROGRAM}: {progress.stage}, step {progress.step}, loss {progress.loss:.3f}{solved}"
+            f" (stops at {training.target_accuracy:.0%}, or in {duration(max(0, progress.seconds_left))})"
+        )
+
+    end = warm_up(model, tokenizer, examples, held_out, training, report)
+    model.save_pretrained(directory / "model")
+    tokenizer.save_pretrained(directory / "model")
+    record = {
+        "settings": settings,
+        "warm_up": asdict(training),
+        "parameters": model.num_parameters(),
+        "accuracy": end.accuracy,
+        "steps": end.step,
+        "seconds": round(time.monotonic() - start, 3),
+    }
+    write_json(directory / RECORD, record)
+    return record
+
+
+def reusable(output: Path, settings: dict, force: bool) -> dict | None:
+    """The record of a finished directory with these settings. Raises UserError for one that must not be replaced."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    try:
+        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+        found = record["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # Not made here, so not ours to delete, not even with --force.
+        raise UserError(f"{output} exists and holds no {RECORD}: choose another --output") from None
+    if force:
+        return None
+    if found != settings:
+        names = [name for name in settings if found.get(name) != settings[name]]
+        changed = ", ".join(f"{name} {found.get(name)} instead of {settings[name]}" for name in names)
+        raise UserError(f"{output} was made with {changed}: add --force to replace it")
+    return record
+
+
+@contextmanager
+def whole_or_nothing(output: Path) -> Iterator[Path]:
+    """A directory that takes the place of `output` when the block ends, and vanishes when it fails."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    making, replaced = (output.with_name(f".{output.name}.{os.getpid()}.{role}") for role in ("making", "replaced"))
+    making.mkdir()
+    try:
+        yield making
+        if output.exists():
+            output.rename(replaced)
+        making.rename(output)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def show(console: Console, output: Path, record: dict) -> None:
+    accuracy, target = record["accuracy"], record["settings"]["target_accuracy"]
+    console.line(
+        f"{PROGRAM}: {output} is ready: the model solves {accuracy:.1%} of {record['settings']['test']} held-out problems"
+        f" after {record['steps']} steps, {duration(record['seconds'])} in all"
+    )
+    if accuracy < target and record["settings"]["warm_up_steps"] is None:
+        console.line(f"{PROGRAM}: stopped by --max-seconds before {target:.0%}; allow more, and --force, to go on to it")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to make")
+    parser.add_argument("--task", choices=["arithmetic"], default="arithmetic", help="default: %(default)s")
+    parser.add_argument("--seed", type=_whole(0), default=0, help="of problems, weights and order; default: %(default)s")
+    parser.add_argument("--train", type=_whole(1), default=8192, metavar="N", help="problems; default: %(default)s")
+    parser.add_argument("--test", type=_whole(1), default=256, metavar="N", help="problems; default: %(default)s")
+    parser.add_argument("--min-steps", type=_whole(2), default=2, metavar="N", help="of a problem; default: %(default)s")
+    parser.add_argument("--max-steps", type=_whole(2), default=6, metavar="N", help="of a problem; default: %(default)s")
+    parser.add_argument(
+        "--target-accuracy", type=_share, default=0.42, metavar="SHARE",
+        help="of held-out problems solved, where the warm-up ends; default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-seconds", type=_seconds, default=360.0, metavar="S", help="of warm-up, at most; default: %(default)s"
+    )
+    parser.add_argument(
+        "--warm-up-steps", type=_whole(0), metavar="N", help="of supervised training, at most; 0: random weights"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a directory made with other settings")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
+    parser = build_parser()
+    parser.error = lambda message: _refuse(message)
+    console = Console()
+    try:
+        settings = vars(parser.parse_args(argv))
+        output, force = settings.pop("output"), settings.pop("force")
+        _check_steps(settings)
+        if record := reusable(output, settings, force):
+            console.line(f"{PROGRAM}: {output} has these settings already and is used as it is; --force makes it again")
+        else:
+            with whole_or_nothing(output) as directory:
+                record = prepare(directory, settings, console)
+        show(console, output, record)
+        return 0
+    except (UserError, OSError) as error:  # OSError: a directory that cannot be written, a full disk
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        console.line(f"{PROGRAM}: interrupted; nothing was kept")
+        return 130
+
+
+def _check_steps(settings: dict) -> None:
+    try:
+        arithmetic.check_steps(settings["min_steps"], settings["max_steps"])
+    except ValueError as error:
+        raise UserError(f"--min-steps, --max-steps: {error}") from None
+
+
+def _refuse(message: str) -> None:
+    raise UserError(f"{message}; see {PROGRAM} --help")
+
+
+def _whole(smallest: int):
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest}")
+        return int(text)
+
+    return parse
+
+
+def _share(text: str) -> float:
+    return _between(text, 1.0, "a share above 0, at most 1")
+
+
+def _seconds(text: str) -> float:
+    return _between(text, math.inf, "a number of seconds above 0")
+
+
+def _between(text: str, largest: float, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= largest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
