@@ -111,7 +111,7 @@ def opens_thought(templated: str) -> bool:
 
 def prompts_hash(texts: list[str]) -> str:
     """lighteval's hash of a set of texts: xxh64 of the sorted, joined xxh64 of each."""
-    return xxhash.xxh64("".join(sorted(_hash(text) for text in texts))).hexdigest()
+    return xxhash.xxh64("".join(sorted(_hash(text) for text in texts)).encode()).hexdigest()
 
 
 def _hash(text: str) -> str:

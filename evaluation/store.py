@@ -31,6 +31,18 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from error
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of one object.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or unreadable; is this the folder of a finished run?") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace the file in one step."""
     _replace(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import stats
@@ -54,6 +54,7 @@ def test_binomial_interval_is_wilsons(n, data):
     assert stats.binomial_interval(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_mcnemar_is_statsmodels_exact_test(b, c):
     contingency = pytest.importorskip("statsmodels.stats.contingency_tables")

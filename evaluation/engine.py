@@ -1,0 +1,142 @@
+"""vLLM: one engine in this process, or one per GPU through Ray. Responses come out as they finish."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
+from spo_rlhf.cpu import is_cpu
+
+# Requests handed to vLLM ahead of those it is working on: enough to keep its batches full, few enough to start at once.
+QUEUED_AHEAD = 512
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to sample. `seed` alone decides its random numbers, whatever runs beside it. `key` comes back with the response."""
+
+    key: tuple
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Response:
+    """token_ids: T sampled tokens, the end-of-text token included. finished: ended by itself, not by the limit."""
+
+    key: tuple
+    token_ids: tuple[int, ...]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is built from. max_model_len counts prompt and response. engine_args go to vLLM as they are."""
+
+    model: str
+    max_model_len: int
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    tensor_parallel: int = 1
+    gpu_memory_utilization: float = 0.9
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    engine_args: dict[str, Any] = field(default_factory=dict)
+
+
+class LocalEngine:
+    """One vLLM engine, driven step by step."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        from vllm import EngineArgs, LLMEngine
+
+        arguments = {
+            "model": settings.model, "max_model_len": settings.max_model_len, "seed": settings.seed, "dtype": settings.dtype,
+            "tensor_parallel_size": settings.tensor_parallel, "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "enable_prefix_caching": True, "trust_remote_code": settings.trust_remote_code,
+        }
+        if is_cpu():
+            arguments |= cpu_engine_kwargs(settings.max_model_len)
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
+        self._settings = settings
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Each request's response, in the order in which they finish."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        queue, running = deque(requests), {}
+        while queue or running:
+            while queue and len(running) < QUEUED_AHEAD:
+                request = queue.popleft()
+                name = str(len(queue))  # unique: the queue only shrinks
+                running[name] = request
+                self._engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, SamplingParams(
+                    temperature=self._settings.temperature, top_p=self._settings.top_p, max_tokens=request.max_tokens,
+                    seed=request.seed, stop=list(self._settings.stop) or None, output_kind=RequestOutputKind.FINAL_ONLY))
+            for output in self._engine.step():
+                if output.finished:
+                    request = running.pop(output.request_id.split("-")[0])
+                    sampled = output.outputs[0]
+                    yield Response(request.key, tuple(sampled.token_ids), sampled.text, sampled.finish_reason == "stop")
+
+    def close(self) -> None:
+        """Stop the engine's processes."""
+        self._engine.engine_core.shutdown()
+
+
+class RayEngines:
+    """`replicas` engines in Ray actors, each with its own GPUs. Requests with the same prompt go to the same engine (prefix cache)."""
+
+    def __init__(self, settings: EngineSettings, replicas: int) -> None:
+        import ray
+
+        self._started_ray = not ray.is_initialized()
+        if self._started_ray:
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+        gpus = 0 if is_cpu() else settings.tensor_parallel
+        actor = ray.remote(num_gpus=gpus, num_cpus=1)(LocalEngine)
+        self._actors = [actor.remote(settings) for _ in range(replicas)]
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Each request's response, in the order in which they finish.
+
+        Raises:
+            ray.exceptions.RayError: an engine failed.
+        """
+        import ray
+
+        shards: list[list[Request]] = [[] for _ in self._actors]
+        shard_of: dict[tuple, int] = {}
+        for request in requests:
+            shard = shard_of.setdefault(tuple(request.prompt_ids), len(shard_of) % len(shards))
+            shards[shard].append(request)
+        streams = [actor.generate.options(num_returns="streaming").remote(shard) for actor, shard in zip(self._actors, shards) if shard]
+        while streams:
+            ready, _ = ray.wait(streams, num_returns=1)
+            for stream in ready:
+                try:
+                    yield ray.get(next(stream))
+                except StopIteration:
+                    streams.remove(stream)
+
+    def close(self) -> None:
+        """Stop the engines, and Ray if this object started it."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._started_ray:
+            ray.shutdown()
+
+
+def start_engine(settings: EngineSettings, data_parallel: int) -> LocalEngine | RayEngines:
+    """One engine here, or `data_parallel` of them through Ray."""
+    return LocalEngine(settings) if data_parallel == 1 else RayEngines(settings, data_parallel)
