@@ -1,0 +1,174 @@
+"""From samples to the loss of a micro-batch: layout, mask, whitening, normaliser, objective. OpenRLHF's classes, no engine."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from spo_rlhf import upstream
+from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.loss import Clip, clipped_objective, k3
+from spo_rlhf.core.partition import PartitionConfig
+from spo_rlhf.trainer.actor import LossWindows, SegmentPolicyLoss, SegmentReplayBuffer
+from spo_rlhf.trainer.experience import SegmentExperienceMaker, logprob_gap, trained_tokens, whiten
+from spo_rlhf.trainer.samples import to_columns
+
+SPO = SpoConfig(
+    mode="chain", partition=PartitionConfig(threshold=0.5), prob_mask=True, mc_rollouts=3, kl_scope="all", advantage_norm="none",
+    reward_timeout=1.0, reward_workers=1, max_num_seqs=8, eval_ends=True, run_dir=None, verbose=False,
+)  # fmt: skip
+PROMPT, RESPONSE = 3, 4
+
+
+def experience(prob_BT, adv_BT, seed=0) -> upstream.Experience:
+    """B responses of RESPONSE tokens to a prompt of PROMPT tokens, with these behaviour probabilities and advantages."""
+    generator = torch.Generator().manual_seed(seed)
+    total = PROMPT + RESPONSE
+    rows = [to_columns(np.log(prob_T), PROMPT, total) for prob_T in prob_BT]
+    action_mask = torch.cat([to_columns(np.ones(RESPONSE), PROMPT, total) for _ in prob_BT]).bool()
+    shape = action_mask.shape
+    return upstream.Experience(
+        sequences=torch.ones(shape[0], total, dtype=torch.long),
+        attention_mask=torch.ones(shape[0], total, dtype=torch.long),
+        action_mask=action_mask,
+        rollout_log_probs=torch.cat(rows),
+        action_log_probs=torch.cat(rows) + 0.01 * torch.randn(shape, generator=generator) * action_mask,
+        base_action_log_probs=torch.cat(rows) + 0.2 * torch.randn(shape, generator=generator) * action_mask,
+        advantages=torch.cat([to_columns(adv_T, PROMPT, total) for adv_T in adv_BT]),
+        rewards=torch.ones(shape[0]),
+        total_length=torch.full((shape[0],), float(total)),
+        info={},
+    )
+
+
+PROB = [[0.4, 0.51, 0.9, 0.1], [0.9, 0.8, 0.7, 0.6]]
+ADV = [[1.0, 1.0, -0.5, -0.5], [0.25, 0.25, 0.25, 0.25]]
+
+
+def arguments(spo=SPO, **actor):
+    return SimpleNamespace(
+        spo=spo,
+        actor=SimpleNamespace(**{"eps_clip_low_high": (0.2, 0.2), "dual_clip": None, "loss_agg_mode": "token-mean", "policy_loss_type": "ppo", **actor}),
+        algo=SimpleNamespace(
+            kl=SimpleNamespace(use_loss=True, estimator="k3", unbiased_gradient=False),
+            advantage=SimpleNamespace(
+                is_correction_level="off", is_correction_mode="mask", is_correction_gating="ratio", is_correction_threshold=[0.5, 5.0]
+            ),
+        ),
+    )  # fmt: skip
+
+
+def test_response_tokens_stand_where_they_are_predicted():
+    columns = to_columns([10.0, 20.0], prompt_length=3, total_length=5)
+    # Column j is about token j + 1: the first response token, at position 3, is column 2.
+    assert columns.tolist() == [[0.0, 0.0, 10.0, 20.0]]
+
+
+def test_mask_is_the_engines_probability_below_the_threshold():
+    batch = experience(PROB, ADV)
+    assert trained_tokens(batch, SPO)[:, PROMPT - 1 :].int().tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
+    assert not trained_tokens(batch, SPO)[:, : PROMPT - 1].any()
+    assert torch.equal(trained_tokens(batch, replace(SPO, prob_mask=False)), batch.action_mask)
+
+
+def test_chain_keeps_the_advantages_of_the_samples():
+    maker = SegmentExperienceMaker.__new__(SegmentExperienceMaker)
+    maker.args = SimpleNamespace(spo=SPO)
+    [made] = maker.compute_advantages_and_returns([experience(PROB, ADV)])
+    assert made.advantages[:, PROMPT - 1 :].tolist() == ADV and torch.equal(made.returns, made.advantages)
+    assert made.info["mask_density"].tolist() == [0.5, 0.0] and made.info["zero_advantage"].tolist() == [0.0, 1.0]
+
+
+def test_whitening_is_over_the_whole_batch_and_the_mask():
+    batches = [experience(PROB[:1], ADV[:1]), experience([[0.1] * 4], [[2.0, 0.0, 1.0, 1.0]])]
+    masks = [trained_tokens(batch, SPO) for batch in batches]
+    whiten(batches, masks)
+    masked = torch.cat([batch.advantages[mask] for batch, mask in zip(batches, masks)])
+    assert masked.mean().item() == pytest.approx(0, abs=1e-6) and masked.std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
+    assert all((batch.advantages[~batch.action_mask] == 0).all() for batch in batches)
+
+
+def test_gap_is_the_largest_difference_on_response_tokens():
+    batch = experience(PROB, ADV)
+    batch.action_log_probs = batch.rollout_log_probs.clone()
+    batch.action_log_probs[1, PROMPT] += 0.25
+    batch.action_log_probs[0, 0] += 9.0  # a prompt position
+    assert logprob_gap(batch) == pytest.approx(0.25)
+
+
+def loss_of(spo, batch, kl_coef=0.3, normalizer=2.0, **actor):
+    loss_fn = SegmentPolicyLoss(arguments(spo, **actor))
+    logp = (batch.action_log_probs + 0.1).requires_grad_()
+    loss_fn.bind(batch, kl_coef)
+    loss, *metrics = loss_fn(
+        logp, batch.action_log_probs, batch.advantages, batch.action_mask, batch.rollout_log_probs,
+        dp_size=1, batch_num_tokens=torch.tensor(normalizer), global_batch_size=torch.tensor(1.0),
+    )  # fmt: skip
+    loss.backward()
+    return loss.detach(), logp, metrics
+
+
+@pytest.mark.parametrize("kl_scope", ["all", "masked"])
+def test_loss_is_the_objective_with_one_normaliser(kl_scope):
+    spo, batch = replace(SPO, kl_scope=kl_scope), experience(PROB, ADV)
+    loss, logp, _ = loss_of(spo, batch)
+    mask = trained_tokens(batch, spo)
+    objective, _ = clipped_objective(logp.detach(), batch.action_log_probs, batch.advantages, Clip())
+    kl = k3(logp.detach(), batch.base_action_log_probs)
+    covered = batch.action_mask if kl_scope == "all" else mask
+    assert loss.item() == pytest.approx((objective[mask].sum() + 0.3 * kl[covered].sum()).item() / 2, rel=1e-5)
+    outside = ~covered
+    assert (logp.grad[outside] == 0).all() and (logp.grad[mask] != 0).all()
+
+
+@pytest.mark.parametrize("actor", [{}, {"policy_loss_type": "gspo"}, {"loss_agg_mode": "seq-mean-token-mean"}])
+def test_an_empty_mask_is_finite(actor):
+    batch = experience([[0.9] * 4, [0.8] * 4], ADV)
+    loss, logp, metrics = loss_of(replace(SPO, kl_scope="masked"), batch, **actor)
+    assert loss.item() == 0 and (logp.grad == 0).all()
+    assert all(metric is None or torch.isfinite(metric) for metric in metrics)
+
+
+def test_losses_that_core_does_not_have_are_upstreams_on_the_masked_tokens():
+    batch = experience(PROB, ADV)
+    _, logp, _ = loss_of(SPO, batch, kl_coef=0.0, policy_loss_type="gspo")
+    mask = trained_tokens(batch, SPO)
+    assert (logp.grad[~mask] == 0).all() and (logp.grad[mask] != 0).all()
+
+
+def test_windows_count_masked_tokens_and_skip_empty_ones():
+    batches = [experience(PROB, ADV), experience(PROB[:1], ADV[:1]), *[experience(PROB[1:], ADV[1:]) for _ in range(2)]]
+    windows = LossWindows(SPO)
+    strategy = SimpleNamespace()
+    seen = list(windows(iter(batches), strategy, 2, None))
+    assert [batch is original for (batch, _), original in zip(seen, batches)] == [True, True] and len(seen) == 2
+    # 4 masked tokens in the first window, divided by its 2 micro-batches as OpenRLHF does.
+    assert {info["batch_num_tokens"].item() for _, info in seen} == {2.0}
+    assert windows.skipped == 1
+
+
+def test_dynamic_batches_count_masked_tokens_and_leave_out_empty_steps(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        mesh = {"dp": SimpleNamespace(get_group=lambda: None)}
+        strategy = SimpleNamespace(
+            ds_device_mesh=mesh,
+            all_reduce=lambda value, op: value,
+            args=SimpleNamespace(
+                train=SimpleNamespace(batch_size=2, max_tokens_per_gpu=64),
+                rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=1),
+                ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+            ),
+        )
+        buffer = SegmentReplayBuffer(1, 0, True, False, True, spo=SPO)
+        for prob, adv in ((PROB, ADV), ([PROB[1], PROB[1]], ADV)):
+            batch = experience(prob, adv)
+            batch.index = batch.prompts = batch.labels = batch.images = batch.mm_train_inputs = [None, None]
+            buffer.append(batch)
+        buffer.setup_dynamic_batch(strategy)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert buffer.dynamic_batch_num_tokens == [2.0] and buffer.dynamic_optimizer_step == [1] and buffer.skipped == 1
+    assert all(item.action_mask.sum() == RESPONSE for item in buffer.items), "the action masks are as they were"
