@@ -6,8 +6,8 @@ A problem follows one running quantity through a number of operations:
 
 Its solution is one operation a line and the answer after `####`:
 
-    13 + 7 = 20
-    20 / 2 = 10
+    13+7=20
+    20/2=10
     #### 10
 
 What makes it hard for a small model: operands are scattered over the text, some sentences carry a number that plays no
@@ -27,11 +27,11 @@ PROMPT_TEMPLATE = "Question: {}\nAnswer:\n"
 #: Problems stay short enough for a context of 2048 tokens.
 MAX_STEPS = 60
 
-_SMALLEST, _LARGEST_START, _LARGEST_TERM, _LARGEST_QUANTITY = 2, 30, 20, 99
+_SMALLEST, _LARGEST_START, _LARGEST_TERM, _LARGEST_QUANTITY = 2, 20, 12, 99
 _DISTRACTOR_RATE = 0.25
 _OPERATION_WEIGHTS = {"+": 0.35, "-": 0.35, "*": 0.15, "/": 0.15}
-_TIMES = {2: "twice", 3: "three times", 4: "four times"}
-_PARTS = {2: "half", 3: "one third", 4: "one quarter"}
+_TIMES = {2: "twice", 3: "three times"}
+_PARTS = {2: "half", 3: "one third"}
 _PEOPLE = (
     *((name, "She") for name in ("Mia", "Anna", "Emma", "Lily", "Nora")),
     *((name, "He") for name in ("Tom", "Ben", "Max", "Leo", "Sam")),
@@ -164,7 +164,7 @@ def _problem(rng: Random, steps: int) -> dict:
         wording = _pick(rng, story.sentences[operation])
         factor = {"times": _TIMES.get(operand), "part": _PARTS.get(operand)}
         sentences.append(wording.format(n=operand, **factor, **words))
-        lines.append(f"{quantity} {operation} {operand} = {result}")
+        lines.append(f"{quantity}{operation}{operand}={result}")
         quantity = result
     sentences.append(story.question.format(**words))
     solution = "\n".join([*lines, f"#### {quantity}"])

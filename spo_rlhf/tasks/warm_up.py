@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from spo_rlhf.tasks.gsm8k import is_correct
 
@@ -47,7 +47,7 @@ class WarmUpProgress:
 
 def warm_up(
     model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     examples: list[Example],
     held_out: list[Example],
     settings: WarmUpSettings,
@@ -90,7 +90,7 @@ def warm_up(
 @torch.no_grad()
 def greedy_accuracy(
     model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     held_out: list[Example],
     max_new_tokens: int,
 ) -> float:
@@ -103,7 +103,7 @@ def greedy_accuracy(
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, examples: list[Example], settings: WarmUpSettings
+    tokenizer: Qwen2Tokenizer, examples: list[Example], settings: WarmUpSettings
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield right-padded token ids (B, L) and the mask (B, L) of the response tokens, shuffled anew every epoch.
 
