@@ -55,6 +55,9 @@ class LocalEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        if is_cpu():
+            # Everything in this process: further ones would only load the same libraries again, which takes longer than a small run.
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import EngineArgs, LLMEngine
 
         arguments = {
@@ -63,7 +66,7 @@ class LocalEngine:
             "enable_prefix_caching": True, "trust_remote_code": settings.trust_remote_code,
         }
         if is_cpu():
-            arguments |= cpu_engine_kwargs(settings.max_model_len)
+            arguments |= cpu_engine_kwargs(settings.max_model_len) | {"distributed_executor_backend": "uni"}
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
         self._settings = settings
 

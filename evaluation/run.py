@@ -1,9 +1,11 @@
 """The command `run`: sample, grade while sampling, store every sample as it finishes, resume where a killed run stopped."""
 
+import functools
 import hashlib
 import importlib.metadata
 import platform
 import sys
+import time
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,9 +99,12 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
         for request in short:  # the prompt alone fills the context
             recorder.add(Response(request.key, (), "", False))
         if len(short) < len(requests):
+            if not options.quiet:
+                print(f"Starting vLLM for {settings.model} ...", file=sys.stderr)
             engine = start_engine(EngineSettings(
                 settings.model, model_len, settings.temperature, settings.top_p, next(iter(stops)), settings.seed, options.tensor_parallel,
                 options.gpu_memory_utilization, settings.dtype, options.trust_remote_code), options.data_parallel)
+            recorder.start()
             try:
                 for response in engine.generate(request for request in requests if request.max_tokens >= 1):
                     recorder.add(response)
@@ -145,7 +150,14 @@ class _Recorder:
         self.tokens = 0
         self.right = self.graded = 0
         stored = sum(len(log.rows) for log in logs.values())
-        self.bar = tqdm(total=total, initial=min(stored, total), unit="sample", disable=quiet, file=sys.stderr, dynamic_ncols=True)
+        self.progress = functools.partial(tqdm, total=total, initial=min(stored, total), unit="sample", disable=quiet, file=sys.stderr,
+                                          dynamic_ncols=True)
+        self.bar = tqdm(disable=True)
+
+    def start(self) -> None:
+        """Show progress from now on: rate and time left are those of sampling, without the start of the engine."""
+        self.bar = self.progress()
+        self.started = time.monotonic()
 
     def add(self, response: Response) -> None:
         """Start grading a response under every context limit that its own one covers."""
@@ -178,8 +190,9 @@ class _Recorder:
             self.waiting.remove(entry)
             self.graded += 1
             self.right += row["grades"][str(cuts[-1].context)]["strict"]["correct"]
-            seconds = self.bar.format_dict["elapsed"] or 1
-            self.bar.set_postfix_str(f"{self.tokens / seconds:.0f} tokens/s, correct {self.right / self.graded:.1%}", refresh=False)
+            if not self.bar.disable:
+                rate = self.tokens / max(time.monotonic() - self.started, 1e-3)
+                self.bar.set_postfix_str(f"{rate:.0f} tokens/s, correct {self.right / self.graded:.1%}", refresh=False)
             self.bar.update()
 
 

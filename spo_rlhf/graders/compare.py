@@ -191,7 +191,7 @@ def _words(text: str) -> str:
 def _mathematical(text: str) -> bool:
     """Free of plain words: computer algebra would read "seven" as a product of six symbols."""
     bare = re.sub(r"\\(?:begin|end|text|operatorname)\{[^{}]*\}|\\[A-Za-z]+", "@", text)
-    words = re.findall(r"[A-Za-z]{4,}|\d\s+\d", bare)
+    words = re.findall(r"[A-Za-z]{4,}|(?<![_^\d])\d+\s+\d", bare)
     return not words and r"\text" not in text and "__" not in text and '"' not in text
 
 

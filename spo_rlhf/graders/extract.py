@@ -14,7 +14,7 @@ MAX_GAP_CHARS = 60
 
 SPECIAL_TOKEN = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|<｜[^｜>]{1,40}｜>|</s>|<eos>")
 THOUGHT_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
-BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\(?:boxed|fbox)\s*(?P<bare>[-+]?[\w.,/]*\w)|\\[\s\S]|[{}]")
+BOX_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+(?:boxed|fbox)\s*(?P<bare>[-+]?[\w.,/]*\w)|\\[\s\S]|[{}]")
 HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")
 VALUE_START = re.compile(r"[-+(\[{*]*\s*(?:\\?\$\s*)*[-+]?\s*(?:[\d.]|\\(?!text))")
@@ -99,7 +99,7 @@ def closed_boxes(text: str) -> tuple[list[_Span], int]:
                 while found and found[-1].start > opening[0]:
                     found.pop()  # inside this box
                 found.append(_Span(opening[0], token.end(), text[opening[1]:token.start()]))
-        elif symbol.startswith((r"\boxed", r"\fbox")):
+        elif len(symbol) > 2:
             stack.append((token.start(), token.end()))
     return found, max((opening[0] for opening in stack if opening), default=-1)
 

@@ -48,7 +48,8 @@ REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in (
     (r"(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])", r"\\infty "),
     (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"), (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
     (r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-z]))", lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}"),
-    (r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\w)}\]$ ])\s+(?:and|or)\s+(?=[-+\w(\\$\[{])", " , "),
+    (r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\w)}\]$ ])\s+(?:and|or)\s+(?=[-+\w(\\$\[{])|"
+     r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\])", " , "),
     (r"\\(?:tfrac|frac)\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"), (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
     (r"\\frac\s*(\{(?:[^{}]|\{[^{}]*\})*\})\s*([\dA-Za-z])", r"\\frac\1{\2}"),
     (r"\\frac\s*\{", r"\\frac{"), (r"\\sqrt\s*(\d|[a-zA-Z])", r"\\sqrt{\1}"), (r"\\sqrt\s*\[\s*2\s*\]", r"\\sqrt"),
@@ -105,7 +106,9 @@ def strip_wrapping(text: str) -> str:
 def normalize(text: str) -> str:
     """The answer in this module's one spelling; spaces that separate words and commands stay."""
     text = strip_wrapping(to_ascii(text))
-    text = text.replace("\\\\(", "(").replace("$$", " ")
+    if r"\begin" not in text:
+        text = re.sub(r"\\{2,}(?=[A-Za-z{}!,;:()\[\]%$])", r"\\", text)  # escaped twice
+    text = text.replace("$$", " ")
     text = re.sub(r"(?<!\\)\$(?=\s*[-+]?\s*[\d.])(?![^$]*\$)", r"\\$", text)  # "$5" is money, "$5$" is mathematics
     text = re.sub(r"(?<!\\)\$|\\\((?!\S*\\\\)|\\\)", " ", text)
     text = join_thousands(text)
@@ -120,6 +123,9 @@ def normalize(text: str) -> str:
     text = re.sub(r"\\text\s*\{\s*([-+]?[\d.,/]*\d)\s*\}", r"\1", text)
     text = re.sub(r"\\text\s*\{\s*\}", "", text)
     text = re.sub(r"^\s*(?:\\approx|\\text\s*\{\s*(?:approximately|about)\s*\}|approximately|about)\s*", "", text)
+    exact, _, rounded = text.partition(r"\approx")
+    if rounded.strip():  # "1/3 \approx 0.33" says 1/3, "x \approx 0.33" says 0.33
+        text = exact if re.search(r"\d|\\pi", exact) else rounded
     return strip_wrapping(re.sub(r"\s+", " ", text))
 
 

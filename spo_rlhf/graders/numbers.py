@@ -6,6 +6,7 @@ from fractions import Fraction
 
 MAX_DIGITS = 1000
 MAX_EXPONENT = 1000
+ROUNDED_DIGITS = 6
 
 _INT = r"\d+"
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
@@ -41,7 +42,7 @@ SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
 MAX_UNIT_WORDS = 6
 
 _TEXT_UNIT = re.compile(r"^(.*[\d})!A-Za-z.%])\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?(\d)\}?)?$")
-_PLAIN_UNIT = re.compile(r"^(.*?[\d})%]\s*)((?:[A-Za-z][A-Za-z'./-]*\.?\s*)+)(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$")
+_PLAIN_UNIT = re.compile(r"^(.*?[\d})%]\s*)((?:[A-Za-z][A-Za-z'./-]*+\s*+)+)(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$")
 _CURRENCY = re.compile(r"^([-+]?)\s*(\\\$|€|£|US\\\$)\s*")
 _SCALE = re.compile(r"^(.*\d)\s*(?:\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b\s*\}?\s*(.*)$")
 
@@ -145,9 +146,17 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     if gold.value is None or answer.value is None or not compatible_units(gold, answer):
         return False
     if gold.percent == answer.percent:
-        return gold.value == answer.value
+        return gold.value == answer.value or _is_rounded(gold, answer) or _is_rounded(answer, gold)
     plain, percent = (answer.value, gold.value) if gold.percent else (gold.value, answer.value)
     return plain == percent or plain == percent / 100
+
+
+def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
+    """`decimal` is a fraction without finite decimals, written out to at least ROUNDED_DIGITS digits: 0.3333333 for 1/3."""
+    match = re.fullmatch(r"[-+]?\d*\.(\d+)", decimal.core)
+    if not match or len(match[1]) < ROUNDED_DIGITS or not re.search(r"\\frac|/", exact.core):
+        return False
+    return abs(exact.value - decimal.value) < Fraction(1, 10 ** len(match[1]))
 
 
 def compatible_units(gold: Quantity, answer: Quantity) -> bool:

@@ -12,10 +12,12 @@ _MATRIX = re.compile(r"[(\[]?\s*\\begin\{pmatrix\}(.*)\\end\{pmatrix\}\s*[)\]]?"
 # A name that an answer may be given to: "x", "f(x)", "S_{10}", "P(A \cap B)", "\angle ABC", "\text{Area}", "\frac{dy}{dx}", "|AB|".
 _NAME = re.compile(
     r"(?:\\text\s*\{[^{}]*\}|\\angle\s*|\\triangle\s*|\\overline\s*|\\overrightarrow\s*|\\vec\s*|\\mathbf\s*|\\frac\{d[a-z]?\}\{d[a-z]\}|"
-    r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|ell|max|min|det)(?![A-Za-z])\s*|[A-Za-z][A-Za-z ]*'*|"
-    r"_\s*(?:\w|\{[^{}]*\})|\^\s*(?:\\circ|\{-1\}|')|\((?:[\w, ]|\\cap|\\cup|\\mid|\||\\text\{[^{}]*\})*\)|\||\{[A-Za-z ]*\}|\s)+")
+    r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|ell|max|min|det)(?![A-Za-z])\s*|[A-Za-z][A-Za-z ]*+'*+|"
+    r"_\s*(?:\w|\{[^{}]*\})|\^\s*(?:\\circ|\{-1\}|')|\((?:[\w, ]|\\cap|\\cup|\\mid|\||\\text\{[^{}]*\})*\)|\||\{[A-Za-z ]*\}|\s)++")
 _RELATION = re.compile(r"\\leq(?![A-Za-z])|\\geq(?![A-Za-z])|<|>")
-_VARIABLE = re.compile(r"(?:[a-zA-Z]|\\(?:theta|alpha|beta|lambda|mu|phi))(?:_\w)?")
+_VARIABLE = re.compile(r"(?:[a-zA-Z]|\\(?:theta|alpha|beta|lambda|mu|phi))(?:_\w|\(\w\))?")
+# What a tuple or a set of solutions may be given to: "(x, y) = ", "x \\in ".
+_OWNER = re.compile(r"(?:\((?:\s*[A-Za-z](?:_\w)?\s*,?)++\)\s*=|(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in(?![A-Za-z]))\s*(.+)")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def parse(text: str, depth: int = 0) -> Node:
     if depth > MAX_DEPTH:
         raise ValueError("nested too deeply")
     text = text.strip()
-    if match := re.fullmatch(r"(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in\s*(.+)", text):
+    if match := _OWNER.fullmatch(text):
         text = match[1]
     if match := _MATRIX.fullmatch(text):
         rows = [row for row in re.split(r"\\\\", match[1]) if row.strip()]
