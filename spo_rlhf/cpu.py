@@ -20,6 +20,8 @@ KV_CACHE_BYTES = 1 << 30
 # vLLM's CPU default of 128 tokens a block caches nothing of a short prompt; 32 is the smallest block it takes.
 BLOCK_SIZE = 32
 MIN_BATCHED_TOKENS = 8192
+# Ray's own settings, for a Ray that is started here. By default its workers give way to every other process.
+RAY_ENVIRONMENT = {"RAY_worker_niceness": "0"}
 
 
 def is_cpu() -> bool:
@@ -84,8 +86,14 @@ class WorkerExtension:
     def load_weights_from(self, path: str) -> None:
         """Replace the weights by those of a safetensors file, named as in the Hugging Face checkpoint."""
         from safetensors.torch import load_file
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
         self.model_runner.reload_weights(weights_iterator=iter(load_file(path).items()))
+        # An output layer tied to the embedding is no tensor of the checkpoint, so the reload passes it by and it would go on
+        # multiplying with the repacked copy of the old weights.
+        for layer in self.model_runner.get_model().modules():
+            if isinstance(layer, ParallelLMHead):
+                layer.quant_method.process_weights_after_loading(layer)
 
 
 async def load_weights(llm, state: dict[str, Any]) -> None:

@@ -120,6 +120,7 @@ def start_ray(args: SimpleNamespace) -> None:
     options: dict[str, Any] = {}
     if cpu.is_cpu():
         environment |= cpu.worker_environment()
+        os.environ.update({name: os.environ.get(name, value) for name, value in cpu.RAY_ENVIRONMENT.items()})
         if not os.environ.get("RAY_ADDRESS"):
             options = cpu.ray_resources(num_devices(placement(args)))
     ray.init(runtime_env={"env_vars": environment}, include_dashboard=False, **options)

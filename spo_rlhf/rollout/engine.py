@@ -37,7 +37,8 @@ class TokenSampler:
 
     def __init__(self, actor: "SegmentRolloutActor", request: RolloutRequest):
         self.actor = actor
-        self.options = dict(temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=1)
+        # No minimum length: forbidding an end of text at once would change the policy at every state that is continued.
+        self.options = dict(temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=0)
 
     async def sample(
         self, state: Sequence[int], *, n: int, max_tokens: int, seed: int, logprobs: bool
