@@ -1,7 +1,8 @@
 """Every context length from one pass.
 
-A causal model's first n tokens do not depend on the limit it runs under, so a response cut after n tokens is distributed as a response
-of a run with limit n. One generation at the longest context therefore gives the score at every shorter one.
+A causal model's first n tokens do not depend on the limit it runs under, so a response cut after n tokens is
+distributed as a response of a run with limit n. One generation at the longest context therefore gives the score at
+every shorter one.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ CURVE_SHORTEST = 64
 
 @dataclass(frozen=True)
 class Cut:
-    """A response under a context limit: how many of its tokens and characters remain, and whether the limit stopped it."""
+    """A response under a context limit: how many of its tokens and characters remain, and whether the limit stopped
+    it.
+    """
 
     context: int
     tokens: int
@@ -23,12 +26,16 @@ class Cut:
 
 
 def response_budget(context: int, prompt_tokens: int, budget: Budget) -> int:
-    """Response tokens that a context of `context` tokens leaves; at least 0. "total" counts the prompt, as the paper's runs did."""
+    """Response tokens that a context of `context` tokens leaves; at least 0. "total" counts the prompt, as the paper's
+    runs did.
+    """
     return max(0, context - prompt_tokens) if budget == "total" else context
 
 
 def curve_contexts(contexts: Sequence[int]) -> list[int]:
-    """The given contexts and a grid below the longest, CURVE_POINTS_PER_DOUBLING to a doubling, for a curve over all lengths."""
+    """The given contexts and a grid below the longest, CURVE_POINTS_PER_DOUBLING to a doubling, for a curve over all
+    lengths.
+    """
     grid, length = set(contexts), float(max(contexts))
     while length >= CURVE_SHORTEST:
         grid.add(round(length))
@@ -36,8 +43,15 @@ def curve_contexts(contexts: Sequence[int]) -> list[int]:
     return sorted(grid)
 
 
-def cut_response(token_ids: Sequence[int], text: str, finished: bool, prompt_tokens: int, contexts: Sequence[int], budget: Budget,
-                 decode: Callable[[Sequence[int]], str]) -> list[Cut]:
+def cut_response(
+    token_ids: Sequence[int],
+    text: str,
+    finished: bool,
+    prompt_tokens: int,
+    contexts: Sequence[int],
+    budget: Budget,
+    decode: Callable[[Sequence[int]], str],
+) -> list[Cut]:
     """The response under each context limit.
 
     Args:
@@ -64,10 +78,15 @@ def _common_prefix(start: str, text: str) -> int:
 
 
 def grades_needed(cuts: Sequence[Cut]) -> dict[int, Cut]:
-    """One cut per distinct text (keyed by its length in characters): contexts that show the same text share their grades."""
+    """One cut per distinct text (keyed by its length in characters): contexts that show the same text share their
+    grades.
+    """
     return {cut.chars: cut for cut in cuts}
 
 
 def as_rows(cuts: Sequence[Cut], grades: dict[int, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What is stored per context: tokens, characters, truncated, and the grades by mode."""
-    return {str(cut.context): {"tokens": cut.tokens, "chars": cut.chars, "truncated": cut.truncated, **grades[cut.chars]} for cut in cuts}
+    return {
+        str(cut.context): {"tokens": cut.tokens, "chars": cut.chars, "truncated": cut.truncated, **grades[cut.chars]}
+        for cut in cuts
+    }

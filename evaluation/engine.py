@@ -9,13 +9,16 @@ from typing import Any
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
 from spo_rlhf.cpu import is_cpu
 
-# Requests handed to vLLM ahead of those it is working on: enough to keep its batches full, few enough to start at once.
+# Requests handed to vLLM ahead of those it is working on: enough to keep its batches full, few enough to start at
+# once.
 QUEUED_AHEAD = 512
 
 
 @dataclass(frozen=True)
 class Request:
-    """One response to sample. `seed` alone decides its random numbers, whatever runs beside it. `key` comes back with the response."""
+    """One response to sample. `seed` alone decides its random numbers, whatever runs beside it. `key` comes back with
+    the response.
+    """
 
     key: tuple
     prompt_ids: Sequence[int]
@@ -56,14 +59,20 @@ class LocalEngine:
     def __init__(self, settings: EngineSettings) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         if is_cpu():
-            # Everything in this process: further ones would only load the same libraries again, which takes longer than a small run.
+            # Everything in this process: further ones would only load the same libraries again, which takes longer
+            # than a small run.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import EngineArgs, LLMEngine
 
         arguments = {
-            "model": settings.model, "max_model_len": settings.max_model_len, "seed": settings.seed, "dtype": settings.dtype,
-            "tensor_parallel_size": settings.tensor_parallel, "gpu_memory_utilization": settings.gpu_memory_utilization,
-            "enable_prefix_caching": True, "trust_remote_code": settings.trust_remote_code,
+            "model": settings.model,
+            "max_model_len": settings.max_model_len,
+            "seed": settings.seed,
+            "dtype": settings.dtype,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "enable_prefix_caching": True,
+            "trust_remote_code": settings.trust_remote_code,
         }
         if is_cpu():
             arguments |= cpu_engine_kwargs(settings.max_model_len) | {"distributed_executor_backend": "uni"}
@@ -81,14 +90,25 @@ class LocalEngine:
                 request = queue.popleft()
                 name = str(len(queue))  # unique: the queue only shrinks
                 running[name] = request
-                self._engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, SamplingParams(
-                    temperature=self._settings.temperature, top_p=self._settings.top_p, max_tokens=request.max_tokens,
-                    seed=request.seed, stop=list(self._settings.stop) or None, output_kind=RequestOutputKind.FINAL_ONLY))
+                self._engine.add_request(
+                    name,
+                    {"prompt_token_ids": list(request.prompt_ids)},
+                    SamplingParams(
+                        temperature=self._settings.temperature,
+                        top_p=self._settings.top_p,
+                        max_tokens=request.max_tokens,
+                        seed=request.seed,
+                        stop=list(self._settings.stop) or None,
+                        output_kind=RequestOutputKind.FINAL_ONLY,
+                    ),
+                )
             for output in self._engine.step():
                 if output.finished:
                     request = running.pop(output.request_id.split("-")[0])
                     sampled = output.outputs[0]
-                    yield Response(request.key, tuple(sampled.token_ids), sampled.text, sampled.finish_reason == "stop")
+                    yield Response(
+                        request.key, tuple(sampled.token_ids), sampled.text, sampled.finish_reason == "stop"
+                    )
 
     def close(self) -> None:
         """Stop the engine's processes."""
@@ -96,7 +116,9 @@ class LocalEngine:
 
 
 class RayEngines:
-    """`replicas` engines in Ray actors, each with its own GPUs. Requests with the same prompt go to the same engine (prefix cache)."""
+    """`replicas` engines in Ray actors, each with its own GPUs. Requests with the same prompt go to the same engine
+    (prefix cache).
+    """
 
     def __init__(self, settings: EngineSettings, replicas: int) -> None:
         import ray
@@ -121,7 +143,11 @@ class RayEngines:
         for request in requests:
             shard = shard_of.setdefault(tuple(request.prompt_ids), len(shard_of) % len(shards))
             shards[shard].append(request)
-        streams = [actor.generate.options(num_returns="streaming").remote(shard) for actor, shard in zip(self._actors, shards) if shard]
+        streams = [
+            actor.generate.options(num_returns="streaming").remote(shard)
+            for actor, shard in zip(self._actors, shards)
+            if shard
+        ]
         while streams:
             ready, _ = ray.wait(streams, num_returns=1)
             for stream in ready:

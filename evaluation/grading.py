@@ -30,7 +30,8 @@ def in_order(jobs: Iterable[tuple[T, Future]], in_flight: int = IN_FLIGHT) -> It
 
 
 def grade_file(source: Path, target: Path, mode: str, workers: int | None) -> tuple[int, int]:
-    """Grade every row {gold, pred, problem?} of `source`; `target` gets the same rows with correct, extracted and reason.
+    """Grade every row {gold, pred, problem?} of `source`; `target` gets the same rows with correct, extracted and
+    reason.
 
     Returns:
         Numbers of rows and of correct ones.
@@ -42,7 +43,9 @@ def grade_file(source: Path, target: Path, mode: str, workers: int | None) -> tu
                 raise UserError(f'{source}, row {number}: "{key}" must be a text')
     graded = []
     with Grader(workers) as grader:
-        jobs = ((row, grader.submit(str(row["gold"]), str(row["pred"]), _text(row.get("problem")), mode)) for row in rows)
+        jobs = (
+            (row, grader.submit(str(row["gold"]), str(row["pred"]), _text(row.get("problem")), mode)) for row in rows
+        )
         for row, grade in in_order(jobs):
             graded.append({**row, "correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason})
     write_jsonl(target, graded)
@@ -64,4 +67,8 @@ def run_grade(args: argparse.Namespace) -> None:
         raise UserError("grade needs --file IN.jsonl --output OUT.jsonl, or --gold X --pred Y")
     with Grader(workers=1) as grader:
         grade = grader.grade(args.gold, args.pred, args.problem, args.mode)
-    print(json.dumps({"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}, ensure_ascii=False))
+    print(
+        json.dumps(
+            {"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}, ensure_ascii=False
+        )
+    )

@@ -1,4 +1,6 @@
-"""Prompts: named presets, chat templates, few-shot examples, and the published hashes of the prompts behind the paper's table."""
+"""Prompts: named presets, chat templates, few-shot examples, and the published hashes of the prompts behind the
+paper's table.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +17,10 @@ from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE as ARITHMETIC_TEMPLATE
 class Prompt:
     """How a problem becomes a prompt.
 
-    template: text with {problem}. chat: apply the model's chat template. system: system message. stop: strings that end a response.
-    example: how a few-shot example reads, with {problem} and {solution}; the problem itself then follows in the same form.
+    template: text with {problem}. chat: apply the model's chat template. system: system message. stop: strings that
+        end a response.
+    example: how a few-shot example reads, with {problem} and {solution}; the problem itself then follows in the same
+        form.
     """
 
     template: str
@@ -27,25 +31,47 @@ class Prompt:
 
 
 # What the runs behind the paper's Table 1 asked (two spaces after "clearly."), and what its training runs asked.
-_LAST_LINE = ("The last line of your response should be of the following format: 'Therefore, the final answer is: $\\boxed{ANSWER}$. I hope "
-              "it is correct' (without quotes) where ANSWER is just the final number or expression that solves the problem.")
+_LAST_LINE = (
+    "The last line of your response should be of the following format: 'Therefore, the final answer is: "
+    "$\\boxed{ANSWER}$. I hope "
+    "it is correct' (without quotes) where ANSWER is just the final number or expression that solves the problem."
+)
 PROMPTS: dict[str, Prompt] = {
-    "open-r1": Prompt(f"Solve the following math problem efficiently and clearly.  {_LAST_LINE} Think step by step before answering.\n\n{{problem}}"),
+    "open-r1": Prompt(
+        f"Solve the following math problem efficiently and clearly.  {_LAST_LINE} "
+        "Think step by step before answering.\n\n{problem}"
+    ),
     "boxed": Prompt("{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."),
     "qwen-math": Prompt("{problem}", system="Please reason step by step, and put your final answer within \\boxed{}."),
-    "math-task": Prompt("[MATH_TASK] Problem:\n{problem}\n\nSolution:", chat=False, stop=("\n\n\nProblem:",),
-                        example="[MATH_TASK] Problem:\n{problem}\n\nSolution:{solution}\n\n\n"),
+    "math-task": Prompt(
+        "[MATH_TASK] Problem:\n{problem}\n\nSolution:",
+        chat=False,
+        stop=("\n\n\nProblem:",),
+        example="[MATH_TASK] Problem:\n{problem}\n\nSolution:{solution}\n\n\n",
+    ),
     "few-shot": Prompt("Problem: {problem}\nSolution:", chat=False, stop=("\nProblem:",)),
-    "roles": Prompt("{problem}\nThink step by step. End with a line CONCLUSION: and under it one numbered line per person, such as "
-                    "(1) Zoey is a knight."),
+    "roles": Prompt(
+        "{problem}\nThink step by step. End with a line CONCLUSION: and under it one numbered line per person, "
+        "such as "
+        "(1) Zoey is a knight."
+    ),
     "arithmetic": Prompt(ARITHMETIC_TEMPLATE.replace("{}", "{problem}"), chat=False),
     "raw": Prompt("{problem}", chat=False),
 }
-# lighteval's provenance hashes of the paper's result files: of the questions, and of the prompts with a chat template whose generation
+# lighteval's provenance hashes of the paper's result files: of the questions, and of the prompts with a chat template
+# whose generation
 # prompt does (not) end in "<think>\n".
 PUBLISHED_HASHES = {
-    "math500": {"adf0cc8311011db2": "questions", "63c902dbdbaf1552": "prompts with <think>", "abc7b1cc014dd095": "prompts without <think>"},
-    "aime24": {"ddec8fc79d0a014b": "questions", "253167becf0dfed7": "prompts with <think>", "f9804bfb1e04507e": "prompts without <think>"},
+    "math500": {
+        "adf0cc8311011db2": "questions",
+        "63c902dbdbaf1552": "prompts with <think>",
+        "abc7b1cc014dd095": "prompts without <think>",
+    },
+    "aime24": {
+        "ddec8fc79d0a014b": "questions",
+        "253167becf0dfed7": "prompts with <think>",
+        "f9804bfb1e04507e": "prompts without <think>",
+    },
 }
 OPEN_THOUGHT = ("<think>", "<thinking>", "<|begin_of_thought|>")
 
@@ -85,12 +111,16 @@ def load_examples(path: str, count: int) -> list[dict[str, str]]:
 
 def question(prompt: Prompt, problem: str, examples: list[dict[str, str]] | None = None) -> str:
     """The user's message: few-shot examples, then the problem."""
-    shots = "".join(prompt.example.replace("{problem}", row["problem"]).replace("{solution}", row["solution"]) for row in examples or ())
+    shots = "".join(
+        prompt.example.replace("{problem}", row["problem"]).replace("{solution}", row["solution"])
+        for row in examples or ()
+    )
     return shots + prompt.template.replace("{problem}", problem)
 
 
 def render(prompt: Prompt, text: str, tokenizer: Any, chat_template: str | None = None) -> tuple[str, list[int]]:
-    """The prompt as the model sees it: text and token ids. A chat template that writes the beginning-of-text token writes the only one.
+    """The prompt as the model sees it: text and token ids. A chat template that writes the beginning-of-text token
+    writes the only one.
 
     Raises:
         UserError: the model has no chat template and the preset needs one.
@@ -99,8 +129,12 @@ def render(prompt: Prompt, text: str, tokenizer: Any, chat_template: str | None 
         return text, tokenizer(text)["input_ids"]
     if chat_template is None and not tokenizer.chat_template:
         raise UserError("the model has no chat template: give --chat-template none, or a file, or --prompt raw")
-    messages = ([{"role": "system", "content": prompt.system}] if prompt.system else []) + [{"role": "user", "content": text}]
-    templated = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
+    messages = ([{"role": "system", "content": prompt.system}] if prompt.system else []) + [
+        {"role": "user", "content": text}
+    ]
+    templated = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template
+    )
     return templated, tokenizer(templated, add_special_tokens=False)["input_ids"]
 
 
@@ -119,7 +153,9 @@ def _hash(text: str) -> str:
 
 
 def published_match(task: str, questions: list[str], prompts: list[str]) -> str | None:
-    """What of the published prompts these reproduce: "questions", "prompts with <think>", ..., "none"; None without a reference."""
+    """What of the published prompts these reproduce: "questions", "prompts with <think>", ..., "none"; None without a
+    reference.
+    """
     known = PUBLISHED_HASHES.get(task)
     if known is None:
         return None

@@ -24,8 +24,8 @@ def problem_scores(rows: Sequence[dict[str, Any]], context: int, mode: str) -> d
 def summarize(rows: Sequence[dict[str, Any]], context: int) -> dict[str, Any]:
     """One task's numbers under one context limit.
 
-    Keys: n (problems), samples, truncated and no_answer (shares of samples), mean_tokens, timeouts, and per grading mode the scores of
-    `summarize_mode`. Shares and scores are fractions of 1.
+    Keys: n (problems), samples, truncated and no_answer (shares of samples), mean_tokens, timeouts, and per grading
+    mode the scores of `summarize_mode`. Shares and scores are fractions of 1.
     """
     at = [row["grades"][str(context)] for row in rows if str(context) in row["grades"]]
     if not at:
@@ -42,7 +42,9 @@ def summarize(rows: Sequence[dict[str, Any]], context: int) -> dict[str, Any]:
 
 
 def summarize_mode(rows: Sequence[dict[str, Any]], context: int, mode: str) -> dict[str, Any]:
-    """pass@1 (mean over problems of the mean over samples) with its interval, pass@k, majority vote and tokens per correct answer."""
+    """pass@1 (mean over problems of the mean over samples) with its interval, pass@k, majority vote and tokens per
+    correct answer.
+    """
     scores = problem_scores(rows, context, mode)
     means = [sum(values) / len(values) for values in scores.values()]
     fewest = min(map(len, scores.values()))
@@ -66,7 +68,9 @@ def _majority(rows: Sequence[dict[str, Any]], context: int, mode: str) -> float:
             answers, correct = votes[row["id"]]
             # Right answers in several spellings are one answer.
             text = at[mode]["extracted"]
-            answers.append(None if text is None else "right" if at[mode]["correct"] else squash(normalize(text[:MAX_KEY_CHARS])))
+            answers.append(
+                None if text is None else "right" if at[mode]["correct"] else squash(normalize(text[:MAX_KEY_CHARS]))
+            )
             correct.append(at[mode]["correct"])
     return sum(majority_score(*both) for both in votes.values()) / len(votes)
 
@@ -75,8 +79,12 @@ def _finite(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def results(settings: dict[str, Any], versions: dict[str, str], tasks: dict[str, dict[str, Any]],
-            rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def results(
+    settings: dict[str, Any],
+    versions: dict[str, str],
+    tasks: dict[str, dict[str, Any]],
+    rows: dict[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
     """The results file. Holds nothing that depends on when or in how many attempts the samples were made.
 
     Args:
@@ -92,7 +100,8 @@ def results(settings: dict[str, Any], versions: dict[str, str], tasks: dict[str,
                 **known,
                 "contexts": {str(context): summarize(rows[name], context) for context in settings["contexts"]},
                 "curve": {str(context): _curve_point(rows[name], context) for context in settings["curve"]},
-            } for name, known in tasks.items()
+            }
+            for name, known in tasks.items()
         },
     }
 

@@ -12,7 +12,8 @@ CONFIDENCE = 0.95
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, eq. 1).
+    """Unbiased estimate of the chance that at least one of k samples is right: 1 - C(n-c, k) / C(n, k) (Chen et al.
+    2021, eq. 1).
 
     Raises:
         ValueError: not 1 <= k <= n, or not 0 <= correct <= n.
@@ -23,20 +24,26 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def bootstrap_interval(values_P: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean, resampling the P problems. A single problem gives no information: (nan, nan)."""
+    """95 % percentile bootstrap interval of the mean, resampling the P problems. A single problem gives no
+    information: (nan, nan).
+    """
     values_P = np.asarray(values_P, dtype=float)
     if len(values_P) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
-    means = [values_P[rng.integers(0, len(values_P), (min(BOOTSTRAP_CHUNK, BOOTSTRAP_RESAMPLES - start), len(values_P)))].mean(axis=1)
-             for start in range(0, BOOTSTRAP_RESAMPLES, BOOTSTRAP_CHUNK)]
+    means = [
+        values_P[
+            rng.integers(0, len(values_P), (min(BOOTSTRAP_CHUNK, BOOTSTRAP_RESAMPLES - start), len(values_P)))
+        ].mean(axis=1)
+        for start in range(0, BOOTSTRAP_RESAMPLES, BOOTSTRAP_CHUNK)
+    ]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
 
 
 def binomial_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion, for published scores of which only the number of problems is known."""
+    """95 % Wilson score interval of a proportion, for published scores known by the number of problems only."""
     z = 1.959963984540054  # the normal quantile at 0.975
     p = correct / n
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -44,7 +51,7 @@ def binomial_interval(correct: int, n: int) -> tuple[float, float]:
 
 
 def majority_score(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
-    """Score of the most frequent answer of one problem. Samples without an answer do not vote; a tie is split evenly."""
+    """Score of one problem's most frequent answer. Samples without an answer do not vote; a tie is split evenly."""
     votes: dict[str, int] = defaultdict(int)
     right: dict[str, bool] = {}
     for answer, is_correct in zip(answers, correct, strict=True):
@@ -59,7 +66,9 @@ def majority_score(answers: Sequence[str | None], correct: Sequence[bool]) -> fl
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided exact p-value of McNemar's test from the numbers of problems that only one of two models solves (binomial, p = 1/2)."""
+    """Two-sided exact p-value of McNemar's test from the numbers of problems that only one of two models solves
+    (binomial, p = 1/2).
+    """
     n = only_first + only_second
     if n == 0:
         return 1.0

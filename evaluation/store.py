@@ -88,7 +88,9 @@ class SampleLog:
         self.rows[sample_key(row)] = row
 
     def close(self, order: list[str] | None = None) -> None:
-        """Close the file; with `order` (problem ids) also sort it, so that it does not tell in which order samples finished."""
+        """Close the file; with `order` (problem ids) also sort it, so that it does not tell in which order samples
+        finished.
+        """
         self._file.close()
         if order is not None:
             rank = {problem: number for number, problem in enumerate(order)}
@@ -102,18 +104,20 @@ def sample_key(row: dict[str, Any]) -> tuple[str, int, int]:
 
 
 def _cut_half_line(path: Path) -> None:
-    """Drop what follows the last complete line. Also a complete last line that is no JSON (zeros after a power cut) goes."""
+    """Drop what follows the last complete line. Also a complete last line that is no JSON (zeros after a power cut)
+    goes.
+    """
     if not path.exists():
         return
     data = path.read_bytes()
-    kept = data[:data.rfind(b"\n") + 1]
+    kept = data[: data.rfind(b"\n") + 1]
     while kept:
-        last = kept[kept[:-1].rfind(b"\n") + 1:]
+        last = kept[kept[:-1].rfind(b"\n") + 1 :]
         try:
             json.loads(last)
             break
         except ValueError:
-            kept = kept[:len(kept) - len(last)]
+            kept = kept[: len(kept) - len(last)]
     if len(kept) < len(data):
         with open(path, "r+b") as file:
             file.truncate(len(kept))

@@ -34,16 +34,34 @@ TASKS: dict[str, Task] = {
     "aime24": Task(("aime24.jsonl",), "HuggingFaceH4/aime_2024", split="train"),
     "amc23": Task(("amc23.jsonl",), "math-ai/amc23", problem="question"),
     "math": Task(("math_test.jsonl", "math.jsonl"), "EleutherAI/hendrycks_math", answer="solution"),
-    "knights_knaves": Task(("kk_3ppl_test.jsonl", "knights_knaves.jsonl"), "K-and-K/knights-and-knaves", "test", split="3ppl",
-                           problem="quiz", answer="solution_text_format", kind="roles", prompt="roles"),
+    "knights_knaves": Task(
+        ("kk_3ppl_test.jsonl", "knights_knaves.jsonl"),
+        "K-and-K/knights-and-knaves",
+        "test",
+        split="3ppl",
+        problem="quiz",
+        answer="solution_text_format",
+        kind="roles",
+        prompt="roles",
+    ),
     "arithmetic": Task(("test.jsonl", "arithmetic.jsonl"), prompt="arithmetic"),
 }
-MATH_SUBJECTS = ("algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra", "precalculus")
+MATH_SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `gold_solution` is the reference solution where the data have one: the lenient mode reads its gold from there."""
+    """One problem. `gold_solution` is the reference solution where the data have one: the lenient mode reads its gold
+    from there.
+    """
 
     id: str
     text: str
@@ -79,7 +97,9 @@ def load_task(spec: str, data_dir: Path | None, limit: int | None = None) -> Loa
         raise UserError(f"--tasks {spec}: no problems found")
     problems = tuple(_problem(name, task, number, row) for number, row in enumerate(rows[:limit]))
     if len({problem.id for problem in problems}) < len(problems):
-        problems = tuple(Problem(f"{number}/{p.id}", p.text, p.gold, p.gold_solution) for number, p in enumerate(problems))
+        problems = tuple(
+            Problem(f"{number}/{p.id}", p.text, p.gold, p.gold_solution) for number, p in enumerate(problems)
+        )
     return LoadedTask(name, task, problems)
 
 
@@ -97,17 +117,27 @@ def _hub_rows(name: str, task: Task) -> list[dict[str, Any]]:
 
     configs = MATH_SUBJECTS if name == "math" else (task.config,)
     try:
-        return [dict(row) for config in configs for row in datasets.load_dataset(task.dataset, config, split=task.split)]
+        return [
+            dict(row) for config in configs for row in datasets.load_dataset(task.dataset, config, split=task.split)
+        ]
     except Exception as error:
-        raise UserError(f"--tasks {name}: the data set {task.dataset} cannot be loaded ({type(error).__name__}); "
-                        f"give --data-dir with {task.files[0]}") from error
+        raise UserError(
+            f"--tasks {name}: the data set {task.dataset} cannot be loaded ({type(error).__name__}); "
+            f"give --data-dir with {task.files[0]}"
+        ) from error
 
 
 def _problem(name: str, task: Task, number: int, row: dict[str, Any]) -> Problem:
     """Rows of local files have problem and answer; those of the hub the data set's own keys."""
     text = row.get("problem", row.get(task.problem))
     gold = row.get("answer", row.get(task.answer))
-    if not isinstance(text, str) or not isinstance(gold, (str, int, float)) or isinstance(gold, bool) or text == "" or gold == "":
+    if (
+        not isinstance(text, str)
+        or not isinstance(gold, (str, int, float))
+        or isinstance(gold, bool)
+        or text == ""
+        or gold == ""
+    ):
         raise UserError(f'--tasks {name}: row {number + 1} needs a text "problem" and an "answer"')
     solution = row.get("solution")
     solution = solution if isinstance(solution, str) and r"\boxed" in solution else None

@@ -1,7 +1,8 @@
-"""Are two answers the same? Structure first (lists, intervals, matrices, words, exact numbers), computer algebra for what is left.
+"""Are two answers the same? Structure first (lists, intervals, matrices, words, exact numbers), computer algebra for
+what is left.
 
-The algebra is math-verify on latex2sympy2_extended, called on short pieces without its alarm-based time limits: those work in a main
-thread only, and `pool.WorkerPool` limits time and memory for good.
+The algebra is math-verify on latex2sympy2_extended, called on short pieces without its alarm-based time limits: those
+work in a main thread only, and `pool.WorkerPool` limits time and memory for good.
 """
 
 import functools
@@ -17,15 +18,27 @@ MAX_ITEMS = 60
 MAX_SHOWN_CHARS = 500
 UNORDERED = ("list", "set", "union")
 BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(?:\\text\{)?\s*(\w+)\s*\}?\s*\}?")
-BASE_NAMES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
-              "twelve": "12", "sixteen": "16"}
+BASE_NAMES = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+    "twelve": "12",
+    "sixteen": "16",
+}
 OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
 _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
 EMPTY = ("\\emptyset", "\\{\\}")
 
 
 def equal_answers(gold: str, answer: str, problem: str | None = None) -> tuple[bool, str]:
-    """Whether `answer` says the same as `gold`, and why (not). Raw text of both; may take long on hostile text, see pool.WorkerPool.
+    """Whether `answer` says the same as `gold`, and why (not). Raw text of both; may take long on hostile text, see
+    pool.WorkerPool.
 
     Args:
         gold: the right answer.
@@ -76,8 +89,11 @@ class _Comparison:
             return False
         if gold.kind == "text":
             return gold.text == answer.text
-        if bool(gold.name) != bool(answer.name) and _is_equation(gold if answer.name else answer) and re.search(
-                "[a-z]", (gold if gold.name else answer).text):
+        if (
+            bool(gold.name) != bool(answer.name)
+            and _is_equation(gold if answer.name else answer)
+            and re.search("[a-z]", (gold if gold.name else answer).text)
+        ):
             return self.same_scalar(_whole(gold), _whole(answer))  # "y = 2x" and "2x - y = 0"
         return self.same_scalar(gold.text, answer.text)
 
@@ -108,7 +124,7 @@ class _Comparison:
         return len(gold) == len(answer) <= MAX_ITEMS and all(map(self.same, gold, answer))
 
     def _option(self, gold: str, answer: str) -> bool:
-        """"(C) 5" answers both a gold "C" and a gold "5"; "c" answers "C"."""
+        """ "(C) 5" answers both a gold "C" and a gold "5"; "c" answers "C"."""
         letter = re.sub(r"\\text|[(){}.\s]", "", gold)
         if re.fullmatch("[A-J]", letter) and re.sub(r"\\text|[(){}.\s]", "", answer) in (letter, letter.lower()):
             return True
@@ -131,13 +147,21 @@ class _Comparison:
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
         gold_q, answer_q = quantity(gold), quantity(answer)
-        if not is_literal(answer_q.core) and squash(gold_q.core) != squash(answer_q.core) and self.problem.contains(answer_q.core):
+        if (
+            not is_literal(answer_q.core)
+            and squash(gold_q.core) != squash(answer_q.core)
+            and self.problem.contains(answer_q.core)
+        ):
             return self._refuse("copied from the problem")
         if gold_q.value is not None and answer_q.value is not None:
             return same_quantity(gold_q, answer_q)
         if squash(gold_q.core) == squash(answer_q.core):
             return gold_q.percent == answer_q.percent and compatible_units(gold_q, answer_q)
-        return compatible_units(gold_q, answer_q) and gold_q.percent == answer_q.percent and self._same_algebra(gold_q, answer_q)
+        return (
+            compatible_units(gold_q, answer_q)
+            and gold_q.percent == answer_q.percent
+            and self._same_algebra(gold_q, answer_q)
+        )
 
     def _same_algebra(self, gold: Quantity, answer: Quantity) -> bool:
         sides = split_top(answer.core, "=")
@@ -152,13 +176,20 @@ class _Comparison:
         return algebraically_equal(gold.core, answer.core)
 
     def _same_chain(self, gold: Quantity, sides: list[str]) -> bool:
-        """"2+3=5" counts if every side has the gold's value; "4=5" does not."""
+        """ "2+3=5" counts if every side has the gold's value; "4=5" does not."""
         *steps, last = sides
         if not all(sides) or len(sides) > 4 or not self.same_scalar(gold.core, last):
             return False
-        return all(too_large(step) is None and _mathematical(step) and (
-            quantity(step).value == gold.value if quantity(step).value is not None and gold.value is not None
-            else algebraically_equal(gold.core, step)) for step in steps)
+        return all(
+            too_large(step) is None
+            and _mathematical(step)
+            and (
+                quantity(step).value == gold.value
+                if quantity(step).value is not None and gold.value is not None
+                else algebraically_equal(gold.core, step)
+            )
+            for step in steps
+        )
 
     def _refuse(self, reason: str) -> bool:
         self.reason = reason
@@ -167,7 +198,10 @@ class _Comparison:
 
 def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: re.Match | None) -> bool:
     """Numerals with a base: equal digits, and equal bases unless one side leaves the base out."""
-    digits = [match[1] if match else re.sub(r"[\s()]", "", text) for match, text in ((gold_base, gold), (answer_base, answer))]
+    digits = [
+        match[1] if match else re.sub(r"[\s()]", "", text)
+        for match, text in ((gold_base, gold), (answer_base, answer))
+    ]
     bases = {BASE_NAMES.get(match[2], match[2]) for match in (gold_base, answer_base) if match}
     return digits[0] == digits[1] and len(bases) == 1
 
@@ -200,8 +234,14 @@ def _parsed(text: str) -> tuple:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig
     from math_verify import parse as read
 
-    return tuple(read(rf"\boxed{{{text}}}", [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
-                      fallback_mode="no_fallback", parsing_timeout=None))
+    return tuple(
+        read(
+            rf"\boxed{{{text}}}",
+            [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+            fallback_mode="no_fallback",
+            parsing_timeout=None,
+        )
+    )
 
 
 def algebraically_equal(gold: str, answer: str) -> bool:

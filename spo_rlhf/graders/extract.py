@@ -1,7 +1,7 @@
 """The final answer of a model's output, as text. Linear in the length of the output, whatever it holds.
 
-Only an explicit answer counts: the last `\\boxed{...}` or the last line after "####", outside any thought. Boxes that stand side by side
-("\\boxed{5} or \\boxed{6}") are one answer with several parts, so listing guesses does not help.
+Only an explicit answer counts: the last `\\boxed{...}` or the last line after "####", outside any thought. Boxes that
+stand side by side ("\\boxed{5} or \\boxed{6}") are one answer with several parts, so listing guesses does not help.
 """
 
 import re
@@ -18,12 +18,16 @@ BOX_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+(?:boxed|fbox)\s*(?P<bare>[-+
 HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")
 VALUE_START = re.compile(r"[-+(\[{*]*\s*(?:\\?\$\s*)*[-+]?\s*(?:[\d.]|\\(?!text))")
-CONNECTOR = re.compile(r"(?:\s|[,;&$.]|\\[()\[\],;]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*", re.IGNORECASE)
+CONNECTOR = re.compile(
+    r"(?:\s|[,;&$.]|\\[()\[\],;]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """`answer` is None where there is none, and `reason` then says why. `parts` are the boxes that were joined into it."""
+    """`answer` is None where there is none, and `reason` then says why. `parts` are the boxes that were joined into
+    it.
+    """
 
     answer: str | None
     reason: str = ""
@@ -75,7 +79,7 @@ def extract(output: str, in_thought: bool = False) -> Extraction:
 def after_thought(output: str, in_thought: bool = False) -> str | None:
     """What follows the last closed thought; all of it where there is no thought; None while a thought is open."""
     end, opened = 0, in_thought
-    for start_tag, end_tag in THOUGHT_TAGS:
+    for _, end_tag in THOUGHT_TAGS:
         last = output.rfind(end_tag)
         if last >= 0:
             end, opened = max(end, last + len(end_tag)), False
@@ -98,29 +102,38 @@ def closed_boxes(text: str) -> tuple[list[_Span], int]:
             if opening is not None:
                 while found and found[-1].start > opening[0]:
                     found.pop()  # inside this box
-                found.append(_Span(opening[0], token.end(), text[opening[1]:token.start()]))
+                found.append(_Span(opening[0], token.end(), text[opening[1] : token.start()]))
         elif len(symbol) > 2:
             stack.append((token.start(), token.end()))
     return found, max((opening[0] for opening in stack if opening), default=-1)
 
 
 def hash_lines(text: str, after: int | None) -> list[_Span]:
-    """Answers after "####". Where there are boxes too, only what follows the last one and looks like a value: "####" also makes headings."""
+    """Answers after "####". Where there are boxes too, only what follows the last one and looks like a value: "####"
+    also makes headings.
+    """
     spans = []
     for match in HASH_LINE.finditer(text):
         content = match.group(1).rpartition("####")[2].strip(" \t*")
-        if not content or after is not None and (
-                match.start() < after or HEADING.match(content) or not VALUE_START.match(content)):
+        if (
+            not content
+            or after is not None
+            and (match.start() < after or HEADING.match(content) or not VALUE_START.match(content))
+        ):
             continue
-        spans.append(_Span(match.start(), match.end(), re.sub(r"^(?:final )?answer\s*(?:is\b|:)\s*", "", content, flags=re.I)))
+        spans.append(
+            _Span(match.start(), match.end(), re.sub(r"^(?:final )?answer\s*(?:is\b|:)\s*", "", content, flags=re.I))
+        )
     return spans
 
 
 def side_by_side(text: str, boxes: list[_Span]) -> tuple[str, ...]:
-    """The last box and the different ones right before it, with only "and", "or", commas and the like between them; in order."""
+    """The last box and the different ones right before it, with only "and", "or", commas and the like between them; in
+    order.
+    """
     group = [boxes[-1]]
     for box in reversed(boxes[:-1]):
-        gap = text[box.end:group[-1].start]
+        gap = text[box.end : group[-1].start]
         if len(gap) > MAX_GAP_CHARS or not CONNECTOR.fullmatch(gap):
             break
         group.append(box)

@@ -1,9 +1,11 @@
-"""Grade a model's output against the right answer: `Grader` in worker processes with hard limits, `grade_here` in this process.
+"""Grade a model's output against the right answer: `Grader` in worker processes with hard limits, `grade_here` in this
+process.
 
 Modes:
-    strict: the training reward and the headline score. Only a `\\boxed{}` or "####" answer outside an unfinished thought counts.
-    lenient: the extraction of the harness behind published tables (lighteval's extractive match): a box if there is one, else the last
-        expression anywhere in the text, truncated or not.
+    strict: the training reward and the headline score. Only a `\\boxed{}` or "####" answer outside an unfinished
+        thought counts.
+    lenient: the extraction of the harness behind published tables (lighteval's extractive match): a box if there is
+        one, else the last expression anywhere in the text, truncated or not.
 """
 
 import os
@@ -24,15 +26,23 @@ LENIENT_DIGITS = 5
 
 @dataclass(frozen=True)
 class Grade:
-    """`extracted` is the answer found in the output, None where there is none; `reason` says in a few words why it is (not) correct."""
+    """`extracted` is the answer found in the output, None where there is none; `reason` says in a few words why it is
+    (not) correct.
+    """
 
     correct: bool
     extracted: str | None
     reason: str
 
 
-def grade_here(gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False,
-               kind: Kind = "math") -> Grade:
+def grade_here(
+    gold: str,
+    output: str,
+    problem: str | None = None,
+    mode: Mode = "strict",
+    in_thought: bool = False,
+    kind: Kind = "math",
+) -> Grade:
     """Grade in this process, without limits on time: for trusted text, or inside a worker.
 
     Args:
@@ -55,9 +65,13 @@ def grade_here(gold: str, output: str, problem: str | None = None, mode: Mode = 
         return Grade(False, None, found.reason)
     gold = gold_answer(gold)
     correct, reason = compare.equal_answers(gold, found.answer, problem)
-    if not correct and len(found.parts) > 1 and all(compare.equal_answers(gold, part, problem)[0] for part in found.parts):
+    if (
+        not correct
+        and len(found.parts) > 1
+        and all(compare.equal_answers(gold, part, problem)[0] for part in found.parts)
+    ):
         correct, reason = True, "equal"  # the same value boxed in two forms
-    return Grade(correct, found.answer[:compare.MAX_SHOWN_CHARS], reason)
+    return Grade(correct, found.answer[: compare.MAX_SHOWN_CHARS], reason)
 
 
 def gold_answer(gold: str) -> str:
@@ -73,24 +87,40 @@ class Grader:
     Works from any thread and any kind of Ray actor. Use as a context manager, or call `close`.
     """
 
-    def __init__(self, workers: int | None = None, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self, workers: int | None = None, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
         from spo_rlhf.graders import compare
 
         self._pool = WorkerPool(compare.warm_up, workers or max(1, (os.cpu_count() or 2) - 1), timeout_s, memory_bytes)
 
-    def submit(self, gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False,
-               kind: Kind = "math") -> Future:
+    def submit(
+        self,
+        gold: str,
+        output: str,
+        problem: str | None = None,
+        mode: Mode = "strict",
+        in_thought: bool = False,
+        kind: Kind = "math",
+    ) -> Future:
         """A future of a `Grade`; it raises only if the pool is closed before the answer is graded."""
         if len(output) > MAX_OUTPUT_CHARS:  # not worth sending
-            output = output[:MAX_OUTPUT_CHARS + 1]
+            output = output[: MAX_OUTPUT_CHARS + 1]
         graded: Future = Future()
         graded.set_running_or_notify_cancel()
         done = self._pool.submit(grade_here, gold, output, problem, mode, in_thought, kind)
         done.add_done_callback(lambda done: _settle(graded, done))
         return graded
 
-    def grade(self, gold: str, output: str, problem: str | None = None, mode: Mode = "strict", in_thought: bool = False,
-              kind: Kind = "math") -> Grade:
+    def grade(
+        self,
+        gold: str,
+        output: str,
+        problem: str | None = None,
+        mode: Mode = "strict",
+        in_thought: bool = False,
+        kind: Kind = "math",
+    ) -> Grade:
         """`submit` and wait."""
         return self.submit(gold, output, problem, mode, in_thought, kind).result()
 

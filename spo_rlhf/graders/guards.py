@@ -1,4 +1,6 @@
-"""What an answer may not be, whatever its value: copied from the problem, left unevaluated, or too large to compute with."""
+"""What an answer may not be, whatever its value: copied from the problem, left unevaluated, or too large to compute
+with.
+"""
 
 import re
 
@@ -11,14 +13,23 @@ MAX_EXPONENT = 10_000
 MAX_FACTORIAL = 100
 MAX_PROBLEM_CHARS = 20_000
 
-# Operations that a final answer leaves to the reader, by family: an answer may use a family only if the gold answer does.
+# Operations that a final answer leaves to the reader, by family: an answer may use a family only if the gold answer
+# does.
 _FAMILIES = {
-    "sum or product": r"\\(?:sum|prod)(?![A-Za-z])", "integral": r"\\i+nt(?![A-Za-z])|\\oint", "limit": r"\\lim(?![A-Za-z])",
-    "binomial": r"\\binom|\\choose|(?<![A-Za-z])C\(|\d\s*C\s*_?\d|_\{?\d+\}?\s*[CP]\s*_", "divisor": r"\\?gcd|\\?lcm",
+    "sum or product": r"\\(?:sum|prod)(?![A-Za-z])",
+    "integral": r"\\i+nt(?![A-Za-z])|\\oint",
+    "limit": r"\\lim(?![A-Za-z])",
+    "binomial": r"\\binom|\\choose|(?<![A-Za-z])C\(|\d\s*C\s*_?\d|_\{?\d+\}?\s*[CP]\s*_",
+    "divisor": r"\\?gcd|\\?lcm",
     "logarithm": r"\\?(?:log|ln|lg)(?![A-Za-z])",
-    "trigonometry": r"\\?(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?(?![A-Za-z])", "factorial": r"!", "remainder": r"\\[bp]?mod(?![A-Za-z])|(?<![A-Za-z])mod ",
-    "extremum": r"\\?(?:max|min)(?![A-Za-z])", "rounding": r"\\[lr]?(?:floor|ceil)", "determinant": r"\\det|vmatrix",
-    "absolute value": r"\||\\[lr]?vert", "derivative": r"\\frac\s*\{d|\\partial",
+    "trigonometry": r"\\?(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?(?![A-Za-z])",
+    "factorial": r"!",
+    "remainder": r"\\[bp]?mod(?![A-Za-z])|(?<![A-Za-z])mod ",
+    "extremum": r"\\?(?:max|min)(?![A-Za-z])",
+    "rounding": r"\\[lr]?(?:floor|ceil)",
+    "determinant": r"\\det|vmatrix",
+    "absolute value": r"\||\\[lr]?vert",
+    "derivative": r"\\frac\s*\{d|\\partial",
 }
 FAMILIES = {name: re.compile(pattern) for name, pattern in _FAMILIES.items()}
 # Arithmetic left undone: an operator or a bracketed product between two operands.
@@ -30,7 +41,7 @@ _FACTORIAL = re.compile(r"(\d+)\s*\)*\s*!|\)\s*!")
 
 
 def unevaluated(gold: str, answer: str, gold_is_number: bool) -> str | None:
-    """Why `answer` is an operation still to be carried out, judged against `gold`; None if it is not. Both normalised."""
+    """Why `answer` is an operation still to be carried out, judged by `gold`; None if it is not. Both normalised."""
     for family, pattern in FAMILIES.items():
         if pattern.search(answer) and not pattern.search(gold):
             return f"not evaluated: {family}"
@@ -51,7 +62,9 @@ class Problem:
         self.skeleton = skeleton(_fractions(normalize((text or "")[:MAX_PROBLEM_CHARS])))
 
     def contains(self, answer: str) -> bool:
-        """`answer` (normalised) stands in the problem as an expression of its own, up to spaces, braces and multiplication signs."""
+        """`answer` (normalised) stands in the problem as an expression of its own, up to spaces, braces and
+        multiplication signs.
+        """
         symbols = skeleton(_fractions(answer))
         if not self.skeleton or not symbols or is_literal(answer):
             return False
@@ -81,12 +94,16 @@ def too_large(answer: str) -> str | None:
     if any(m[1] is None or int(m[1][:9]) > MAX_FACTORIAL for m in _FACTORIAL.finditer(answer)) or "!!" in answer:
         return "factorial too large"
     # Sums, binomials and the like over large ranges.
-    if any(FAMILIES[name].search(answer) for name in ("sum or product", "binomial", "divisor")) and re.search(r"\d{5,}|10\s*\^", answer):
+    if any(FAMILIES[name].search(answer) for name in ("sum or product", "binomial", "divisor")) and re.search(
+        r"\d{5,}|10\s*\^", answer
+    ):
         return "range too large"
     return None
 
 
 def _tower(answer: str) -> bool:
     """A power of numbers whose exponent is itself a power: "9^{9^{9}}"."""
-    return re.search(r"\^\s*\{?[^}]*\d[^}]*\^|\^\s*\{[^{}]*\{[^{}]*\}[^{}]*\^", answer) is not None and \
-        re.search(r"\^\s*\{?\s*[-+(]*\s*\d+\s*[)}]*\s*\^", answer) is not None
+    return (
+        re.search(r"\^\s*\{?[^}]*\d[^}]*\^|\^\s*\{[^{}]*\{[^{}]*\}[^{}]*\^", answer) is not None
+        and re.search(r"\^\s*\{?\s*[-+(]*\s*\d+\s*[)}]*\s*\^", answer) is not None
+    )

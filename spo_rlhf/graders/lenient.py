@@ -1,7 +1,8 @@
-"""The lenient mode: what lighteval's extractive match (versions around 0.8, the harness of published tables) gives credit for.
+"""The lenient mode: what lighteval's extractive match (versions around 0.8, the harness of published tables) gives
+credit for.
 
-Boxed answers are preferred, then any expression anywhere in the text, unfinished thoughts included. So luck on truncated outputs is part
-of this score; report it beside the strict one.
+Boxed answers are preferred, then any expression anywhere in the text, unfinished thoughts included. So luck on
+truncated outputs is part of this score; report it beside the strict one.
 """
 
 import functools

@@ -1,4 +1,5 @@
-"""One spelling for what LaTeX, Unicode and models write in many ways. Gold and prediction go through the same functions.
+"""One spelling for what LaTeX, Unicode and models write in many ways. Gold and prediction go through the same
+functions.
 
 `normalize` keeps the mathematics and the spaces; `squash` removes the spaces for comparisons letter by letter.
 """
@@ -12,51 +13,122 @@ SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 SUBSCRIPT_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
 # Greek letters with the names TeX gives them: "α" -> \alpha.
-GREEK = {chr(code): " \\" + name + " " for code in range(0x3B1, 0x3CA)
-         if (name := unicodedata.name(chr(code)).rpartition(" ")[2].lower()) and "FINAL" not in unicodedata.name(chr(code))}
+GREEK = {
+    chr(code): " \\" + name + " "
+    for code in range(0x3B1, 0x3CA)
+    if (name := unicodedata.name(chr(code)).rpartition(" ")[2].lower()) and "FINAL" not in unicodedata.name(chr(code))
+}
 SYMBOLS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/",
-    "∕": "/", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm ",
-    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "º": r"^\circ ", "ℝ": r"\mathbb{R}",
-    "∠": r"\angle ", "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ", "…": r"\ldots ",
-    "。": ".", "，": ",", "：": ":", "（": "(", "）": ")", **GREEK, "λ": r" \lambda ",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "‐": "-",
+    "‑": "-",
+    "×": r"\times ",
+    "·": r"\cdot ",
+    "⋅": r"\cdot ",
+    "∙": r"\cdot ",
+    "÷": "/",
+    "⁄": "/",
+    "∕": "/",
+    "∞": r"\infty ",
+    "≤": r"\leq ",
+    "≥": r"\geq ",
+    "⩽": r"\leq ",
+    "⩾": r"\geq ",
+    "≠": r"\neq ",
+    "≈": r"\approx ",
+    "±": r"\pm ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∅": r"\emptyset ",
+    "°": r"^\circ ",
+    "º": r"^\circ ",
+    "ℝ": r"\mathbb{R}",
+    "∠": r"\angle ",
+    "“": '"',
+    "”": '"',
+    "’": "'",
+    "‘": "'",
+    "′": "'",
+    "∑": r"\sum ",
+    "∏": r"\prod ",
+    "∫": r"\int ",
+    "…": r"\ldots ",
+    "。": ".",
+    "，": ",",
+    "：": ":",
+    "（": "(",
+    "）": ")",
+    **GREEK,
+    "λ": r" \lambda ",
 }
 SYMBOL = re.compile("|".join(map(re.escape, SYMBOLS)))
 
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
-TEXT_LIKE = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?|textbf|textit|textrm|textsf|texttt|"
-                       r"emph|mbox|hbox|textnormal|underline|bold)\s*" + _BRACED)
-PREAMBLE = re.compile(r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:)\s*\}?\s*(?=[^\s}])", re.IGNORECASE)
-REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in (
-    (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?", ""),
-    (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|centering|rm|bf|it|strut)(?![A-Za-z])", " "),
-    (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|label|tag)\*?\{[^{}]*\}", " "),
-    (r"\\(?:text)?color\s*\{[^{}]*\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"), (r"\\color\s*\{[^{}]*\}", " "),
-    (r"\\text\s*\{([\s.,;:!]*)\}", r"\1"), (r"^\\text\s*\{([^{}]*,[^{}]*)\}$", r"\1"),
-    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-    (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
-    (r"\\le(?![A-Za-z])|\\leqslant|<=|=<", r"\\leq "), (r"\\ge(?![A-Za-z])|\\geqslant|>=", r"\\geq "),
-    (r"\\lt(?![A-Za-z])", "<"), (r"\\gt(?![A-Za-z])", ">"), (r"\\ne(?![A-Za-z])|!=", r"\\neq "),
-    (r"\\(?:bigcup|cups)(?![A-Za-z])", r"\\cup "), (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
-    (r"\\(?:lbrace|lcurly)(?![A-Za-z])", r"\\{"), (r"\\(?:rbrace|rcurly)(?![A-Za-z])", r"\\}"),
-    (r"\\(?:lbrack)(?![A-Za-z])", "["), (r"\\(?:rbrack)(?![A-Za-z])", "]"),
-    (r"\^\s*(?:\{\s*(?:\\circ|\\degree)\s*\}|\\circ(?![A-Za-z])|\\degree(?![A-Za-z]))|\\degree(?![A-Za-z])|\\textdegree(?![A-Za-z])", r"^\\circ "),
-    (r"\\begin\{(?:[bBvV]?matrix|smallmatrix|array)\}(?:\{[lcr|]+\})?", lambda m: m.group() if "vmatrix" in m.group().lower()
-     else r"\begin{pmatrix}"),
-    (r"\\end\{(?:[bB]?matrix|smallmatrix|array)\}", r"\\end{pmatrix}"),
-    (r"\\(?:mathbb|Bbb)\s*(?:\{\s*R\s*\}|R)", r"\\mathbb{R}"),
-    (r"(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])", r"\\infty "),
-    (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"), (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
-    (r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-z]))", lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}"),
-    (r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\w)}\]$ ])\s+(?:and|or)\s+(?=[-+\w(\\$\[{])|"
-     r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\])", " , "),
-    (r"\\(?:tfrac|frac)\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"), (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-    (r"\\frac\s*(\{(?:[^{}]|\{[^{}]*\})*\})\s*([\dA-Za-z])", r"\\frac\1{\2}"),
-    (r"\\frac\s*\{", r"\\frac{"), (r"\\sqrt\s*(\d|[a-zA-Z])", r"\\sqrt{\1}"), (r"\\sqrt\s*\[\s*2\s*\]", r"\\sqrt"),
-    (r"([\^_])\s*\{\s*([A-Za-z0-9])\s*\}", r"\1\2 "),
-)]
+TEXT_LIKE = re.compile(
+    r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?|textbf|textit|textrm|textsf|texttt|"
+    r"emph|mbox|hbox|textnormal|underline|bold)\s*" + _BRACED
+)
+PREAMBLE = re.compile(
+    r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:)\s*\}?\s*(?=[^\s}])", re.IGNORECASE
+)
+REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?", ""),
+        (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|centering|rm|bf|it|strut)(?![A-Za-z])", " "),
+        (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|label|tag)\*?\{[^{}]*\}", " "),
+        (r"\\(?:text)?color\s*\{[^{}]*\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
+        (r"\\color\s*\{[^{}]*\}", " "),
+        (r"\\text\s*\{([\s.,;:!]*)\}", r"\1"),
+        (r"^\\text\s*\{([^{}]*,[^{}]*)\}$", r"\1"),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+        (r"\\le(?![A-Za-z])|\\leqslant|<=|=<", r"\\leq "),
+        (r"\\ge(?![A-Za-z])|\\geqslant|>=", r"\\geq "),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\ne(?![A-Za-z])|!=", r"\\neq "),
+        (r"\\(?:bigcup|cups)(?![A-Za-z])", r"\\cup "),
+        (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+        (r"\\(?:lbrace|lcurly)(?![A-Za-z])", r"\\{"),
+        (r"\\(?:rbrace|rcurly)(?![A-Za-z])", r"\\}"),
+        (r"\\(?:lbrack)(?![A-Za-z])", "["),
+        (r"\\(?:rbrack)(?![A-Za-z])", "]"),
+        (
+            r"\^\s*(?:\{\s*(?:\\circ|\\degree)\s*\}|\\circ(?![A-Za-z])|\\degree(?![A-Za-z]))|\\degree(?![A-Za-z])|\\textdegree(?![A-Za-z])",
+            r"^\\circ ",
+        ),
+        (
+            r"\\begin\{(?:[bBvV]?matrix|smallmatrix|array)\}(?:\{[lcr|]+\})?",
+            lambda m: m.group() if "vmatrix" in m.group().lower() else r"\begin{pmatrix}",
+        ),
+        (r"\\end\{(?:[bB]?matrix|smallmatrix|array)\}", r"\\end{pmatrix}"),
+        (r"\\(?:mathbb|Bbb)\s*(?:\{\s*R\s*\}|R)", r"\\mathbb{R}"),
+        (r"(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])", r"\\infty "),
+        (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
+        (r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-z]))", lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}"),
+        (
+            r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\w)}\]$ ])\s+(?:and|or)\s+(?=[-+\w(\\$\[{])|"
+            r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\])",
+            " , ",
+        ),
+        (r"\\(?:tfrac|frac)\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\\frac\s*(\{(?:[^{}]|\{[^{}]*\})*\})\s*([\dA-Za-z])", r"\\frac\1{\2}"),
+        (r"\\frac\s*\{", r"\\frac{"),
+        (r"\\sqrt\s*(\d|[a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*\[\s*2\s*\]", r"\\sqrt"),
+        (r"([\^_])\s*\{\s*([A-Za-z0-9])\s*\}", r"\1\2 "),
+    )
+]
 # "1,234" "1{,}234" "1\,234" "1,\!234" "1 234": a separator between groups of three digits.
-THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:,|(?:\{,\}|,\s*\\!|\\!,\\!|\{,\}\\!|\\,|\\!|\\ |~|\\;|\\:)\s?|[ '])\d{3})+)(?!\d)")
+THOUSANDS = re.compile(
+    r"(?<![\d.,])(\d{1,3})((?:(?:,|(?:\{,\}|,\s*\\!|\\!,\\!|\{,\}\\!|\\,|\\!|\\ |~|\\;|\\:)\s?|[ '])\d{3})+)(?!\d)"
+)
 PLAIN_GROUPS = re.compile(r"(?:,\d{3})+")
 SPACING = re.compile(r"(?<!\\)\\[,!;:> ]|\\(?:quad|qquad|enspace|thinspace|negthinspace)(?![A-Za-z])|~")
 TRAILING = " \t\n.,;:?"  # not "!", the factorial
@@ -66,18 +138,26 @@ def to_ascii(text: str) -> str:
     """Replace Unicode mathematics by LaTeX: "x² ≤ ½" -> "x^{2} \\leq \\frac{1}{2}"."""
     text = SUPERSCRIPT_RUN.sub(lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
     text = SUBSCRIPT_RUN.sub(lambda m: "_{" + m.group().translate(SUBSCRIPTS) + "}", text)
-    text = VULGAR_FRACTION.sub(lambda m: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m.group()).split("⁄")), text)
+    text = VULGAR_FRACTION.sub(
+        lambda m: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m.group()).split("⁄")), text
+    )
     text = SYMBOL.sub(lambda m: SYMBOLS[m.group()], text)
     text = unicodedata.normalize("NFKC", text)
-    return "".join(" " if unicodedata.category(char) in ("Zs", "Cc") else char
-                   for char in text if unicodedata.category(char) != "Cf")
+    return "".join(
+        " " if unicodedata.category(char) in ("Zs", "Cc") else char
+        for char in text
+        if unicodedata.category(char) != "Cf"
+    )
 
 
 def join_thousands(text: str) -> str:
     """Remove thousands separators. A plain comma counts as one only outside brackets: "(1,234)" stays a pair."""
+
     def join(match: re.Match) -> str:
-        in_brackets = sum(text.count(c, 0, match.start()) for c in "([") > sum(text.count(c, 0, match.start()) for c in ")]")
-        if (in_brackets or r"\{" in text[:match.start()]) and PLAIN_GROUPS.fullmatch(match.group(2)):
+        in_brackets = sum(text.count(c, 0, match.start()) for c in "([") > sum(
+            text.count(c, 0, match.start()) for c in ")]"
+        )
+        if (in_brackets or r"\{" in text[: match.start()]) and PLAIN_GROUPS.fullmatch(match.group(2)):
             return match.group()
         return match.group(1) + re.sub(r"\D", "", match.group(2))
 
@@ -91,9 +171,17 @@ def strip_wrapping(text: str) -> str:
         before = text
         text = text.strip().rstrip(TRAILING).strip()
         text = re.sub(r"\\[;:,!]?$", "", text) if re.search(r"(?<!\\)\\[;:,!]?$", text) else text
-        for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`")):
+        for opening, closing in (
+            (r"\(", r"\)"),
+            (r"\[", r"\]"),
+            ("$$", "$$"),
+            ("$", "$"),
+            ("**", "**"),
+            ("__", "__"),
+            ("`", "`"),
+        ):
             if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
-                inner = text[len(opening):len(text) - len(closing)]
+                inner = text[len(opening) : len(text) - len(closing)]
                 if closing not in inner and not (closing == "$" and text.endswith(r"\$")):
                     text = inner
         if match := re.fullmatch(r"\\(?:boxed|fbox|ensuremath)\s*" + _BRACED, text):
@@ -135,5 +223,7 @@ def squash(text: str) -> str:
 
 
 def skeleton(text: str) -> str:
-    """The symbols alone, without what does not change the meaning of a copy: spaces, braces, parentheses, multiplication signs."""
+    """The symbols alone, without what does not change the meaning of a copy: spaces, braces, parentheses,
+    multiplication signs.
+    """
     return re.sub(r"\\cdot(?![a-z])|\\times(?![a-z])|[\s{}()*]", "", text)

@@ -1,4 +1,6 @@
-"""Numbers, percentages and units in normalised text, exactly: no floating point, no evaluation of anything but a number."""
+"""Numbers, percentages and units in normalised text, exactly: no floating point, no evaluation of anything but a
+number.
+"""
 
 import re
 from dataclasses import dataclass
@@ -13,36 +15,86 @@ _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _SIGN = r"([-+]?)"
 _PATTERNS: list[tuple[re.Pattern, callable]] = [
     (re.compile(rf"{_SIGN}({_DECIMAL})"), lambda s, a: _signed(s, Fraction(a if a[-1] != "." else a[:-1]))),
-    (re.compile(rf"{_SIGN}\\frac\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}"), lambda s, a, b: _signed(s, Fraction(a) / Fraction(b))),
-    (re.compile(rf"{_SIGN}\(?([-+]?{_DECIMAL})/({_DECIMAL})\)?"), lambda s, a, b: _signed(s, Fraction(a) / Fraction(b))),
-    (re.compile(rf"{_SIGN}({_INT})\\frac\{{({_INT})\}}\{{({_INT})\}}"), lambda s, w, a, b: _signed(s, int(w) + Fraction(int(a), int(b)))),
-    (re.compile(rf"{_SIGN}({_DECIMAL})(?:\\times|\\cdot|\*|x)10\^(?:\{{([-+]?{_INT})\}}|({_INT}))"),
-     lambda s, a, e, f: _signed(s, Fraction(a) * _power(10, e or f))),
+    (
+        re.compile(rf"{_SIGN}\\frac\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}"),
+        lambda s, a, b: _signed(s, Fraction(a) / Fraction(b)),
+    ),
+    (
+        re.compile(rf"{_SIGN}\(?([-+]?{_DECIMAL})/({_DECIMAL})\)?"),
+        lambda s, a, b: _signed(s, Fraction(a) / Fraction(b)),
+    ),
+    (
+        re.compile(rf"{_SIGN}({_INT})\\frac\{{({_INT})\}}\{{({_INT})\}}"),
+        lambda s, w, a, b: _signed(s, int(w) + Fraction(int(a), int(b))),
+    ),
+    (
+        re.compile(rf"{_SIGN}({_DECIMAL})(?:\\times|\\cdot|\*|x)10\^(?:\{{([-+]?{_INT})\}}|({_INT}))"),
+        lambda s, a, e, f: _signed(s, Fraction(a) * _power(10, e or f)),
+    ),
     (re.compile(rf"{_SIGN}({_DECIMAL})[eE]([-+]?{_INT})"), lambda s, a, e: _signed(s, Fraction(a) * _power(10, e))),
-    (re.compile(rf"{_SIGN}({_INT})\^(?:\{{([-+]?{_INT})\}}|({_INT}))"), lambda s, a, e, f: _signed(s, _power(int(a), e or f))),
-    (re.compile(rf"{_SIGN}({_INT})?\.(\d*)\\overline\{{({_INT})\}}"),
-     lambda s, w, d, r: _signed(s, Fraction(f"{w or 0}.{d or 0}") + Fraction(int(r), (10 ** len(r) - 1) * 10 ** len(d)))),
+    (
+        re.compile(rf"{_SIGN}({_INT})\^(?:\{{([-+]?{_INT})\}}|({_INT}))"),
+        lambda s, a, e, f: _signed(s, _power(int(a), e or f)),
+    ),
+    (
+        re.compile(rf"{_SIGN}({_INT})?\.(\d*)\\overline\{{({_INT})\}}"),
+        lambda s, w, d, r: _signed(
+            s, Fraction(f"{w or 0}.{d or 0}") + Fraction(int(r), (10 ** len(r) - 1) * 10 ** len(d))
+        ),
+    ),
 ]
 MIXED_WITH_SPACE = re.compile(rf"([-+]?{_INT})\s+({_INT})\s*/\s*({_INT})")
 
 # Spellings of one unit. Units that are not listed are not compared: "18 apples" and "18 fruits" are both 18.
 _UNITS = {
-    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre", "in": "inch inche",
-    "ft": "foot feet", "yd": "yard", "mi": "mile", "s": "second sec", "min": "minute", "h": "hour hr", "d": "day", "week": "wk",
-    "month": "", "year": "yr", "g": "gram", "kg": "kilogram", "mg": "milligram", "lb": "pound", "oz": "ounce", "l": "liter litre",
-    "ml": "milliliter millilitre", "gal": "gallon", "$": "dollar usd buck", "cent": "¢", "euro": "€ eur", "£": "gbp", "deg": "degree",
-    "rad": "radian", "mph": "", "n": "newton", "j": "joule", "w": "watt",
+    "mm": "millimeter millimetre",
+    "cm": "centimeter centimetre",
+    "m": "meter metre",
+    "km": "kilometer kilometre",
+    "in": "inch inche",
+    "ft": "foot feet",
+    "yd": "yard",
+    "mi": "mile",
+    "s": "second sec",
+    "min": "minute",
+    "h": "hour hr",
+    "d": "day",
+    "week": "wk",
+    "month": "",
+    "year": "yr",
+    "g": "gram",
+    "kg": "kilogram",
+    "mg": "milligram",
+    "lb": "pound",
+    "oz": "ounce",
+    "l": "liter litre",
+    "ml": "milliliter millilitre",
+    "gal": "gallon",
+    "$": "dollar usd buck",
+    "cent": "¢",
+    "euro": "€ eur",
+    "£": "gbp",
+    "deg": "degree",
+    "rad": "radian",
+    "mph": "",
+    "n": "newton",
+    "j": "joule",
+    "w": "watt",
 }
 UNIT_OF = {spelling: unit for unit, spellings in _UNITS.items() for spelling in (unit, *spellings.split())}
 PLAIN_LETTER_UNITS = frozenset("mgs")  # the letters that stand for a unit without \text, after a space: "5 m"
 # Words that make a trailing text more than a unit.
-NOT_A_UNIT = frozenset("or and to not no if when either between but than into plus minus times except only is are was were because "
-                       "million billion trillion thousand hundred dozen half third quarter mod".split())
+NOT_A_UNIT = frozenset(
+    "or and to not no if when either between but than into plus minus times except only is are was were because "
+    "million billion trillion thousand hundred dozen half third quarter mod".split()
+)
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 MAX_UNIT_WORDS = 6
 
 _TEXT_UNIT = re.compile(r"^(.*[\d})!A-Za-z.%])\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?(\d)\}?)?$")
-_PLAIN_UNIT = re.compile(r"^(.*?[\d})%]\s*)((?:[A-Za-z][A-Za-z'./-]*+\s*+)+)(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$")
+_PLAIN_UNIT = re.compile(
+    r"^(.*?[\d})%]\s*)((?:[A-Za-z][A-Za-z'./-]*+\s*+)+)(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
+)
 _CURRENCY = re.compile(r"^([-+]?)\s*(\\\$|€|£|US\\\$)\s*")
 _SCALE = re.compile(r"^(.*\d)\s*(?:\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b\s*\}?\s*(.*)$")
 
@@ -68,7 +120,9 @@ def _power(base: int, exponent: str) -> Fraction:
 
 
 def number(text: str) -> Fraction | None:
-    """The exact value of `text` if it is nothing but a number: integer, decimal, fraction, mixed number, power, scientific notation."""
+    """The exact value of `text` if it is nothing but a number: integer, decimal, fraction, mixed number, power,
+    scientific notation.
+    """
     if match := MIXED_WITH_SPACE.fullmatch(text.strip()):
         text = rf"{match[1]}\frac{{{match[2]}}}{{{match[3]}}}"
     if re.search(r"\d\s+\d", text):
@@ -104,7 +158,7 @@ def quantity(text: str) -> Quantity:
     """Take the unit, currency and percent sign off a normalised answer."""
     core, unit, percent, scale = text.strip(), None, False, 1
     if match := _CURRENCY.match(core):
-        core, unit = match[1] + core[match.end():], canonical_unit(match[2].replace("\\", "").replace("US", ""))
+        core, unit = match[1] + core[match.end() :], canonical_unit(match[2].replace("\\", "").replace("US", ""))
     if (match := _SCALE.match(core)) and number(match[1]) is not None:
         core, scale = f"{match[1]} {match[3]}".strip(), SCALES[match[2]]
     for pattern in (_TEXT_UNIT, _PLAIN_UNIT):
@@ -137,12 +191,16 @@ def _is_unit(words: str, plain: bool, core: str) -> bool:
     if number(core.rstrip("%\\ ")) is None:
         return False
     if len(names) == 1 and len(names[0]) <= 2:
-        return canonical_unit(words) is not None and (len(names[0]) == 2 or core[-1:] == " " and names[0] in PLAIN_LETTER_UNITS)
+        return canonical_unit(words) is not None and (
+            len(names[0]) == 2 or core[-1:] == " " and names[0] in PLAIN_LETTER_UNITS
+        )
     return any(len(name) > 2 for name in names) or core[-1:] == " " and all(name in UNIT_OF for name in names)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """Equal values and no two different known units. A percent sign on one side only may stand for /100 or be left out."""
+    """Equal values and no two different known units. A percent sign on one side only may stand for /100 or be left
+    out.
+    """
     if gold.value is None or answer.value is None or not compatible_units(gold, answer):
         return False
     if gold.percent == answer.percent:
@@ -152,7 +210,9 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
-    """`decimal` is a fraction without finite decimals, written out to at least ROUNDED_DIGITS digits: 0.3333333 for 1/3."""
+    """`decimal` is a fraction without finite decimals, written out to at least ROUNDED_DIGITS digits: 0.3333333 for
+    1/3.
+    """
     match = re.fullmatch(r"[-+]?\d*\.(\d+)", decimal.core)
     if not match or len(match[1]) < ROUNDED_DIGITS or not re.search(r"\\frac|/", exact.core):
         return False

@@ -1,12 +1,13 @@
 """A pool of worker processes in which no task can hang, eat the memory or take the caller down.
 
-Every task has a hard limit: past it the worker's whole process group is killed and a fresh worker takes its place. Alarms cannot do
-that (they need the main thread, and C code such as GMP ignores them). One thread of the caller looks after one worker process, so the
-pool works alike from the main thread, other threads, and synchronous, threaded and asynchronous Ray actors.
+Every task has a hard limit: past it the worker's whole process group is killed and a fresh worker takes its place.
+Alarms cannot do that (they need the main thread, and C code such as GMP ignores them). One thread of the caller looks
+after one worker process, so the pool works alike from the main thread, other threads, and synchronous, threaded and
+asynchronous Ray actors.
 
-Why not a library: pebble and concurrent.futures share one pipe and its locks among workers, so a worker that dies at the wrong moment
-(out of memory, between two tasks) breaks the whole pool for good; their spawned workers import the caller's main module again, which in
-a trainer means seconds of torch and vLLM for every replaced worker.
+Why not a library: pebble and concurrent.futures share one pipe and its locks among workers, so a worker that dies at
+the wrong moment (out of memory, between two tasks) breaks the whole pool for good; their spawned workers import the
+caller's main module again, which in a trainer means seconds of torch and vLLM for every replaced worker.
 """
 
 import contextlib
@@ -37,21 +38,28 @@ class TaskTimeout(TaskError):
 
 
 class WorkerPool:
-    """`workers` processes that run importable functions, each call within `timeout_s` seconds and `memory_bytes` bytes.
+    """`workers` processes that run importable functions, each call within `timeout_s` seconds and `memory_bytes`
+    bytes.
 
     Args:
-        initializer: called once in every new worker before its first task, for instance to import modules or to load a user's file;
-            pickled by reference (use functools.partial for arguments). Has START_LIMIT_S seconds.
+        initializer: called once in every new worker before its first task, for instance to import modules or to load a
+            user's file; pickled by reference (use functools.partial for arguments). Has START_LIMIT_S seconds.
         workers: number of processes.
         timeout_s: limit of one task in seconds, counted from when a worker takes it up; the time spent waiting is not.
-        memory_bytes: address space (RLIMIT_AS) a worker may use on top of what the initializer took. A worker whose resident
-            memory stays above half of it is replaced between two tasks.
+        memory_bytes: address space (RLIMIT_AS) a worker may use on top of what the initializer took. A worker whose
+            resident memory stays above half of it is replaced between two tasks.
 
-    Functions and arguments are pickled, so a function must be importable by name; one defined in the caller's `__main__` is not.
+    Functions and arguments are pickled, so a function must be importable by name; one defined in the caller's
+    `__main__` is not.
     """
 
-    def __init__(self, initializer: Callable[[], Any] | None = None, workers: int = 1, timeout_s: float = 10.0,
-                 memory_bytes: int = 4 << 30) -> None:
+    def __init__(
+        self,
+        initializer: Callable[[], Any] | None = None,
+        workers: int = 1,
+        timeout_s: float = 10.0,
+        memory_bytes: int = 4 << 30,
+    ) -> None:
         if workers < 1 or timeout_s <= 0 or memory_bytes <= 0:
             raise ValueError("workers, timeout_s and memory_bytes must be positive")
         start_message = None if initializer is None else pickle.dumps((initializer, ()))
@@ -64,8 +72,8 @@ class WorkerPool:
         """Queue `function(*args)`. The future's result is the value, or raises TaskTimeout or TaskError.
 
         Raises:
-            RuntimeError: the pool is closed.
-            pickle.PicklingError, AttributeError, TypeError: the function or an argument cannot be pickled.
+            RuntimeError: the pool is closed. pickle.PicklingError, AttributeError, TypeError: the function or an
+            argument cannot be pickled.
         """
         if not self._finalizer.alive:
             raise RuntimeError("the worker pool is closed")
@@ -108,8 +116,15 @@ def _close(tasks: queue.SimpleQueue, keepers: list["_Keeper"]) -> None:
 class _Keeper:
     """Starts, feeds, watches and replaces one worker process, from one thread."""
 
-    def __init__(self, tasks: queue.SimpleQueue, start_message: bytes | None, timeout_s: float, memory_bytes: int) -> None:
-        self.tasks, self.start_message, self.timeout_s, self.memory_bytes = tasks, start_message, timeout_s, memory_bytes
+    def __init__(
+        self, tasks: queue.SimpleQueue, start_message: bytes | None, timeout_s: float, memory_bytes: int
+    ) -> None:
+        self.tasks, self.start_message, self.timeout_s, self.memory_bytes = (
+            tasks,
+            start_message,
+            timeout_s,
+            memory_bytes,
+        )
         self.process: subprocess.Popen | None = None
         self.pipe: Connection | None = None
         self.resident_bytes = 0
@@ -148,8 +163,12 @@ class _Keeper:
                 return TaskError("the worker pool was closed")
             self.pipe = ours
             self.process = subprocess.Popen(
-                [sys.executable, "-P", str(WORKER_PROGRAM), str(theirs.fileno())], pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
+                [sys.executable, "-P", str(WORKER_PROGRAM), str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                start_new_session=True,
+            )
         theirs.close()
         try:
             self.pipe.send((os.getpid(), sys.path, self.memory_bytes, self.start_message))
@@ -199,4 +218,3 @@ class _Keeper:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             return process.wait()
-

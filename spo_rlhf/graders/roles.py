@@ -7,8 +7,13 @@ from spo_rlhf.graders.grade import Grade
 
 MAX_CONCLUSION_CHARS = 2000
 CONCLUSION = re.compile(r"\**\s*conclusion\s*\**\s*:?\s*\**", re.IGNORECASE)
-STATEMENT = re.compile(r"\b([A-Z][a-z]+)\s*(?:\**\s*)(?:is|:|=|->)\s*(?:\**\s*)(?:an?\s+)?\**(knight|knave)\b", re.IGNORECASE)
-HEDGE = re.compile(r"\b(?:if|not|either|or|unless|suppose|assume|assuming|maybe|perhaps|possibly|otherwise|isn't|cannot|can't)\b", re.IGNORECASE)
+STATEMENT = re.compile(
+    r"\b([A-Z][a-z]+)\s*(?:\**\s*)(?:is|:|=|->)\s*(?:\**\s*)(?:an?\s+)?\**(knight|knave)\b", re.IGNORECASE
+)
+HEDGE = re.compile(
+    r"\b(?:if|not|either|or|unless|suppose|assume|assuming|maybe|perhaps|possibly|otherwise|isn't|cannot|can't)\b",
+    re.IGNORECASE,
+)
 
 
 def stated_roles(text: str) -> dict[str, str] | None:
@@ -23,7 +28,8 @@ def stated_roles(text: str) -> dict[str, str] | None:
 def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False) -> Grade:
     """Compare the roles given after the last "CONCLUSION:" (or in a final box) with those of `gold`.
 
-    strict: the conclusion must be marked, free of conditions and negations, and about nobody else. Otherwise the last role said of
+    strict: the conclusion must be marked, free of conditions and negations, and about nobody else. Otherwise the last
+        role said of
     each person anywhere in the text counts.
     """
     wanted = stated_roles(gold)
@@ -39,7 +45,7 @@ def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False)
     if text is None:
         return Grade(False, None, "the thought is not finished")
     markers = list(CONCLUSION.finditer(text))
-    conclusion = text[markers[-1].end():] if markers else extract(text).answer
+    conclusion = text[markers[-1].end() :] if markers else extract(text).answer
     if not conclusion or not conclusion.strip():
         return Grade(False, None, "no conclusion")
     if len(conclusion) > MAX_CONCLUSION_CHARS:

@@ -1,4 +1,6 @@
-"""What shape an answer has: a list, a tuple or interval, a set, a union, a matrix, a piece of text, an equation or an expression."""
+"""What shape an answer has: a list, a tuple or interval, a set, a union, a matrix, a piece of text, an equation or an
+expression.
+"""
 
 import re
 from dataclasses import dataclass
@@ -9,21 +11,29 @@ OPEN, CLOSE = "([{", ")]}"
 WORDS_AS_TEXT = frozenset("yes no odd even none true false east west north south".split())
 _TEXT_BLOCK = re.compile(r"\\text\s*\{([^{}]*)\}")
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{pmatrix\}(.*)\\end\{pmatrix\}\s*[)\]]?", re.DOTALL)
-# A name that an answer may be given to: "x", "f(x)", "S_{10}", "P(A \cap B)", "\angle ABC", "\text{Area}", "\frac{dy}{dx}", "|AB|".
+# A name that an answer may be given to: "x", "f(x)", "S_{10}", "P(A \cap B)", "\angle ABC", "\text{Area}",
+# "\frac{dy}{dx}", "|AB|".
 _NAME = re.compile(
-    r"(?:\\text\s*\{[^{}]*\}|\\angle\s*|\\triangle\s*|\\overline\s*|\\overrightarrow\s*|\\vec\s*|\\mathbf\s*|\\frac\{d[a-z]?\}\{d[a-z]\}|"
-    r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|ell|max|min|det)(?![A-Za-z])\s*|[A-Za-z][A-Za-z ]*+'*+|"
-    r"_\s*(?:\w|\{[^{}]*\})|\^\s*(?:\\circ|\{-1\}|')|\((?:[\w, ]|\\cap|\\cup|\\mid|\||\\text\{[^{}]*\})*\)|\||\{[A-Za-z ]*\}|\s)++")
+    r"(?:\\text\s*\{[^{}]*\}|\\angle\s*|\\triangle\s*|\\overline\s*|\\overrightarrow\s*|\\vec\s*|\\mathbf\s*|"
+    r"\\frac\{d[a-z]?\}\{d[a-z]\}|"
+    r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|ell|max|min|det)(?![A-Za-z])\s*|"
+    r"[A-Za-z][A-Za-z ]*+'*+|"
+    r"_\s*(?:\w|\{[^{}]*\})|\^\s*(?:\\circ|\{-1\}|')|"
+    r"\((?:[\w, ]|\\cap|\\cup|\\mid|\||\\text\{[^{}]*\})*\)|\||\{[A-Za-z ]*\}|\s)++"
+)
 _RELATION = re.compile(r"\\leq(?![A-Za-z])|\\geq(?![A-Za-z])|<|>")
 _VARIABLE = re.compile(r"(?:[a-zA-Z]|\\(?:theta|alpha|beta|lambda|mu|phi))(?:_\w|\(\w\))?")
 # What a tuple or a set of solutions may be given to: "(x, y) = ", "x \\in ".
-_OWNER = re.compile(r"(?:\((?:\s*[A-Za-z](?:_\w)?\s*,?)++\)\s*=|(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in(?![A-Za-z]))\s*(.+)")
+_OWNER = re.compile(
+    r"(?:\((?:\s*[A-Za-z](?:_\w)?\s*,?)++\)\s*=|(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in(?![A-Za-z]))\s*(.+)"
+)
 
 
 @dataclass(frozen=True)
 class Node:
-    """kind: "list" (any order), "set", "bracket" (tuple, interval; `text` holds both brackets), "union", "matrix" (`items` are its rows,
-    each a "row"), "text" (`text` in lower case), "expr" (`text` is LaTeX, `name` what it was said to equal)."""
+    """kind: "list" (any order), "set", "bracket" (tuple, interval; `text` holds both brackets), "union", "matrix"
+    (`items` are its rows, each a "row"), "text" (`text` in lower case), "expr" (`text` is LaTeX, `name` what it was
+    said to equal)."""
 
     kind: str
     text: str = ""
@@ -32,7 +42,9 @@ class Node:
 
 
 def split_top(text: str, separators: str) -> list[str]:
-    """Split at separator characters that stand outside every bracket and environment; "\\{" counts as a bracket, mixed pairs match."""
+    """Split at separator characters that stand outside every bracket and environment; "\\{" counts as a bracket, mixed
+    pairs match.
+    """
     parts, depth, start, i = [], 0, 0, 0
     while i < len(text):
         if text.startswith((r"\begin", r"\end"), i):
@@ -54,8 +66,10 @@ def split_top(text: str, separators: str) -> list[str]:
 
 
 def closes_at_end(text: str, opening: int, closing: int) -> bool:
-    """The bracket of `opening` characters at the start is closed by the `closing` characters at the end and not before."""
-    inner = text[opening:len(text) - closing]
+    """The bracket of `opening` characters at the start is closed by the `closing` characters at the end and not
+    before.
+    """
+    inner = text[opening : len(text) - closing]
     depth, i = 0, 0
     while i < len(inner):
         if inner[i] == "\\":
@@ -82,8 +96,12 @@ def parse(text: str, depth: int = 0) -> Node:
         text = match[1]
     if match := _MATRIX.fullmatch(text):
         rows = [row for row in re.split(r"\\\\", match[1]) if row.strip()]
-        return Node("matrix", items=tuple(
-            Node("row", items=tuple(parse(cell, depth + 1) for cell in split_top(row, "&"))) for row in rows))
+        return Node(
+            "matrix",
+            items=tuple(
+                Node("row", items=tuple(parse(cell, depth + 1) for cell in split_top(row, "&"))) for row in rows
+            ),
+        )
     parts = [part for part in split_top(text, ",;") if part]
     if len(parts) > 1:
         return Node("list", items=_flatten(parse(part, depth + 1) for part in parts))
@@ -113,7 +131,7 @@ def _flatten(nodes) -> tuple[Node, ...]:
 
 
 def _inequality(text: str, depth: int) -> Node | None:
-    """"1 < x \\leq 2" and "x \\geq 3" as intervals; None for anything else."""
+    """ "1 < x \\leq 2" and "x \\geq 3" as intervals; None for anything else."""
     relations = _RELATION.findall(text)
     parts = [part.strip() for part in _RELATION.split(text)]
     if not 1 <= len(relations) <= 2 or not all(parts):
@@ -164,8 +182,12 @@ def is_text(text: str) -> bool:
     if outside != text:
         return not re.search(r"[A-Za-z\d]", outside)
     words = text.strip("()\"' ").split()
-    return bool(words) and not re.search(r"[\\^_={}+*/<>]", text) and all(re.fullmatch(r"[A-Za-z][A-Za-z'.,-]*", word) for word in words) and (
-        any(len(word) > 3 for word in words) or words[0].lower() in WORDS_AS_TEXT)
+    return (
+        bool(words)
+        and not re.search(r"[\\^_={}+*/<>]", text)
+        and all(re.fullmatch(r"[A-Za-z][A-Za-z'.,-]*", word) for word in words)
+        and (any(len(word) > 3 for word in words) or words[0].lower() in WORDS_AS_TEXT)
+    )
 
 
 def as_text(text: str) -> str:

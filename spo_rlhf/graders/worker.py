@@ -1,7 +1,7 @@
 """The program of one worker process of `pool.WorkerPool`. Standard library only: it runs before `sys.path` is set.
 
-Talks over one inherited pipe. First message in: the start-up tuple. Then per task one pickled (function, args) in and one
-(succeeded, payload, resident_bytes) out, where payload is the pickled value or a one-line error message.
+Talks over one inherited pipe. First message in: the start-up tuple. Then per task one pickled (function, args) in and
+one (succeeded, payload, resident_bytes) out, where payload is the pickled value or a one-line error message.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ def limit_memory(memory_bytes: int) -> None:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when its parent dies: a task stuck in C code would never notice by itself."""
+    """Have the kernel kill this process when its parent dies: a task stuck in C code would never notice."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:

@@ -6,20 +6,29 @@ import sys
 
 import pytest
 
-from evaluation import report
+from evaluation import tables
 from evaluation.__main__ import main, parse
 from evaluation.contexts import as_rows
 from evaluation.results import summarize
-from evaluation.run import RunSettings, regrade, write_results
+from evaluation.settings import RunSettings
 from evaluation.store import read_json, write_json, write_jsonl
+from evaluation.stored import regrade, write_results
 
 
 def test_grade_keeps_the_order_and_adds_its_columns(tmp_path, capsys):
-    rows = [{"gold": "5", "pred": "#### 5", "tag": "a"}, {"gold": "5", "pred": r"\boxed{9^{9^{9}}}", "tag": "b"},
-            {"gold": r"\frac12", "pred": r"\boxed{\frac{2}{4}}", "problem": r"Simplify $\frac{2}{4}$.", "tag": "c"},
-            {"gold": 7, "pred": "no answer", "tag": "d"}]
+    rows = [
+        {"gold": "5", "pred": "#### 5", "tag": "a"},
+        {"gold": "5", "pred": r"\boxed{9^{9^{9}}}", "tag": "b"},
+        {"gold": r"\frac12", "pred": r"\boxed{\frac{2}{4}}", "problem": r"Simplify $\frac{2}{4}$.", "tag": "c"},
+        {"gold": 7, "pred": "no answer", "tag": "d"},
+    ]
     write_jsonl(tmp_path / "in.jsonl", rows)
-    assert main(["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--workers", "1"]) == 0
+    assert (
+        main(
+            ["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--workers", "1"]
+        )
+        == 0
+    )
     graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["tag"] for row in graded] == list("abcd")
     assert [row["correct"] for row in graded] == [True, False, False, False]
@@ -34,14 +43,17 @@ def test_grade_one_pair_and_both_modes(capsys):
     assert json.loads(capsys.readouterr().out)["correct"] is True
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["grade", "--gold", "5"], "needs --file"),
-    (["grade", "--file", "missing.jsonl", "--output", "x"], "missing.jsonl: cannot be read"),
-    (["report", "nowhere"], "missing or unreadable"),
-    (["regrade", "nowhere"], "missing or unreadable"),
-    (["run", "--model", "/nowhere", "--output", "x"], "no such folder"),
-    (["run", "--model", "m", "--output", "x", "--top-p", "2"], "--top-p"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["grade", "--gold", "5"], "needs --file"),
+        (["grade", "--file", "missing.jsonl", "--output", "x"], "missing.jsonl: cannot be read"),
+        (["report", "nowhere"], "missing or unreadable"),
+        (["regrade", "nowhere"], "missing or unreadable"),
+        (["run", "--model", "/nowhere", "--output", "x"], "no such folder"),
+        (["run", "--model", "m", "--output", "x", "--top-p", "2"], "--top-p"),
+    ],
+)
 def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
@@ -60,30 +72,66 @@ def test_bad_rows_are_named(tmp_path, capsys):
 
 def test_flags_win_over_a_preset():
     args = parse(["run", "--preset", "spo-paper", "--model", "m", "--output", "d", "--samples", "4"])
-    assert (args.contexts, args.seed, args.prompt, args.budget, args.samples) == ((2048, 4096, 32768), 1234, "open-r1", "total", 4)
+    assert (args.contexts, args.seed, args.prompt, args.budget, args.samples) == (
+        (2048, 4096, 32768),
+        1234,
+        "open-r1",
+        "total",
+        4,
+    )
 
 
 def test_evaluation_never_imports_the_trainer():
-    code = ("import sys, evaluation.__main__, evaluation.run, evaluation.engine\n"
-            "print(*[m for m in sys.modules if m.startswith(('spo_rlhf.trainer', 'spo_rlhf.rollout', 'openrlhf', 'deepspeed', 'vllm', 'ray.'))])")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+    code = (
+        "import sys, evaluation.__main__, evaluation.run, evaluation.engine\n"
+        "heavy = ('spo_rlhf.trainer', 'spo_rlhf.rollout', 'openrlhf', 'deepspeed', 'vllm', 'ray.')\n"
+        "print(*[name for name in sys.modules if name.startswith(heavy)])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+    )
 
 
 def make_run(folder, model, answers, samples=2):
-    """A stored run of one task: per problem the numbers that its samples box; the response is 20 tokens, cut short at context 25."""
+    """A stored run of one task: per problem the numbers that its samples box; the response is 20 tokens, cut short
+    at context 25.
+    """
     settings = RunSettings(model, ("demo",), (25, 64), samples=samples, curve=False)
     rows = []
     for number, boxed in enumerate(answers):
         for sample, value in enumerate(boxed):
             response = rf"Let me think about it. So \boxed{{{value}}}"
-            cuts = {"25": {"tokens": 15, "chars": 18, "truncated": True}, "64": {"tokens": 20, "chars": len(response), "truncated": False}}
+            cuts = {
+                "25": {"tokens": 15, "chars": 18, "truncated": True},
+                "64": {"tokens": 20, "chars": len(response), "truncated": False},
+            }
             nothing = {"correct": False, "extracted": None, "reason": ""}
-            rows.append({"id": f"p{number}", "sample": sample, "context": 64, "prompt": "?", "response": response, "finished": True,
-                         "prompt_tokens": 10, "response_tokens": 20, "problem": "?", "gold": "5", "gold_solution": None, "task": "demo",
-                         "kind": "math", "grades": {key: {**cut, "strict": nothing, "lenient": nothing} for key, cut in cuts.items()}})
+            rows.append(
+                {
+                    "id": f"p{number}",
+                    "sample": sample,
+                    "context": 64,
+                    "prompt": "?",
+                    "response": response,
+                    "finished": True,
+                    "prompt_tokens": 10,
+                    "response_tokens": 20,
+                    "problem": "?",
+                    "gold": "5",
+                    "gold_solution": None,
+                    "task": "demo",
+                    "kind": "math",
+                    "grades": {key: {**cut, "strict": nothing, "lenient": nothing} for key, cut in cuts.items()},
+                }
+            )
     write_json(folder / "run.json", {**settings.__dict__, "tasks": ["demo"], "contexts": [25, 64]})
     write_jsonl(folder / "samples" / "demo.jsonl", rows)
-    write_results(settings, folder, {"demo": {"kind": "math", "problems": len(answers), "data": "", "published_prompts": None}}, {"demo": rows})
+    write_results(
+        settings,
+        folder,
+        {"demo": {"kind": "math", "problems": len(answers), "data": "", "published_prompts": None}},
+        {"demo": rows},
+    )
     return folder
 
 
@@ -104,19 +152,28 @@ def test_regrade_gives_the_stored_samples_their_grades(two_runs):
     assert summary["strict"]["majority"] == pytest.approx((1 + 0.5) / 4)
     assert summary["strict"]["tokens_per_correct"] == pytest.approx(160 / 3)
     cut = read_json(two_runs[0] / "results.json")["tasks"]["demo"]["contexts"]["25"]
-    assert cut["truncated"] == 1 and cut["strict"]["pass@1"] == 0 and cut["no_answer"] == 1 and cut["strict"]["tokens_per_correct"] is None
+    assert (
+        cut["truncated"] == 1
+        and cut["strict"]["pass@1"] == 0
+        and cut["no_answer"] == 1
+        and cut["strict"]["tokens_per_correct"] is None
+    )
     assert regrade(two_runs[0], workers=1) == (0, 32)
 
 
 def test_comparison_pairs_problems(two_runs):
-    row = next(row for row in report.comparisons(report.load_runs(list(two_runs))) if row["context"] == 64)
+    row = next(row for row in tables.comparisons(tables.load_runs(list(two_runs))) if row["context"] == 64)
     assert row["difference"] == pytest.approx((1 + 1 + 0.5 + 0) / 4 - (1 + 0.5 + 0 + 0) / 4)
-    assert (row["only_first"], row["only_second"], row["p"]) == (0, 1, 1.0) and row["low"] <= row["difference"] <= row["high"]
+    assert (row["only_first"], row["only_second"], row["p"]) == (0, 1, 1.0) and row["low"] <= row["difference"] <= row[
+        "high"
+    ]
 
 
 def test_report_writes_every_format(two_runs, tmp_path, capsys):
     target = tmp_path / "out"
-    assert main(["report", *map(str, two_runs), "--format", "md,html,png,json", "--output", str(target), "--paper"]) == 0
+    assert (
+        main(["report", *map(str, two_runs), "--format", "md,html,png,json", "--output", str(target), "--paper"]) == 0
+    )
     shown = capsys.readouterr().out
     assert "| base | demo | 64 | 4 | 8 | 37.5 |" in shown and "+25.0" in shown
     assert (target / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -128,16 +185,28 @@ def test_report_writes_every_format(two_runs, tmp_path, capsys):
 
 
 def test_paper_scores_stand_beside_ours_with_intervals():
-    rows = [{"model": "mine", "task": "math500", "context": 2048, "lenient": {"pass@1": 0.7, "interval": [0.66, 0.74]}}]
-    header, lines = report.paper_table(rows)
+    rows = [
+        {"model": "mine", "task": "math500", "context": 2048, "lenient": {"pass@1": 0.7, "interval": [0.66, 0.74]}}
+    ]
+    header, lines = tables.paper_table(rows)
     spo = next(line for line in lines if line[2] == "paper: SPO-tree")
     assert lines[0][2:4] == ["mine", "70.0"] and spo[3] == "73.6" and spo[4] == "69.6 to 77.3"
-    assert report.paper_table([{"model": "mine", "task": "gsm8k", "context": 2048}])[1] == []
+    assert tables.paper_table([{"model": "mine", "task": "gsm8k", "context": 2048}])[1] == []
 
 
 def test_shares_of_a_summary_are_over_samples():
-    grade = {"strict": {"correct": True, "extracted": "5", "reason": "timeout: x"}, "lenient": {"correct": True, "extracted": "5", "reason": ""}}
-    rows = [{"id": str(n), "grades": {"9": {"tokens": n, "chars": 1, "truncated": n % 2 == 0, **grade}}} for n in range(4)]
+    grade = {
+        "strict": {"correct": True, "extracted": "5", "reason": "timeout: x"},
+        "lenient": {"correct": True, "extracted": "5", "reason": ""},
+    }
+    rows = [
+        {"id": str(n), "grades": {"9": {"tokens": n, "chars": 1, "truncated": n % 2 == 0, **grade}}} for n in range(4)
+    ]
     summary = summarize(rows, 9)
-    assert (summary["truncated"], summary["mean_tokens"], summary["timeouts"], summary["no_answer"]) == (0.5, 1.5, 4, 0)
+    assert (summary["truncated"], summary["mean_tokens"], summary["timeouts"], summary["no_answer"]) == (
+        0.5,
+        1.5,
+        4,
+        0,
+    )
     assert summarize(rows, 10) == {} and as_rows([], {}) == {}

@@ -18,14 +18,36 @@ CONTEXTS = "70,90,160"
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    subprocess.run([sys.executable, str(Path(__file__).with_name("tiny_model.py")), str(folder)], check=True, cwd=ROOT,
-                   env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("tiny_model.py")), str(folder)],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
     return folder
 
 
 def command(model_dir: Path, output: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "evaluation", "run", "--model", str(model_dir / "model"), "--tasks", "arithmetic", "--data-dir", str(model_dir),
-            "--contexts", CONTEXTS, "--output", str(output), "--workers", "1", *more]
+    return [
+        sys.executable,
+        "-m",
+        "evaluation",
+        "run",
+        "--model",
+        str(model_dir / "model"),
+        "--tasks",
+        "arithmetic",
+        "--data-dir",
+        str(model_dir),
+        "--contexts",
+        CONTEXTS,
+        "--output",
+        str(output),
+        "--workers",
+        "1",
+        *more,
+    ]
 
 
 def evaluate(model_dir: Path, output: Path, *more: str) -> dict:
@@ -50,17 +72,25 @@ def test_one_pass_gives_the_grades_of_separate_runs(model_dir, tmp_path):
     for row in separate:
         key = str(row["context"])
         assert row["grades"] == {key: one_pass[row["id"]]["grades"][key]}
-        assert row["response"] == one_pass[row["id"]]["response"][:row["grades"][key]["chars"]]
+        assert row["response"] == one_pass[row["id"]]["response"][: row["grades"][key]["chars"]]
     scores = [together["tasks"]["arithmetic"]["contexts"][key] for key in ("70", "160")]
-    assert scores[0]["truncated"] > scores[1]["truncated"] and scores[0]["strict"]["pass@1"] < scores[1]["strict"]["pass@1"]
+    assert (
+        scores[0]["truncated"] > scores[1]["truncated"]
+        and scores[0]["strict"]["pass@1"] < scores[1]["strict"]["pass@1"]
+    )
 
 
 def test_a_killed_run_resumes_to_the_results_of_an_unbroken_one(model_dir, tmp_path):
     sampled = ("--temperature", "1", "--top-p", "1", "--samples", "64", "--seed", "3")
     unbroken = evaluate(model_dir, tmp_path / "unbroken", *sampled)
     log = tmp_path / "broken" / "samples" / "arithmetic.jsonl"
-    run = subprocess.Popen(command(model_dir, tmp_path / "broken", *sampled), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                           start_new_session=True)
+    run = subprocess.Popen(
+        command(model_dir, tmp_path / "broken", *sampled),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     while run.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 20):
         time.sleep(0.02)
     run.send_signal(signal.SIGKILL)
@@ -76,7 +106,9 @@ def test_a_killed_run_resumes_to_the_results_of_an_unbroken_one(model_dir, tmp_p
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
     scores = unbroken["tasks"]["arithmetic"]["contexts"]["160"]["strict"]
     assert 0 < scores["pass@1"] < 1 and scores["pass@1"] <= scores["pass@k"]["64"]
-    other = subprocess.run(command(model_dir, tmp_path / "broken", *sampled, "--seed", "4"), cwd=ROOT, capture_output=True, text=True)
+    other = subprocess.run(
+        command(model_dir, tmp_path / "broken", *sampled, "--seed", "4"), cwd=ROOT, capture_output=True, text=True
+    )
     assert other.returncode == 2 and "another seed" in other.stderr
 
 

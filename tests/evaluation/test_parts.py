@@ -9,17 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation import contexts, prompts, store, tasks
-from evaluation.run import request_seed
+from evaluation.settings import request_seed
 from spo_rlhf.errors import UserError
 
-
-
 DATA_DIR = Path(os.environ.get("SPO_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not (DATA_DIR / "math500.jsonl").exists(), reason="data sets not there; set SPO_DATA_DIR")
+needs_data = pytest.mark.skipif(
+    not (DATA_DIR / "math500.jsonl").exists(), reason="data sets not there; set SPO_DATA_DIR"
+)
 
 
 @needs_data
-@pytest.mark.parametrize("name, count", [("gsm8k", 1319), ("math500", 500), ("aime24", 30), ("amc23", 40), ("knights_knaves", 100)])
+@pytest.mark.parametrize(
+    "name, count", [("gsm8k", 1319), ("math500", 500), ("aime24", 30), ("amc23", 40), ("knights_knaves", 100)]
+)
 def test_tasks_load_from_local_files(name, count):
     loaded = tasks.load_task(name, DATA_DIR)
     assert len(loaded.problems) == count == len({problem.id for problem in loaded.problems})
@@ -34,22 +36,35 @@ def test_prompts_reproduce_the_published_hashes(name):
     templated = [f"<｜begin▁of▁sentence｜><｜User｜>{text}<｜Assistant｜>" for text in questions]
     assert prompts.published_match(name, questions, questions) == "questions"
     assert prompts.published_match(name, questions, templated) == "prompts without <think>"
-    assert prompts.published_match(name, questions, [text + "<think>\n" for text in templated]) == "prompts with <think>"
+    assert (
+        prompts.published_match(name, questions, [text + "<think>\n" for text in templated]) == "prompts with <think>"
+    )
     assert prompts.published_match(name, questions[1:], questions[1:]) == "none"
     assert prompts.published_match("gsm8k", questions, questions) is None
 
 
 def test_any_jsonl_is_a_task(tmp_path):
     path = tmp_path / "mine.jsonl"
-    path.write_text('{"problem": "1+1?", "answer": 2}\n{"problem": "2+2?", "answer": "4", "id": "b", "solution": "\\\\boxed{4}"}\n')
+    path.write_text(
+        '{"problem": "1+1?", "answer": 2}\n{"problem": "2+2?", "answer": "4", "id": "b", "solution": "\\\\boxed{4}"}\n'
+    )
     loaded = tasks.load_task(f"mine={path}", None)
-    assert [(problem.id, problem.gold, problem.gold_solution) for problem in loaded.problems] == [("0", "2", None), ("b", "4", "\\boxed{4}")]
+    assert [(problem.id, problem.gold, problem.gold_solution) for problem in loaded.problems] == [
+        ("0", "2", None),
+        ("b", "4", "\\boxed{4}"),
+    ]
 
 
-@pytest.mark.parametrize("spec, row, message", [
-    ("nothing", None, "no task 'nothing'"), ("mine={path}", "", "no problems found"), ("mine={path}", '{"problem": "x"}', 'needs a text "problem"'),
-    ("mine={path}", '{"problem": "x", "answer": ""}', 'needs a text "problem"'), ("math500", None, "no math500.jsonl"),
-])
+@pytest.mark.parametrize(
+    "spec, row, message",
+    [
+        ("nothing", None, "no task 'nothing'"),
+        ("mine={path}", "", "no problems found"),
+        ("mine={path}", '{"problem": "x"}', 'needs a text "problem"'),
+        ("mine={path}", '{"problem": "x", "answer": ""}', 'needs a text "problem"'),
+        ("math500", None, "no math500.jsonl"),
+    ],
+)
 def test_wrong_tasks_are_refused(tmp_path, spec, row, message):
     path = tmp_path / "mine.jsonl"
     path.write_text(row or "")
@@ -75,8 +90,13 @@ def test_prompt_files_need_a_place_for_the_problem(tmp_path):
             prompts.choose_prompt(name, None, "auto")
 
 
-@given(st.lists(st.integers(0, 255), max_size=40), st.lists(st.integers(1, 80), min_size=1, max_size=6, unique=True), st.integers(0, 30),
-       st.sampled_from(["total", "response"]), st.booleans())
+@given(
+    st.lists(st.integers(0, 255), max_size=40),
+    st.lists(st.integers(1, 80), min_size=1, max_size=6, unique=True),
+    st.integers(0, 30),
+    st.sampled_from(["total", "response"]),
+    st.booleans(),
+)
 def test_cuts_are_prefixes_within_the_budget(ids, limits, prompt_tokens, budget, finished):
     def decode(some):
         return bytes(some).decode("utf-8", errors="replace")
@@ -85,14 +105,23 @@ def test_cuts_are_prefixes_within_the_budget(ids, limits, prompt_tokens, budget,
     for cut in contexts.cut_response(ids, text, finished, prompt_tokens, sorted(limits), budget, decode):
         room = contexts.response_budget(cut.context, prompt_tokens, budget)
         assert cut.tokens == min(len(ids), room) and cut.truncated == (not finished or room < len(ids))
-        assert text[:cut.chars] in (decode(ids[:cut.tokens]), decode(ids[:cut.tokens]).rstrip("\ufffd")[:cut.chars])
+        assert text[: cut.chars] in (
+            decode(ids[: cut.tokens]),
+            decode(ids[: cut.tokens]).rstrip("\ufffd")[: cut.chars],
+        )
         if budget == "total" and cut.tokens:
             assert prompt_tokens + cut.tokens <= cut.context
 
 
 def test_curve_reaches_from_the_longest_context_down_and_holds_those_asked_for():
     grid = contexts.curve_contexts([100, 1024])
-    assert grid[-1] == 1024 and 100 in grid and grid[0] >= contexts.CURVE_SHORTEST and {512, 256, 128} <= set(grid) and grid == sorted(grid)
+    assert (
+        grid[-1] == 1024
+        and 100 in grid
+        and grid[0] >= contexts.CURVE_SHORTEST
+        and {512, 256, 128} <= set(grid)
+        and grid == sorted(grid)
+    )
 
 
 def test_a_thought_may_start_in_the_prompt():
@@ -108,7 +137,9 @@ def sample(number: int) -> dict:
     return {"id": f"p{number}", "sample": 0, "context": 8, "response": "é" * number}
 
 
-@pytest.mark.parametrize("damage", [b'{"id": "p2", "sam', b"\x00" * 40 + b"\n", "{\"response\": \"\u00e9".encode()[:-1], b"\n{broken}\n", b""])
+@pytest.mark.parametrize(
+    "damage", [b'{"id": "p2", "sam', b"\x00" * 40 + b"\n", '{"response": "\u00e9'.encode()[:-1], b"\n{broken}\n", b""]
+)
 def test_a_damaged_end_is_cut_and_the_rest_kept(tmp_path, damage):
     path = tmp_path / "samples.jsonl"
     log = store.SampleLog(path)

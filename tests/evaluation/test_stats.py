@@ -29,7 +29,9 @@ def test_pass_at_k_refuses_more_than_there_are():
 def test_bootstrap_interval_agrees_with_scipy():
     values = np.random.default_rng(1).choice([0, 0.25, 0.5, 1], 200)
     low, high = stats.bootstrap_interval(values)
-    reference = scipy_stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(2))
+    reference = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(2)
+    )
     assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.005)
 
 

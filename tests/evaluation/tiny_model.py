@@ -1,4 +1,6 @@
-"""A folder with a tiny model that has learned a few arithmetic problems by heart, for tests on the real engine. Run: tiny_model.py FOLDER."""
+"""A folder with a tiny model that has learned a few arithmetic problems by heart, for tests on the real engine.
+Run: tiny_model.py FOLDER.
+"""
 
 import json
 import sys
@@ -18,7 +20,9 @@ TARGET_LOSS = 0.08
 def main(folder: Path) -> None:
     torch.set_num_threads(1)  # faster for so small a model, also on a busy machine
     rows = generate(seed=1, count=PROBLEMS, min_steps=2, max_steps=4)
-    tokenizer = build_tokenizer([PROMPT_TEMPLATE.format(row["problem"]) + row["solution"] for row in generate(seed=2, count=300)])
+    tokenizer = build_tokenizer(
+        [PROMPT_TEMPLATE.format(row["problem"]) + row["solution"] for row in generate(seed=2, count=300)]
+    )
     tokenizer.save_pretrained(folder / "model")
     model = build_model(tokenizer, seed=0)
     model.config.save_pretrained(folder / "model")

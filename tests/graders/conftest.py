@@ -12,6 +12,7 @@ DATA_DIR = Path(os.environ.get("SPO_DATA_DIR", Path(__file__).resolve().parents[
 @pytest.fixture(scope="session")
 def data_rows():
     """A function from a data file's name to its rows; skips the test where the file is not there."""
+
     def load(name: str) -> list[dict]:
         path = DATA_DIR / name
         if not path.exists():

@@ -1,4 +1,6 @@
-"""The grader against labelled answers, rule-made variants of the data sets' answers, copies from the problem, and hostile input."""
+"""The grader against labelled answers, rule-made variants of the data sets' answers, copies from the problem, and
+hostile input.
+"""
 
 import asyncio
 import importlib.metadata
@@ -30,16 +32,24 @@ def warm():
 
 @pytest.mark.parametrize("category", sorted({case["category"] for case in LABELLED}))
 def test_labelled_answers(category):
-    wrong = [case for case in LABELLED if case["category"] == category
-             and grade_here(case["gold"], case["pred"], case.get("problem")).correct != case["correct"]]
+    wrong = [
+        case
+        for case in LABELLED
+        if case["category"] == category
+        and grade_here(case["gold"], case["pred"], case.get("problem")).correct != case["correct"]
+    ]
     assert not wrong
 
 
 @pytest.mark.parametrize("name, step", [("math500.jsonl", 2), ("aime24.jsonl", 3), ("amc23.jsonl", 3)])
 def test_variants_of_real_answers(data_rows, name, step):
-    wrong = [(row["answer"], category, output) for row in data_rows(name)[::step]
-             for label, make in ((True, variants.right_variants), (False, variants.wrong_variants))
-             for category, output in make(row["answer"]) if grade_here(row["answer"], output).correct != label]
+    wrong = [
+        (row["answer"], category, output)
+        for row in data_rows(name)[::step]
+        for label, make in ((True, variants.right_variants), (False, variants.wrong_variants))
+        for category, output in make(row["answer"])
+        if grade_here(row["answer"], output).correct != label
+    ]
     assert not wrong
 
 
@@ -51,12 +61,14 @@ def test_reference_solutions_are_right_and_other_solutions_wrong(data_rows, name
         assert grade_here(row["answer"], solution, row["problem"]).correct
         if normalize(row["answer"]) not in normalize(other["answer"]):
             assert not grade_here(other["answer"], solution).correct
-        cut = solution[:max(solution.rfind("\\boxed"), solution.rfind("####"))]
+        cut = solution[: max(solution.rfind("\\boxed"), solution.rfind("####"))]
         assert not grade_here(row["answer"], cut).correct or "\\boxed" in cut
 
 
 def test_copying_from_the_problem_earns_nothing(data_rows):
-    """Every formula in the problem, whole and in pieces, as the answer: right only if it is the gold answer's own text (or a plain number)."""
+    """Every formula in the problem, whole and in pieces, as the answer: right only if it is the gold answer's own
+    text (or a plain number).
+    """
     earned = []
     for row in data_rows("math500.jsonl"):
         pieces = set()
@@ -64,7 +76,11 @@ def test_copying_from_the_problem_earns_nothing(data_rows):
             pieces.update([formula, *re.split(r"=|,|<|>|\\le|\\ge|:", formula), *re.findall(r"[^\s,]+", formula)])
         for piece in pieces:
             grade = grade_here(row["answer"], rf"\boxed{{{piece.strip().rstrip('.,')}}}", row["problem"])
-            if grade.correct and grade.reason != "same text" and not re.fullmatch(r"\d+\^\{\\mathrm\{th\}\}|[a-z],?", piece.strip()):
+            if (
+                grade.correct
+                and grade.reason != "same text"
+                and not re.fullmatch(r"\d+\^\{\\mathrm\{th\}\}|[a-z],?", piece.strip())
+            ):
                 earned.append((row["answer"], piece))
     assert not earned
 
@@ -101,23 +117,47 @@ def test_lenient_gives_what_strict_refuses():
 
 
 def test_installed_parsers_are_the_ones_scores_depend_on():
-    versions = {name: importlib.metadata.version(name) for name in ("math-verify", "latex2sympy2_extended", "antlr4-python3-runtime")}
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("math-verify", "latex2sympy2_extended", "antlr4-python3-runtime")
+    }
     assert versions == {"math-verify": "0.9.0", "latex2sympy2_extended": "1.11.0", "antlr4-python3-runtime": "4.13.2"}
 
 
 HOSTILE = {
-    "tower": r"\boxed{9^{9^{9^9}}}", "power": r"\boxed{37452^{18374514}}", "rational power": r"\boxed{(123456789/987654321)^{123456789}}",
-    "factorial": r"\boxed{100000000!}", "factorials": r"\boxed{((10!)!)!}", "double factorials": r"\boxed{9!!!!!!!!!!!!}",
-    "binomial": r"\boxed{\binom{10^9}{5*10^8}}", "sum": r"\boxed{\sum_{k=1}^{1000000000} 1/k}", "product": r"\boxed{\prod_{k=1}^{10000000} k}",
-    "long integer": r"\boxed{" + "7" * 150_000 + "}", "long decimal": r"\boxed{0." + "3" * 100_000 + "}", "exponent": r"\boxed{1e999999999}",
-    "nested parentheses": r"\boxed{" + "(" * 500 + "1" + ")" * 500 + "}", "a million characters": "x" * 10**6 + r"\boxed{5}",
-    "dollars": "$" * 190_000, "brackets": "[ " * 90_000, "formulas": r"\(" * 90_000, "unclosed boxes": r"\boxed{" * 28_000,
-    "hundreds of boxes": r"\boxed{5}" * 300, "null bytes": "\x00" * 1000 + r"\boxed{5}", "open braces": "{" * 199_000,
-    "nested roots": r"\boxed{" + r"\sqrt{" * 200 + "5" + "}" * 201, "nested fractions": r"\boxed{" + r"\frac{1}{1+" * 40 + "1" + "}" * 41,
-    "system": r"\boxed{__import__('os').system('touch pwned')}", "exec": "\\boxed{exec(\"open('pwned','w')\")}", "eval": r"\boxed{eval('5')}",
-    "many items": r"\boxed{" + ",".join(map(str, range(100))) + "}", "minus signs": r"\boxed{" + "-" * 399 + "5}",
-    "only commands": r"\boxed{" + r"\frac" * 90 + "}", "carets": r"\boxed{" + "^" * 300 + "}", "division by zero": r"\boxed{\frac{0}{0}}",
-    "not a number": r"\boxed{NaN}", "bidi": "\\boxed{5\u202e6}",
+    "tower": r"\boxed{9^{9^{9^9}}}",
+    "power": r"\boxed{37452^{18374514}}",
+    "rational power": r"\boxed{(123456789/987654321)^{123456789}}",
+    "factorial": r"\boxed{100000000!}",
+    "factorials": r"\boxed{((10!)!)!}",
+    "double factorials": r"\boxed{9!!!!!!!!!!!!}",
+    "binomial": r"\boxed{\binom{10^9}{5*10^8}}",
+    "sum": r"\boxed{\sum_{k=1}^{1000000000} 1/k}",
+    "product": r"\boxed{\prod_{k=1}^{10000000} k}",
+    "long integer": r"\boxed{" + "7" * 150_000 + "}",
+    "long decimal": r"\boxed{0." + "3" * 100_000 + "}",
+    "exponent": r"\boxed{1e999999999}",
+    "nested parentheses": r"\boxed{" + "(" * 500 + "1" + ")" * 500 + "}",
+    "a million characters": "x" * 10**6 + r"\boxed{5}",
+    "dollars": "$" * 190_000,
+    "brackets": "[ " * 90_000,
+    "formulas": r"\(" * 90_000,
+    "unclosed boxes": r"\boxed{" * 28_000,
+    "hundreds of boxes": r"\boxed{5}" * 300,
+    "null bytes": "\x00" * 1000 + r"\boxed{5}",
+    "open braces": "{" * 199_000,
+    "nested roots": r"\boxed{" + r"\sqrt{" * 200 + "5" + "}" * 201,
+    "nested fractions": r"\boxed{" + r"\frac{1}{1+" * 40 + "1" + "}" * 41,
+    "system": r"\boxed{__import__('os').system('touch pwned')}",
+    "exec": "\\boxed{exec(\"open('pwned','w')\")}",
+    "eval": r"\boxed{eval('5')}",
+    "many items": r"\boxed{" + ",".join(map(str, range(100))) + "}",
+    "minus signs": r"\boxed{" + "-" * 399 + "5}",
+    "only commands": r"\boxed{" + r"\frac" * 90 + "}",
+    "carets": r"\boxed{" + "^" * 300 + "}",
+    "division by zero": r"\boxed{\frac{0}{0}}",
+    "not a number": r"\boxed{NaN}",
+    "bidi": "\\boxed{5\u202e6}",
 }
 
 
@@ -147,14 +187,19 @@ def test_what_passes_the_guards_is_stopped_by_the_limit():
 def test_grader_works_from_threads_and_asyncio():
     with Grader(workers=1) as grader:
         results = []
-        threads = [threading.Thread(target=lambda: results.append(grader.grade(r"\frac12", r"\boxed{0.5}").correct)) for _ in range(4)]
+        threads = [
+            threading.Thread(target=lambda: results.append(grader.grade(r"\frac12", r"\boxed{0.5}").correct))
+            for _ in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
         async def together() -> list:
-            return await asyncio.gather(*(asyncio.wrap_future(grader.submit("4", rf"\boxed{{{n}}}")) for n in range(6)))
+            return await asyncio.gather(
+                *(asyncio.wrap_future(grader.submit("4", rf"\boxed{{{n}}}")) for n in range(6))
+            )
 
         assert results == [True] * 4
         assert [grade.correct for grade in asyncio.run(together())] == [n == 4 for n in range(6)]

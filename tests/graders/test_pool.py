@@ -1,4 +1,6 @@
-"""The worker pool: limits hold, failures stay one line, nothing is left behind. Tasks are importable standard library functions."""
+"""The worker pool: limits hold, failures stay one line, nothing is left behind. Tasks are importable standard
+library functions.
+"""
 
 import asyncio
 import functools
@@ -97,7 +99,9 @@ def test_unpicklable_results_are_errors(pool):
 
 def test_from_threads_and_asyncio(pool):
     results = []
-    threads = [threading.Thread(target=lambda n=n: results.append(pool.submit(divmod, n, 3).result())) for n in range(8)]
+    threads = [
+        threading.Thread(target=lambda n=n: results.append(pool.submit(divmod, n, 3).result())) for n in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -151,11 +155,13 @@ def test_initializer_runs_in_every_worker_and_its_failure_is_told(tmp_path):
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_workers_end_with_the_process_that_made_them(signal_number):
-    code = ("import time, sys; from spo_rlhf.graders.pool import WorkerPool\n"
-            "pool = WorkerPool(workers=2, timeout_s=600)\n"
-            "pool.submit(divmod, 1, 1).result(); [pool.submit(pow, 7, 10**9) for _ in range(2)]; time.sleep(0.5)\n"
-            "print(*pool.worker_pids(), flush=True)\n"
-            f"time.sleep({0 if signal_number is None else 60})\n")
+    code = (
+        "import time, sys; from spo_rlhf.graders.pool import WorkerPool\n"
+        "pool = WorkerPool(workers=2, timeout_s=600)\n"
+        "pool.submit(divmod, 1, 1).result(); [pool.submit(pow, 7, 10**9) for _ in range(2)]; time.sleep(0.5)\n"
+        "print(*pool.worker_pids(), flush=True)\n"
+        f"time.sleep({0 if signal_number is None else 60})\n"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2
@@ -167,7 +173,11 @@ def test_workers_end_with_the_process_that_made_them(signal_number):
 
 def test_importing_the_graders_loads_nothing_heavy():
     heavy = {"torch", "ray", "vllm", "deepspeed", "openrlhf", "transformers"}
-    code = ("import sys, pkgutil, importlib, spo_rlhf.graders as g\n"
-            "[importlib.import_module(m.name) for m in pkgutil.walk_packages(g.__path__, 'spo_rlhf.graders.')]\n"
-            f"print(*sorted({heavy!r} & set(sys.modules)))")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+    code = (
+        "import sys, pkgutil, importlib, spo_rlhf.graders as g\n"
+        "[importlib.import_module(m.name) for m in pkgutil.walk_packages(g.__path__, 'spo_rlhf.graders.')]\n"
+        f"print(*sorted({heavy!r} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+    )

@@ -29,7 +29,11 @@ def test_grader_works_in_every_kind_of_actor():
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
     try:
         ray.cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
-        actors = [ray.remote(Plain).remote(), ray.remote(Plain).options(max_concurrency=2).remote(), ray.remote(Asynchronous).remote()]
+        actors = [
+            ray.remote(Plain).remote(),
+            ray.remote(Plain).options(max_concurrency=2).remote(),
+            ray.remote(Asynchronous).remote(),
+        ]
         for results in ray.get([actor.grade.remote() for actor in actors]):
             assert [correct for correct, _ in results] == [True, False, False]
             assert "timeout" in results[2][1]

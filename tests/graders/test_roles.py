@@ -8,7 +8,8 @@ GOLD = "(1) Penelope is a knave\n(2) David is a knave\n(3) Zoey is a knight"
 
 RIGHT = [
     "Reasoning.\nCONCLUSION:\n" + GOLD,
-    "<think>If David is a knight then ...</think>\n**CONCLUSION:**\n(1) **Penelope** is a **knave**\n(2) David is a knave\n(3) Zoey is a knight.",
+    "<think>If David is a knight then ...</think>\n**CONCLUSION:**\n(1) **Penelope** is a **knave**\n"
+    "(2) David is a knave\n(3) Zoey is a knight.",
     "If Zoey lies ...\nConclusion: Zoey is a knight, Penelope is a knave and David is a knave.",
     r"So \boxed{\text{Penelope is a knave, David is a knave, Zoey is a knight}}",
 ]
@@ -37,7 +38,9 @@ def test_wrong_or_unclear_roles(output, reason):
 
 
 def test_lenient_needs_no_marker():
-    assert grade_here(GOLD, "So Penelope is a knight? No, Penelope is a knave.\n" + GOLD, mode="lenient", kind="roles").correct
+    assert grade_here(
+        GOLD, "So Penelope is a knight? No, Penelope is a knave.\n" + GOLD, mode="lenient", kind="roles"
+    ).correct
 
 
 def test_every_answer_of_the_data_set_is_its_own_solution(data_rows):

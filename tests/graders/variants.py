@@ -1,4 +1,6 @@
-"""Rule-made right and wrong variants of reference answers, for measuring a grader. Import by path: tests are no package."""
+"""Rule-made right and wrong variants of reference answers, for measuring a grader. Import by path: tests are no
+package.
+"""
 
 import re
 from collections.abc import Iterator
@@ -11,11 +13,19 @@ BRACKET = re.compile(r"(?:\\left)?([(\[])(.*),(.*?)(?:\\right)?([)\]])")
 
 def right_variants(answer: str) -> Iterator[tuple[str, str]]:
     """(category, output) pairs that say `answer` in another form."""
-    for category, box in (("wrapper", r"Thus \boxed{%s}."), ("wrapper", r"\boxed {%s}"), ("wrapper", r"$\boxed{ %s }$"), ("wrapper", r"\fbox{%s}"),
-                          ("wrapper", "<think>Is it \\boxed{-987}?</think>\nSo\n\\[\n\\boxed{%s}\n\\]"),
-                          ("wrapper", r"**Answer:** $$\boxed{%s.}$$"), ("wrapper", r"\boxed{%s}}"), ("wrapper", r"\boxed{\displaystyle %s}"),
-                          ("hash line", "Reasoning.\n#### %s"), ("hash line", "#### Step 1\nReasoning.\n#### $%s$"),
-                          ("self-correction", r"\boxed{-987}, no, that is wrong. It must be \boxed{%s}.")):
+    for category, box in (
+        ("wrapper", r"Thus \boxed{%s}."),
+        ("wrapper", r"\boxed {%s}"),
+        ("wrapper", r"$\boxed{ %s }$"),
+        ("wrapper", r"\fbox{%s}"),
+        ("wrapper", "<think>Is it \\boxed{-987}?</think>\nSo\n\\[\n\\boxed{%s}\n\\]"),
+        ("wrapper", r"**Answer:** $$\boxed{%s.}$$"),
+        ("wrapper", r"\boxed{%s}}"),
+        ("wrapper", r"\boxed{\displaystyle %s}"),
+        ("hash line", "Reasoning.\n#### %s"),
+        ("hash line", "#### Step 1\nReasoning.\n#### $%s$"),
+        ("self-correction", r"\boxed{-987}, no, that is wrong. It must be \boxed{%s}."),
+    ):
         yield category, box.replace("%s", answer)
     boxed = r"The answer is \boxed{%s}"
     if not re.search(r"\\text|\\mbox|=|\\in|\\pm|,|\{matrix|pmatrix", answer):
@@ -68,7 +78,13 @@ def wrong_variants(answer: str) -> Iterator[tuple[str, str]]:
     yield "many boxes", " so ".join(rf"\boxed{{{n}}}" for n in range(2000, 2012)) + rf" so \boxed{{{answer}}}"
     if INTEGER.fullmatch(answer):
         value = int(answer)
-        for other in (value + 1, value * 100 or 7, -value or 7, Fraction(value, 100) if value else 7, value + Fraction(1, 10**4)):
+        for other in (
+            value + 1,
+            value * 100 or 7,
+            -value or 7,
+            Fraction(value, 100) if value else 7,
+            value + Fraction(1, 10**4),
+        ):
             yield "number", boxed % (other if isinstance(other, int) else f"{float(other):.6f}")
         yield "unevaluated", boxed % rf"{value - 1} + 1"
         yield "unevaluated", boxed % rf"\gcd({value},{value})"
@@ -78,7 +94,10 @@ def wrong_variants(answer: str) -> Iterator[tuple[str, str]]:
         yield "interval", boxed % f"[{value - 1}, {value + 1}]"
         yield "interval", boxed % f"x > {value}"
     if match := FRACTION.fullmatch(answer):
-        yield "fraction", boxed % rf"{match[1]}\frac{{{match[3]}}}{{{match[2]}}}" if match[2] != match[3] else boxed % "7"
+        yield (
+            "fraction",
+            boxed % rf"{match[1]}\frac{{{match[3]}}}{{{match[2]}}}" if match[2] != match[3] else boxed % "7",
+        )
         yield "fraction", boxed % f"{match[1]}{int(match[2]) / int(match[3]) + 1e-3:.3f}"
     if match := BRACKET.fullmatch(answer):
         flipped = {"(": "[", "[": "(", ")": "]", "]": ")"}

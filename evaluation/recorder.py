@@ -1,0 +1,153 @@
+"""Grading beside sampling: every response is graded in the background and stored when its grades are there."""
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from evaluation.contexts import as_rows, cut_response, grades_needed
+from evaluation.engine import Response
+from evaluation.prompts import opens_thought
+from evaluation.settings import RunSettings
+from evaluation.store import SampleLog
+from evaluation.tasks import LoadedTask, Problem
+from spo_rlhf.graders.grade import MODES, Grade, Grader, Mode
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A problem with its prompt."""
+
+    task: LoadedTask
+    problem: Problem
+    question: str
+    text: str
+    token_ids: list[int]
+
+
+class Recorder:
+    """Grades responses in the background and stores each one when all its grades are there. Shows progress."""
+
+    grader: Grader
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        contexts: list[int],
+        logs: dict[str, SampleLog],
+        items: dict[tuple, Prompted],
+        decode: Callable[[Sequence[int]], str],
+        total: int,
+        quiet: bool,
+    ) -> None:
+        self.settings, self.contexts, self.logs, self.items, self.decode = settings, contexts, logs, items, decode
+        self.waiting: list[tuple[dict, list, dict[int, dict[Mode, Future]]]] = []
+        self.tokens = 0
+        self.right = self.graded = 0
+        stored = sum(len(log.rows) for log in logs.values())
+        self.progress = functools.partial(
+            tqdm,
+            total=total,
+            initial=min(stored, total),
+            unit="sample",
+            disable=quiet,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+        self.bar = tqdm(disable=True)
+
+    def start(self) -> None:
+        """Show progress from now on: rate and time left are those of sampling, without the start of the engine."""
+        self.bar = self.progress()
+        self.started = time.monotonic()
+
+    def add(self, response: Response) -> None:
+        """Start grading a response under every context limit that its own one covers."""
+        name, problem_id, sample, context = response.key
+        item = self.items[response.key]
+        contexts = [context] if self.settings.separate_contexts else self.contexts
+        cuts = cut_response(
+            response.token_ids,
+            response.text,
+            response.finished,
+            len(item.token_ids),
+            contexts,
+            self.settings.budget,
+            self.decode,
+        )
+        row = {
+            "id": problem_id,
+            "sample": sample,
+            "context": context,
+            "prompt": item.text,
+            "response": response.text,
+            "finished": response.finished,
+            "prompt_tokens": len(item.token_ids),
+            "response_tokens": len(response.token_ids),
+            "problem": item.problem.text,
+            "gold": item.problem.gold,
+            "gold_solution": item.problem.gold_solution,
+            "task": name,
+            "kind": item.task.task.kind,
+        }
+        futures = {chars: submit_grades(self.grader, row, chars) for chars in grades_needed(cuts)}
+        self.waiting.append((row, cuts, futures))
+        self.tokens += len(response.token_ids)
+        self._store(
+            [
+                entry
+                for entry in self.waiting
+                if all(future.done() for modes in entry[2].values() for future in modes.values())
+            ]
+        )
+
+    def finish(self) -> None:
+        """Wait for the last grades."""
+        self._store(list(self.waiting))
+        self.bar.close()
+
+    def _store(self, entries: list) -> None:
+        for entry in entries:
+            row, cuts, futures = entry
+            row["grades"] = as_rows(cuts, collect_grades(futures))
+            self.logs[row["task"]].append(row)
+            self.waiting.remove(entry)
+            self.graded += 1
+            self.right += row["grades"][str(cuts[-1].context)]["strict"]["correct"]
+            if not self.bar.disable:
+                rate = self.tokens / max(time.monotonic() - self.started, 1e-3)
+                self.bar.set_postfix_str(f"{rate:.0f} tokens/s, correct {self.right / self.graded:.1%}", refresh=False)
+            self.bar.update()
+
+
+def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode, Future]:
+    """Start grading the first `chars` characters of a stored sample's response in every mode."""
+    text = row["response"][:chars]
+    in_thought = opens_thought(row["prompt"])
+    return {
+        mode: grader.submit(
+            row["gold_solution"] or row["gold"] if mode == "lenient" else row["gold"],
+            text,
+            row["problem"],
+            mode,
+            in_thought,
+            row["kind"],
+        )
+        for mode in MODES
+    }
+
+
+def collect_grades(futures: dict[int, dict[Mode, Future]]) -> dict[int, dict[str, Any]]:
+    """The results of `submit_grades` per number of characters, ready for a samples file."""
+
+    def plain(grade: Grade) -> dict[str, Any]:
+        return {"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}
+
+    return {
+        chars: {mode: plain(future.result()) for mode, future in modes.items()} for chars, modes in futures.items()
+    }

