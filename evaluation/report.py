@@ -8,6 +8,7 @@ from evaluation.store import write_json
 from evaluation.tables import Run, cells, comparisons, load_runs, notes, sections
 from spo_rlhf.errors import UserError
 
+MAX_TICKS = 8
 FORMATS = ("md", "html", "png", "json")
 
 
@@ -69,9 +70,16 @@ def draw(runs: list[Run], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     lines = curves(runs)
+    # The contexts that were asked for, of the longest ones at most MAX_TICKS.
+    ticks = {
+        task: sorted({int(c) for run in runs for c in run.value["tasks"].get(task, {}).get("contexts", ())})[
+            -MAX_TICKS:
+        ]
+        for task in lines
+    }
     figure, axes = pyplot.subplots(1, len(lines), figsize=(5 * len(lines), 3.8), squeeze=False, layout="constrained")
     for axis, (task, models) in zip(axes[0], lines.items()):
         for model, points in models.items():
@@ -86,10 +94,12 @@ def draw(runs: list[Run], path: Path) -> None:
                     alpha=0.15,
                 )
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.set_xticks(ticks[task], labels=map(str, ticks[task]))
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
         axis.set(title=task, xlabel="context (tokens)", ylabel="accuracy, strict (%)", ylim=(0, None))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    labels = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -30,14 +30,14 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     prompted = [item for task in tasks for item in _prompts(task, settings, tokenizer)]
     contexts = graded_contexts(settings)
     model_len = _model_length(settings, prompted, limit)
-    check_folder(settings, options.output)
-    logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl") for task in tasks}
-    requests, items = _requests(settings, prompted, logs)
     stops = {_prompt_of(task, settings).stop for task in tasks}
     if len(stops) > 1:
         raise UserError(
             "--tasks: these tasks' prompts end differently (stop strings); run them apart, or give one --prompt"
         )
+    check_folder(settings, options.output)
+    logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl") for task in tasks}
+    requests, items = _requests(settings, prompted, logs)
 
     recorder = Recorder(
         settings,

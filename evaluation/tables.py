@@ -47,7 +47,11 @@ def load_runs(folders: list[Path]) -> list[Run]:
     """
     values = [read_json(folder / "results.json") for folder in folders]
     names = [Path(str(value["settings"]["model"])).name for value in values]
-    labels = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders)]
+    short = [folder.resolve().name for folder in folders]
+    labels = [
+        name if names.count(name) == 1 else own if short.count(own) == 1 else str(folder)
+        for name, own, folder in zip(names, short, folders)
+    ]
     return [Run(*parts) for parts in zip(labels, folders, values)]
 
 
@@ -116,7 +120,7 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
     text = []
     for row in rows:
         strict, lenient = (row[mode] for mode in MODES)
-        best = list(strict["pass@k"].items())[-1:] if strict["pass@k"] else []
+        best = max(strict["pass@k"], key=int, default=None)
         text.append(
             [
                 row["model"],
@@ -128,8 +132,7 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
                 interval(strict["interval"]),
                 percent(lenient["pass@1"]),
                 interval(lenient["interval"]),
-                *(f"{percent(value)} (k={k})" for k, value in best),
-                *(["-"] if not best else []),
+                "-" if best is None else f"{percent(strict['pass@k'][best])} (k={best})",
                 percent(strict["majority"]),
                 percent(row["truncated"]),
                 percent(row["no_answer"]),
@@ -196,8 +199,8 @@ def sections(runs: list[Run], paper: bool) -> list[tuple[str, list[str], list[li
     parts = [("Results (percent)", HEADER, table(rows))]
     if len(runs) > 1:
         parts.append(("Paired comparison (strict)", *comparison_table(comparisons(runs))))
-    if paper:
-        parts.append(("Beside Table 1 of the paper", *paper_table(rows)))
+    if paper and (beside := paper_table(rows))[1]:
+        parts.append(("Beside Table 1 of the paper", *beside))
     return parts
 
 

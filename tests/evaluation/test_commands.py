@@ -210,3 +210,14 @@ def test_shares_of_a_summary_are_over_samples():
         0,
     )
     assert summarize(rows, 10) == {} and as_rows([], {}) == {}
+
+
+def test_best_of_k_shows_the_largest_k(two_runs):
+    row = tables.cells(tables.load_runs([two_runs[0]]))[1]
+    row["strict"]["pass@k"] = {"16": 0.5, "2": 0.25, "8": 0.4}
+    assert "50.0 (k=16)" in tables.table([row])[0]
+
+
+def test_runs_of_one_model_are_told_apart_by_folder(tmp_path):
+    folders = [make_run(tmp_path / name, "base", [[5], [6]], samples=1) for name in ("a", "b")]
+    assert [run.label for run in tables.load_runs(folders)] == ["a", "b"]
