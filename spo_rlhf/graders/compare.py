@@ -15,6 +15,7 @@ from spo_rlhf.graders.numbers import Quantity, compatible_units, quantity, same_
 from spo_rlhf.graders.structure import Node, as_text, parse, split_top
 
 MAX_ITEMS = 60
+MAX_FORMS = 3
 MAX_SHOWN_CHARS = 500
 UNORDERED = ("list", "set", "union")
 BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(?:\\text\{)?\s*(\w+)\s*\}?\s*\}?")
@@ -31,6 +32,7 @@ BASE_NAMES = {
     "twelve": "12",
     "sixteen": "16",
 }
+_OPTION_WORDS = re.compile(r"\\text|\b(?:option|choice)\b|[(){}.\s]", re.IGNORECASE)
 OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
 _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
 EMPTY = ("\\emptyset", "\\{\\}")
@@ -98,6 +100,9 @@ class _Comparison:
         return self.same_scalar(gold.text, answer.text)
 
     def _same_collection(self, gold: Node, answer: Node) -> bool:
+        if gold.kind not in UNORDERED and answer.kind == "list" and len(answer.items) <= MAX_FORMS:
+            if all(self.same(gold, item) for item in answer.items):
+                return True  # "3/4 or 0.75": one value in several forms
         if "union" in (gold.kind, answer.kind) and gold.kind != answer.kind and "set" not in (gold.kind, answer.kind):
             # "x < 1 or x > 2" is a union of intervals
             if any(item.kind != "bracket" for item in gold.items + answer.items):
@@ -126,7 +131,7 @@ class _Comparison:
     def _option(self, gold: str, answer: str) -> bool:
         """ "(C) 5" answers both a gold "C" and a gold "5"; "c" answers "C"."""
         letter = re.sub(r"\\text|[(){}.\s]", "", gold)
-        if re.fullmatch("[A-J]", letter) and re.sub(r"\\text|[(){}.\s]", "", answer) in (letter, letter.lower()):
+        if re.fullmatch("[A-J]", letter) and _OPTION_WORDS.sub("", answer) in (letter, letter.lower()):
             return True
         match = OPTION.fullmatch(answer)
         if not match or re.search(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])", match[2]):

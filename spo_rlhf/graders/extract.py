@@ -16,6 +16,8 @@ SPECIAL_TOKEN = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|
 THOUGHT_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
 BOX_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+(?:boxed|fbox)\s*(?P<bare>[-+]?[\w.,/]*\w)|\\[\s\S]|[{}]")
 HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
+ANSWER_IS = re.compile(r"^(?:final )?answer\s*(?:is\b|:)\s*", re.IGNORECASE)
+REMARK = re.compile(r"\s+\((?![^()]*\bor\b)[^()]*[A-Za-z]{2}[^()]*\)\s*$")  # "18 (since 9 * 2 = 18)"
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")
 VALUE_START = re.compile(r"[-+(\[{*]*\s*(?:\\?\$\s*)*[-+]?\s*(?:[\d.]|\\(?!text))")
 CONNECTOR = re.compile(
@@ -121,9 +123,8 @@ def hash_lines(text: str, after: int | None) -> list[_Span]:
             and (match.start() < after or HEADING.match(content) or not VALUE_START.match(content))
         ):
             continue
-        spans.append(
-            _Span(match.start(), match.end(), re.sub(r"^(?:final )?answer\s*(?:is\b|:)\s*", "", content, flags=re.I))
-        )
+        content = ANSWER_IS.sub("", content)
+        spans.append(_Span(match.start(), match.end(), REMARK.sub("", content) or content))
     return spans
 
 
