@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_DEPTH = 12
+MAX_NAME_CHARS = 60
 OPEN, CLOSE = "([{", ")]}"
 WORDS_AS_TEXT = frozenset("yes no odd even none true false east west north south".split())
 _TEXT_BLOCK = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -170,7 +171,7 @@ def _plus_minus(text: str, depth: int) -> Node | None:
 def _leaf(text: str) -> Node:
     name = None
     sides = split_top(text, "=")
-    if len(sides) == 2 and all(sides) and _NAME.fullmatch(sides[0]):
+    if len(sides) == 2 and all(sides) and len(sides[0]) <= MAX_NAME_CHARS and _NAME.fullmatch(sides[0]):
         name, text = re.sub(r"\s+", "", sides[0]), sides[1]
         return Node("text", as_text(text), name=name) if is_text(text) else Node("expr", text, name=name)
     return Node("text", as_text(text)) if is_text(text) else Node("expr", text)
