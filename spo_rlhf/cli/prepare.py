@@ -2,15 +2,18 @@
 
 import argparse
 import json
+import logging
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from spo_rlhf.cli.console import Console, count, duration
 from spo_rlhf.cli.record import write_json
@@ -19,6 +22,7 @@ from spo_rlhf.tasks import arithmetic
 
 PROGRAM = "prepare"
 RECORD = "prepare.json"
+INTERRUPTED = f"{PROGRAM}: interrupted; nothing was kept"
 # Enough for the warm-up to see hardly any problem twice, and for the tokenizer to see every word often.
 SUPERVISED_PROBLEMS, TOKENIZER_PROBLEMS = 32768, 4096
 EXAMPLES = """\
@@ -33,7 +37,10 @@ examples:
 
 
 def prepare(directory: Path, settings: dict, console: Console) -> dict:
-    """Write the task and the model into an existing directory; return the record."""
+    """Write the task and the model into an existing directory; return the record. Call `load_libraries` before."""
+    from spo_rlhf.tasks.small_model import build_model, build_tokenizer
+    from spo_rlhf.tasks.warm_up import WarmUpProgress, WarmUpSettings, warm_up
+
     start = time.monotonic()
     splits = arithmetic.write_task(
         directory,
@@ -44,16 +51,12 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
         min_steps=settings["min_steps"],
         max_steps=settings["max_steps"],
     )
-    console.line(f"{PROGRAM}: {', '.join(f'{name} {len(rows)}' for name, rows in splits.items())} problems; loading")
-    # These take seconds to import: only where they are needed.
-    from spo_rlhf.tasks.small_model import build_model, build_tokenizer
-    from spo_rlhf.tasks.warm_up import WarmUpProgress, WarmUpSettings, warm_up
-
     examples = [(arithmetic.PROMPT_TEMPLATE.format(row["problem"]), row["solution"]) for row in splits["sft"]]
     held_out = [(arithmetic.PROMPT_TEMPLATE.format(row["problem"]), row["answer"]) for row in splits["test"]]
     tokenizer = build_tokenizer(prompt + solution for prompt, solution in examples[:TOKENIZER_PROBLEMS])
     model = build_model(tokenizer, settings["seed"])
-    console.line(f"{PROGRAM}: Qwen2 model with {count(model.num_parameters())} parameters, random weights")
+    problems = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
+    console.line(f"{PROGRAM}: problems: {problems}; model: Qwen2 with {count(model.num_parameters())} parameters")
     training = WarmUpSettings(
         target_accuracy=settings["target_accuracy"],
         max_seconds=settings["max_seconds"],
@@ -69,7 +72,9 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
         )
 
     end = warm_up(model, tokenizer, examples, held_out, training, report)
+    logging.disable(logging.WARNING)  # to save a model transformers imports DeepSpeed, which looks for a GPU and says so
     model.save_pretrained(directory / "model")
+    logging.disable(logging.NOTSET)
     tokenizer.save_pretrained(directory / "model")
     record = {
         "settings": settings,
@@ -102,10 +107,26 @@ def reusable(output: Path, settings: dict, force: bool) -> dict | None:
     return record
 
 
+def load_libraries() -> None:
+    """Import what takes seconds to import, and keep it from writing over the progress."""
+
+    def leave(signum, frame) -> NoReturn:
+        print(f"\n{INTERRUPTED}", flush=True)
+        os._exit(130)
+
+    # A KeyboardInterrupt inside an import can be caught there and come out as another error, or not at all.
+    previous = signal.signal(signal.SIGINT, leave)
+    try:
+        import spo_rlhf.tasks.warm_up  # noqa: F401
+        from transformers.utils import logging as transformers_logging
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    transformers_logging.disable_progress_bar()
+
+
 @contextmanager
 def whole_or_nothing(output: Path) -> Iterator[Path]:
     """A directory that takes the place of `output` when the block ends, and vanishes when it fails."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     making, replaced = (output.with_name(f".{output.name}.{os.getpid()}.{role}") for role in ("making", "replaced"))
     making.mkdir()
     try:
@@ -165,6 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         if record := reusable(output, settings, force):
             console.line(f"{PROGRAM}: {output} has these settings already and is used as it is; --force makes it again")
         else:
+            output.parent.mkdir(parents=True, exist_ok=True)  # fails here, not after minutes
+            console.line(f"{PROGRAM}: loading libraries")
+            load_libraries()
             with whole_or_nothing(output) as directory:
                 record = prepare(directory, settings, console)
         show(console, output, record)
@@ -173,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        console.line(f"{PROGRAM}: interrupted; nothing was kept")
+        console.line(INTERRUPTED)
         return 130
 
 

@@ -19,7 +19,7 @@ REWARD_FILE = Path(__file__).parents[1] / "tasks" / "gsm8k.py"
 PROBLEMS_PER_STEP, STEPS, HELD_OUT = 64, 40, 256
 TRAIN_OPTIONS = {
     "spo.mode": "chain",
-    "spo.cutpoint_interval": 2,
+    "spo.cutpoint_interval": 3,
     "spo.mc_rollouts": 4,
     "rollout.batch_size": PROBLEMS_PER_STEP,
     "rollout.n_samples_per_prompt": 4,

@@ -1,0 +1,147 @@
+"""The command that makes the small task and model, through its own main and as a process."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spo_rlhf.cli import prepare
+from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
+
+ROOT = Path(__file__).parents[2]
+FEW = ["--train", "20", "--test", "10", "--warm-up-steps", "0"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.prepare", *arguments]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    output = tmp_path_factory.mktemp("prepared") / "new" / "task"
+    done = subprocess.run(command("--output", str(output), *FEW), cwd=ROOT, capture_output=True, text=True)
+    return output, done
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_what_it_writes(finished):
+    output, done = finished
+    assert done.returncode == 0 and done.stderr == ""
+    assert sorted(path.name for path in output.iterdir()) == ["model", "prepare.json", "sft.jsonl", "test.jsonl", "train.jsonl"]
+    assert [len(rows(output / f"{name}.jsonl")) for name in ("train", "test")] == [20, 10]
+    record = json.loads((output / "prepare.json").read_text(encoding="utf-8"))
+    assert record["settings"]["warm_up_steps"] == record["steps"] == 0 and 0 <= record["accuracy"] <= 1
+    assert [path.name for path in output.parent.iterdir()] == ["task"], "nothing temporary stays"
+
+
+def test_it_says_what_it_does(finished):
+    lines = finished[1].stdout.splitlines()
+    assert [line for line in lines if not line.startswith("prepare: ")] == [] and "\r" not in finished[1].stdout
+    assert "is ready" in lines[-1] and "held-out" in lines[-1]
+
+
+def test_the_model_loads_with_its_tokenizer(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(finished[0] / "model")
+    model = AutoModelForCausalLM.from_pretrained(finished[0] / "model")
+    prompt = PROMPT_TEMPLATE.format(rows(finished[0] / "test.jsonl")[0]["problem"])
+    assert tokenizer.decode(tokenizer(prompt)["input_ids"]) == prompt
+    assert model.config.vocab_size == len(tokenizer) > 256
+
+
+def test_a_finished_directory_is_used_again(finished, capsys):
+    output, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    assert prepare.main(["--output", str(output), *FEW]) == 0
+    assert "used as it is" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+def test_other_settings_need_force(finished, capsys):
+    output, _ = finished
+    record = (output / "prepare.json").read_bytes()
+    assert prepare.main(["--output", str(output), *FEW, "--seed", "3"]) == 2
+    captured = capsys.readouterr()
+    assert "seed 0 instead of 3" in captured.err and "--force" in captured.err and captured.err.count("\n") == 1
+    assert (output / "prepare.json").read_bytes() == record
+
+
+def test_force_replaces_it_whole(finished, tmp_path):
+    output = tmp_path / "task"
+    shutil.copytree(finished[0], output)
+    first = rows(output / "test.jsonl")
+    (output / "stale").touch()
+    assert prepare.main(["--output", str(output), *FEW, "--seed", "3", "--force"]) == 0
+    assert not (output / "stale").exists() and rows(output / "test.jsonl") != first
+    assert [path.name for path in tmp_path.iterdir()] == ["task"]
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_directory_of_something_else_is_left_alone(tmp_path, capsys, force):
+    (tmp_path / "thesis.txt").write_text("precious")
+    assert prepare.main(["--output", str(tmp_path), *FEW, *force]) == 2
+    assert "choose another --output" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_long_problems_and_a_few_steps_of_training_in_an_empty_directory(tmp_path):
+    arguments = ["--train", "5", "--test", "5", "--min-steps", "8", "--max-steps", "12", "--warm-up-steps", "1"]
+    assert prepare.main(["--output", str(tmp_path), *arguments]) == 0
+    assert {row["steps"] for row in rows(tmp_path / "test.jsonl")} == {8, 9, 10, 11, 12}
+    assert json.loads((tmp_path / "prepare.json").read_text(encoding="utf-8"))["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--output"),
+        (["--output", "x", "--task", "chess"], "arithmetic"),
+        (["--output", "x", "--train", "0"], "--train"),
+        (["--output", "x", "--test", "many"], "--test"),
+        (["--output", "x", "--seed", "-1"], "--seed"),
+        (["--output", "x", "--target-accuracy", "42"], "--target-accuracy"),
+        (["--output", "x", "--target-accuracy", "nan"], "--target-accuracy"),
+        (["--output", "x", "--max-seconds", "0"], "--max-seconds"),
+        (["--output", "x", "--min-steps", "5", "--max-steps", "4"], "--min-steps"),
+        (["--output", "x", "--max-steps", "1000"], "--max-steps"),
+        (["--output", "x", "--speed", "9"], "--speed"),
+        (["--output", "/proc/nowhere/task"], "/proc"),
+        (["--output", "setup.cfg"], "setup.cfg"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert prepare.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+@pytest.mark.parametrize("moment", ["loading", "problems"])
+def test_interrupted_nothing_is_kept(tmp_path, moment):
+    process = subprocess.Popen(command("--output", str(tmp_path / "task")), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    while moment not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == "prepare: interrupted; nothing was kept" and "Traceback" not in rest
+    assert os.listdir(tmp_path) == []
+
+
+def test_help_shows_examples_and_is_fast(capsys):
+    start = time.monotonic()
+    with pytest.raises(SystemExit, match="0"):
+        prepare.main(["--help"])
+    assert "python -m spo_rlhf.cli.prepare --output" in capsys.readouterr().out
+    assert time.monotonic() - start < 5
