@@ -69,10 +69,9 @@ def warm_up(
         seconds = time.monotonic() - start
         return WarmUpProgress(stage, step, loss, accuracy, seconds, settings.max_seconds - seconds)
 
-    for batch in _batches(tokenizer, examples, settings):
-        if step == settings.max_steps or progress("training").seconds_left <= 0:
-            break
-        loss = _train_step(model, optimizer, batch)
+    batches = _batches(tokenizer, examples, settings)
+    while step != settings.max_steps and progress("training").seconds_left > 0:
+        loss = _train_step(model, optimizer, next(batches))
         schedule.step()
         step += 1
         report(progress("training"))
