@@ -25,9 +25,10 @@ RECORD = "prepare.json"
 INTERRUPTED = f"{PROGRAM}: interrupted; nothing was kept"
 # Enough for the warm-up to see hardly any problem twice, and for the tokenizer to see every word often.
 SUPERVISED_PROBLEMS, TOKENIZER_PROBLEMS = 32768, 4096
+SPARE_TOKENS = 8  # a response may be this much longer than the longest solution: its end of text, a longer number
 EXAMPLES = """\
-writes DIR/train.jsonl (problems for reinforcement learning), sft.jsonl (for the warm-up), test.jsonl (held out),
-model/ (Hugging Face format, with its tokenizer) and prepare.json (settings, accuracy, time); no problem is in two files
+writes to DIR: train.jsonl (problems for reinforcement learning), sft.jsonl (for the warm-up), test.jsonl (held out),
+model/ (Hugging Face format, with its tokenizer), prepare.json (settings, accuracy, time); no problem is in two files
 
 examples:
   python -m spo_rlhf.cli.prepare --output runs/task
@@ -57,10 +58,12 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
     model = build_model(tokenizer, settings["seed"])
     problems = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
     console.line(f"{PROGRAM}: problems: {problems}; model: Qwen2 with {count(model.num_parameters())} parameters")
+    longest = max(len(tokenizer(row["solution"])["input_ids"]) for row in splits["test"])
     training = WarmUpSettings(
         target_accuracy=settings["target_accuracy"],
         max_seconds=settings["max_seconds"],
         max_steps=settings["warm_up_steps"],
+        max_new_tokens=longest + SPARE_TOKENS,
         seed=settings["seed"],
     )
 
@@ -72,7 +75,7 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
         )
 
     end = warm_up(model, tokenizer, examples, held_out, training, report)
-    logging.disable(logging.WARNING)  # to save a model transformers imports DeepSpeed, which looks for a GPU and says so
+    logging.disable(logging.WARNING)  # saving imports DeepSpeed, which says what accelerator it looks for
     model.save_pretrained(directory / "model")
     logging.disable(logging.NOTSET)
     tokenizer.save_pretrained(directory / "model")
@@ -94,7 +97,7 @@ def reusable(output: Path, settings: dict, force: bool) -> dict | None:
         return None
     try:
         record = json.loads((output / RECORD).read_text(encoding="utf-8"))
-        found = record["settings"]
+        found = dict(record["settings"])
     except (OSError, ValueError, KeyError, TypeError):
         # Not made here, so not ours to delete, not even with --force.
         raise UserError(f"{output} exists and holds no {RECORD}: choose another --output") from None
@@ -117,8 +120,9 @@ def load_libraries() -> None:
     # A KeyboardInterrupt inside an import can be caught there and come out as another error, or not at all.
     previous = signal.signal(signal.SIGINT, leave)
     try:
-        import spo_rlhf.tasks.warm_up  # noqa: F401
         from transformers.utils import logging as transformers_logging
+
+        import spo_rlhf.tasks.warm_up  # noqa: F401
     finally:
         signal.signal(signal.SIGINT, previous)
     transformers_logging.disable_progress_bar()
@@ -127,6 +131,7 @@ def load_libraries() -> None:
 @contextmanager
 def whole_or_nothing(output: Path) -> Iterator[Path]:
     """A directory that takes the place of `output` when the block ends, and vanishes when it fails."""
+    output = output.resolve()
     making, replaced = (output.with_name(f".{output.name}.{os.getpid()}.{role}") for role in ("making", "replaced"))
     making.mkdir()
     try:
@@ -135,6 +140,8 @@ def whole_or_nothing(output: Path) -> Iterator[Path]:
             output.rename(replaced)
         making.rename(output)
     finally:
+        if replaced.exists() and not output.exists():
+            replaced.rename(output)
         shutil.rmtree(making, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -142,11 +149,11 @@ def whole_or_nothing(output: Path) -> Iterator[Path]:
 def show(console: Console, output: Path, record: dict) -> None:
     accuracy, target = record["accuracy"], record["settings"]["target_accuracy"]
     console.line(
-        f"{PROGRAM}: {output} is ready: the model solves {accuracy:.1%} of {record['settings']['test']} held-out problems"
-        f" after {record['steps']} steps, {duration(record['seconds'])} in all"
+        f"{PROGRAM}: {output} is ready: the model solves {accuracy:.1%} of {record['settings']['test']} held-out"
+        f" problems after {record['steps']} steps, {duration(record['seconds'])} in all"
     )
     if accuracy < target and record["settings"]["warm_up_steps"] is None:
-        console.line(f"{PROGRAM}: stopped by --max-seconds before {target:.0%}; allow more, and --force, to go on to it")
+        console.line(f"{PROGRAM}: stopped by --max-seconds before {target:.0%}; allow more, with --force")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -155,11 +162,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to make")
     parser.add_argument("--task", choices=["arithmetic"], default="arithmetic", help="default: %(default)s")
-    parser.add_argument("--seed", type=_whole(0), default=0, help="of problems, weights and order; default: %(default)s")
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="default: %(default)s")
     parser.add_argument("--train", type=_whole(1), default=8192, metavar="N", help="problems; default: %(default)s")
     parser.add_argument("--test", type=_whole(1), default=256, metavar="N", help="problems; default: %(default)s")
-    parser.add_argument("--min-steps", type=_whole(2), default=2, metavar="N", help="of a problem; default: %(default)s")
-    parser.add_argument("--max-steps", type=_whole(2), default=6, metavar="N", help="of a problem; default: %(default)s")
+    parser.add_argument("--min-steps", type=_whole(2), default=2, metavar="N", help="a problem; default: %(default)s")
+    parser.add_argument("--max-steps", type=_whole(2), default=6, metavar="N", help="a problem; default: %(default)s")
     parser.add_argument(
         "--target-accuracy", type=_share, default=0.42, metavar="SHARE",
         help="of held-out problems solved, where the warm-up ends; default: %(default)s",
@@ -184,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         output, force = settings.pop("output"), settings.pop("force")
         _check_steps(settings)
         if record := reusable(output, settings, force):
-            console.line(f"{PROGRAM}: {output} has these settings already and is used as it is; --force makes it again")
+            console.line(f"{PROGRAM}: {output} has these settings and is used as it is; --force makes it again")
         else:
             output.parent.mkdir(parents=True, exist_ok=True)  # fails here, not after minutes
             console.line(f"{PROGRAM}: loading libraries")

@@ -37,7 +37,7 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> di
 
 
 def response_of(query: str, prompt: str) -> str:
-    """Return what follows the prompt. Decoding may have put a token before the prompt or changed the space around it."""
+    """Return what follows the prompt; decoding may have put a token before it or changed the space around it."""
     if query.startswith(prompt):
         return query[len(prompt) :]
     start = query.find(prompt.strip())

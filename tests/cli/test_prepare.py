@@ -36,7 +36,8 @@ def rows(path: Path) -> list[dict]:
 def test_what_it_writes(finished):
     output, done = finished
     assert done.returncode == 0 and done.stderr == ""
-    assert sorted(path.name for path in output.iterdir()) == ["model", "prepare.json", "sft.jsonl", "test.jsonl", "train.jsonl"]
+    names = sorted(path.name for path in output.iterdir())
+    assert names == ["model", "prepare.json", "sft.jsonl", "test.jsonl", "train.jsonl"]
     assert [len(rows(output / f"{name}.jsonl")) for name in ("train", "test")] == [20, 10]
     record = json.loads((output / "prepare.json").read_text(encoding="utf-8"))
     assert record["settings"]["warm_up_steps"] == record["steps"] == 0 and 0 <= record["accuracy"] <= 1
@@ -86,6 +87,20 @@ def test_force_replaces_it_whole(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["task"]
 
 
+def test_what_was_there_survives_a_failure_at_any_moment(tmp_path):
+    output = tmp_path / "task"
+    output.mkdir()
+    (output / "old").touch()
+    with pytest.raises(ZeroDivisionError):
+        with prepare.whole_or_nothing(output) as directory:
+            (directory / "half").touch()
+            1 / 0
+    with pytest.raises(FileNotFoundError):
+        with prepare.whole_or_nothing(output) as directory:
+            directory.rmdir()  # so that it cannot take its place in the end
+    assert [path.name for path in tmp_path.iterdir()] == ["task"] and [path.name for path in output.iterdir()] == ["old"]
+
+
 @pytest.mark.parametrize("force", [[], ["--force"]])
 def test_a_directory_of_something_else_is_left_alone(tmp_path, capsys, force):
     (tmp_path / "thesis.txt").write_text("precious")
@@ -98,7 +113,10 @@ def test_long_problems_and_a_few_steps_of_training_in_an_empty_directory(tmp_pat
     arguments = ["--train", "5", "--test", "5", "--min-steps", "8", "--max-steps", "12", "--warm-up-steps", "1"]
     assert prepare.main(["--output", str(tmp_path), *arguments]) == 0
     assert {row["steps"] for row in rows(tmp_path / "test.jsonl")} == {8, 9, 10, 11, 12}
-    assert json.loads((tmp_path / "prepare.json").read_text(encoding="utf-8"))["steps"] == 1
+    record = json.loads((tmp_path / "prepare.json").read_text(encoding="utf-8"))
+    assert record["steps"] == 1
+    longest = max(len(row["solution"]) for row in rows(tmp_path / "test.jsonl"))  # about a character a token
+    assert record["warm_up"]["max_new_tokens"] > 0.9 * longest
 
 
 @pytest.mark.parametrize(
@@ -128,7 +146,8 @@ def test_wrong_usage_is_one_line(arguments, message, capsys, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["loading", "problems"])
 def test_interrupted_nothing_is_kept(tmp_path, moment):
-    process = subprocess.Popen(command("--output", str(tmp_path / "task")), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    arguments = command("--output", str(tmp_path / "task"))
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     while moment not in process.stdout.readline():
         assert process.poll() is None
     time.sleep(0.5)

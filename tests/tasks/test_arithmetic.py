@@ -41,7 +41,8 @@ def test_the_problem_states_every_operand_in_order(seed, steps):
     words = {"half": 2, "third": 3, "twice": 2, "three": 3}
     for row in generate(seed, 12, min_steps=steps[0], max_steps=steps[1]):
         chain = steps_of(row)
-        stated = [words.get(word) or int(word) for word in re.findall(r"\w+", row["problem"]) if word in words or word.isdecimal()]
+        said = [word for word in re.findall(r"\w+", row["problem"]) if word in words or word.isdecimal()]
+        stated = [words.get(word) or int(word) for word in said]
         remaining = iter(stated)
         assert all(operand in remaining for operand in [chain[0][0], *(right for _, _, right, _ in chain)])
         assert len(chain) + 1 <= len(stated) <= len(chain) + 2, "at most one number that plays no part"
@@ -54,7 +55,7 @@ def test_problems_differ_and_step_counts_are_balanced(seed, count, steps):
     assert len({row["problem"] for row in rows}) == len({row["id"] for row in rows}) == count
     counts = Counter(row["steps"] for row in rows)
     assert set(counts) <= set(range(steps[0], steps[1] + 1))
-    assert max(counts.values(), default=0) - min((counts[step] for step in range(steps[0], steps[1] + 1))) <= 1
+    assert max(counts.values(), default=0) - min(counts[step] for step in range(steps[0], steps[1] + 1)) <= 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,7 +72,8 @@ def test_written_splits_are_disjoint_and_complete(seed, counts, tmp_path_factory
     directory = tmp_path_factory.mktemp("task")
     train, test, sft = counts
     splits = write_task(directory, seed, train, test, sft, min_steps=2, max_steps=3)
-    rows = {name: [json.loads(line) for line in open(directory / f"{name}.jsonl", encoding="utf-8")] for name in splits}
+    lines = {name: (directory / f"{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in splits}
+    rows = {name: list(map(json.loads, part)) for name, part in lines.items()}
     assert {name: len(part) for name, part in rows.items()} == {"train": train, "test": test, "sft": sft}
     assert len({row["problem"] for part in rows.values() for row in part}) == train + test + sft
     assert len({row["id"] for part in rows.values() for row in part}) == train + test + sft
@@ -90,7 +92,7 @@ def test_the_same_seed_gives_the_same_problems_in_another_process():
     code = "import sys; from spo_rlhf.tasks.arithmetic import generate; sys.stdout.write(repr(generate(7, 200)))"
     for hash_seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         assert done.stdout == repr(generate(7, 200))
 
 

@@ -15,8 +15,14 @@ from spo_rlhf.tasks import gsm8k
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE, generate
 from spo_rlhf.tasks.gsm8k import is_correct, parse_number, response_of, reward_func
 
-SAME = ["1234", "1,234", "$1234", "$1,234.00", " 1234 ", "1234.", "1234.0", "1,234.", "1234%", "1234 %", "+1234", "2468/2"]
-END_TOKENS = ["<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "<｜end▁of▁sentence｜>", "<|im_end|>\n<|endoftext|>", "\n</s>\n"]
+SAME = [
+    *("1234", "1,234", "$1234", "$1,234.00", " 1234 ", "1234.", "1234.0"),
+    *("1,234.", "1234%", "1234 %", "+1234", "2468/2"),
+]
+END_TOKENS = [
+    *("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "<｜end▁of▁sentence｜>"),
+    *("<|im_end|>\n<|endoftext|>", "\n</s>\n"),
+]
 
 
 def reward(response: str, label: str, prompt: str = "Question: 1 + 1?\nAnswer:\n") -> float:
@@ -132,7 +138,7 @@ def test_lists_of_one_length():
 def test_reference_solutions_of_the_arithmetic_task():
     rows = generate(0, 300)
     prompts = [PROMPT_TEMPLATE.format(row["problem"]) for row in rows]
-    queries = [prompt + row["solution"] + "<|endoftext|>" for prompt, row in zip(prompts, rows)]
+    queries = [prompt + row["solution"] + "<|endoftext|>" for prompt, row in zip(prompts, rows, strict=True)]
     assert reward_func(queries, prompts, [row["answer"] for row in rows])["rewards"] == [1.0] * 300
     assert reward_func(queries, prompts, [row["solution"] for row in rows])["rewards"] == [1.0] * 300
     wrong = [str(int(row["answer"]) + 1) for row in rows]
@@ -160,8 +166,11 @@ def test_any_text_gets_0_or_1(response, label):
 
 @pytest.mark.parametrize(
     "piece",
-    ["9", "\0", " ", "\n", "#", "####", "#### ", ",", "1,234", "<", "<a", "<a>", "<|", " <|a|>", "< ", "-", "$", "/", ".", "%", "(", "é", "\ud7ff"],
-)  # fmt: skip
+    [
+        *("9", "\0", " ", "\n", "#", "####", "#### ", ",", "1,234", "<", "<a", "<a>", "<|", " <|a|>", "< "),
+        *("-", "$", "/", ".", "%", "(", "é", "\ud7ff"),
+    ],
+)
 def test_a_million_characters_take_no_time(piece):
     text = piece * (1_000_000 // len(piece))
     start = time.perf_counter()
@@ -179,8 +188,10 @@ def test_the_file_stands_alone(tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.reward_func(["p#### 1"], ["p"], ["1"])["rewards"] == [1.0]
-    code = "import reward; print(reward.reward_func(['p#### 1'], ['p'], ['1'])['rewards'])"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"], capture_output=True, text=True)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import reward; "
+    code += "print(reward.reward_func(['p#### 1'], ['p'], ['1'])['rewards'])"
+    isolated = [sys.executable, "-I", "-S", "-c", code]  # without site-packages
+    done = subprocess.run(isolated, capture_output=True, text=True)
     assert done.stdout == "[1.0]\n", done.stderr
 
 

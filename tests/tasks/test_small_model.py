@@ -69,8 +69,8 @@ def test_a_prompt_ends_where_a_token_ends(loaded):
     tokenizer, _ = loaded
     for row in PROBLEMS[:100]:
         prompt = PROMPT_TEMPLATE.format(row["problem"])
-        together = tokenizer(prompt + row["solution"] + END_OF_TEXT)["input_ids"]
-        assert together == tokenizer(prompt)["input_ids"] + tokenizer(row["solution"])["input_ids"] + [tokenizer.eos_token_id]
+        parts = (prompt, row["solution"], END_OF_TEXT)
+        assert tokenizer("".join(parts))["input_ids"] == sum((tokenizer(part)["input_ids"] for part in parts), [])
 
 
 def test_special_tokens(loaded):
