@@ -177,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="train again although a finished run is there")
     parser.add_argument("--dry-run", action="store_true", help="check and print what would run; start nothing, keep nothing")
+    parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
     options = parser.parse_args(argv)
     console = Console()
     try:
