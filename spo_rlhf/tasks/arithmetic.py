@@ -15,13 +15,10 @@ part, factors are words ("three times as many"), and every line needs the result
 """
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TypeVar
-
-T = TypeVar("T")
 
 #: The prompt of this task; the response is the solution, starting right after. The trainer passes it as
 #: `--data.input_template`, together with `--data.input_key problem` and `--data.label_key answer`.
@@ -32,7 +29,7 @@ MAX_STEPS = 60
 
 _SMALLEST, _LARGEST_START, _LARGEST_TERM, _LARGEST_QUANTITY = 2, 20, 12, 99
 _DISTRACTOR_RATE = 0.25
-_OPERATIONS = 7 * "+" + 7 * "-" + 3 * "*" + 3 * "/"
+_OPERATION_WEIGHTS = {"+": 0.35, "-": 0.35, "*": 0.15, "/": 0.15}
 _TIMES = {2: "twice", 3: "three times"}
 _PARTS = {2: "half", 3: "one third"}
 _PEOPLE = (
@@ -44,7 +41,7 @@ _THINGS = ("apples", "books", "cards", "coins", "pens", "shells", "stamps", "toy
 
 @dataclass(frozen=True)
 class _Story:
-    """Sentences of one kind of story, with fields {name}, {pronoun}, {things}, {n} and the factors {times}, {part}."""
+    """Sentences of one kind of story. Fields: {name}, {pronoun}, {things}, {n} a number, {times} and {part} a factor."""
 
     opening: str
     sentences: dict[str, tuple[str, ...]]  # operation -> wordings
@@ -182,7 +179,12 @@ def _operation(rng: Random, quantity: int) -> tuple[str, int, int]:
         "*": [k for k in _TIMES if quantity * k <= _LARGEST_QUANTITY],
         "/": [k for k in _PARTS if quantity % k == 0 and quantity // k >= _SMALLEST],
     }
-    operation = _pick(rng, [sign for sign in _OPERATIONS if choices[sign]])
+    weights = {sign: _OPERATION_WEIGHTS[sign] for sign, operands in choices.items() if operands}
+    point = rng.random() * sum(weights.values())
+    for operation, weight in weights.items():
+        point -= weight
+        if point < 0:
+            break
     operand = _pick(rng, choices[operation])
     results = {"+": quantity + operand, "-": quantity - operand, "*": quantity * operand, "/": quantity // operand}
     return operation, operand, results[operation]
@@ -193,5 +195,5 @@ def _number(rng: Random, low: int, high: int) -> int:
     return low + int(rng.random() * (high - low + 1))
 
 
-def _pick(rng: Random, options: Sequence[T]) -> T:
+def _pick(rng: Random, options):
     return options[int(rng.random() * len(options))]
