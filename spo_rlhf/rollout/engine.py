@@ -9,7 +9,8 @@ from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.rollout.chain import PromptRollout, RolloutCounts, Sample
+from spo_rlhf.rollout.chain import PromptRollout, Sample
+from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.reward import FileReward, PromptGrader
 from spo_rlhf.rollout.reward_worker import only_number

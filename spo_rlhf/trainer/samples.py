@@ -9,7 +9,7 @@ from vllm import SamplingParams
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.rollout.chain import RolloutCounts
+from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.engine import RolloutRequest
 from spo_rlhf.trainer.events import Reporter
 
