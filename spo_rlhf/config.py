@@ -16,6 +16,7 @@ ADVANTAGE_NORMS = ("none", "batch")
 GROUP_ESTIMATORS = ("group_norm", "rloo", "reinforce_baseline", "dr_grpo", "reinforce", "flash_reinforce")
 
 DEFAULT_BRANCHING = "6,6,6"
+REPLAY_MAX_AGE, REPLAY_PER_PROMPT = 8, 32  # as in the official runs: 8 x 32 is about the 258 nodes of a 6-6-6 tree
 
 # Flags of OpenRLHF that shape a trajectory-level return, and so mean nothing where each segment has its own advantage.
 SEGMENT_REFUSES = {
@@ -49,10 +50,6 @@ class SpoConfig:
     partition: PartitionConfig
     prob_mask: bool
     mc_rollouts: int
-    tree: TreeShape | None  # of mode tree
-    tree_advantage: str
-    replay_max_age: int  # iterations; 1: what an iteration does not train is dropped
-    replay_per_prompt: int  # nodes of a prompt in one iteration; 0: no limit
     kl_scope: str
     advantage_norm: str
     reward_timeout: float
@@ -61,6 +58,11 @@ class SpoConfig:
     eval_ends: bool
     run_dir: str | None
     verbose: bool
+    # mode tree:
+    tree: TreeShape | None = None
+    tree_advantage: str = "mean"
+    replay_max_age: int = REPLAY_MAX_AGE  # iterations; 1: what an iteration does not train is dropped
+    replay_per_prompt: int = REPLAY_PER_PROMPT  # nodes of a prompt in one iteration; 0: no limit
 
     @property
     def mask_threshold(self) -> float | None:
@@ -91,9 +93,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
            help="tokens of a segment, one number or one for each level but the last, which goes on to the end; --spo.mode tree")  # fmt: skip
     option("tree_advantage", choices=sorted(TREE_ADVANTAGES), default="mean",
            help="against the value of the parent, against the other siblings, or over the siblings' standard deviation")  # fmt: skip
-    option("replay_max_age", type=int, default=8, metavar="N",
+    option("replay_max_age", type=int, default=REPLAY_MAX_AGE, metavar="N",
            help="iterations that a tree's nodes may wait to be trained, --spo.mode tree; 1: no replay")  # fmt: skip
-    option("replay_per_prompt", type=int, default=32, metavar="N",
+    option("replay_per_prompt", type=int, default=REPLAY_PER_PROMPT, metavar="N",
            help="nodes of one prompt in an iteration, --spo.mode tree; 0: no limit. All prompts together: "
            "--rollout.batch_size x --rollout.n_samples_per_prompt")  # fmt: skip
     option("prob_mask", action=argparse.BooleanOptionalAction, default=None,
