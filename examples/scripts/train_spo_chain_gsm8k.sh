@@ -27,7 +27,7 @@ if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
 options=(
     --actor.model_name_or_path "$MODEL"
     --data.prompt_dataset "$DATA" --data.input_key "$INPUT_KEY" --data.label_key answer --data.input_template "$TEMPLATE"
-    --reward.remote_url spo_rlhf/tasks/gsm8k.py
+    --reward.remote_url spo_rlhf/tasks/math_reward.py
     --eval.dataset "$EVAL_DATA" --eval.split "$EVAL_SPLIT" --eval.temperature 0.35 --eval.n_samples_per_prompt 16 --eval.steps 10
     # segments: a boundary every 5 cutpoints (tokens with probability below 0.9), 9 continuations at each
     --spo.mode chain --spo.partition cutpoint --spo.cutpoint_interval 5 --spo.prob_threshold 0.9 --spo.mc_rollouts 9

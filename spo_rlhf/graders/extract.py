@@ -12,7 +12,9 @@ MAX_BOXES = 100
 MAX_DISTINCT_ANSWERS = 8
 MAX_GAP_CHARS = 60
 
-SPECIAL_TOKEN = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|<｜[^｜>]{1,40}｜>|</s>|<eos>")
+SPECIAL_TOKEN = re.compile(
+    r"<\|(?:im|end|begin|start|eot|eom|pad|return)[a-z_]{0,30}\|>|<｜[^｜>]{1,40}｜>|</?s>|<(?:eos|bos|pad|end_of_turn)>"
+)
 THOUGHT_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
 BOX_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+(?:boxed|fbox)\s*(?P<bare>[-+]?[\w.,/]*\w)|\\[\s\S]|[{}]")
 HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
@@ -87,6 +89,11 @@ def after_thought(output: str, in_thought: bool = False) -> str | None:
             end, opened = max(end, last + len(end_tag)), False
     tail = output[end:]
     return None if opened or any(start_tag in tail for start_tag, _ in THOUGHT_TAGS) else tail
+
+
+def opens_thought(prompt: str) -> bool:
+    """The prompt ends inside a thought, so that the response starts in it."""
+    return prompt.rstrip().endswith(tuple(start_tag for start_tag, _ in THOUGHT_TAGS))
 
 
 def closed_boxes(text: str) -> tuple[list[_Span], int]:
