@@ -22,8 +22,12 @@ ANSWER_IS = re.compile(r"^(?:final )?answer\s*(?:is\b|:)\s*", re.IGNORECASE)
 REMARK = re.compile(r"\s+\((?![^()]*\bor\b)[^()]*[A-Za-z]{2}[^()]*\)\s*$")  # "18 (since 9 * 2 = 18)"
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")
 VALUE_START = re.compile(r"[-+(\[{*]*\s*(?:\\?\$\s*)*[-+]?\s*(?:[\d.]|\\(?!text))")
+# What may stand between boxes of one answer: "and", "or maybe", "; ", "$ and $y = $", "Option 2: ".
 CONNECTOR = re.compile(
-    r"(?:\s|[,;&$.]|\\[()\[\],;]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*", re.IGNORECASE
+    r"(?:\s|[,;:&$.*/()]|\\[()\[\],;]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|"
+    r"\b(?:and|or|maybe|perhaps|possibly|alternatively|either|also)\b|\b(?:option|case|possibility)\s*\w?\b|"
+    r"[A-Za-z](?:_(?:\w|\{\w\}))?\s*=)*",
+    re.IGNORECASE,
 )
 
 
@@ -70,7 +74,7 @@ def extract(output: str, in_thought: bool = False) -> Extraction:
         return Extraction(None, f"more than {MAX_BOXES} answers given")
     if len({_key(span.content) for span in boxes + hashes}) > MAX_DISTINCT_ANSWERS:
         return Extraction(None, f"more than {MAX_DISTINCT_ANSWERS} different answers given")
-    if last_open > max((span.end for span in boxes + hashes), default=-1):
+    if last_open >= max((span.end for span in boxes + hashes), default=-1):
         return Extraction(None, "the last box is not closed")
     if hashes and (not boxes or hashes[-1].start > boxes[-1].end):
         return Extraction(hashes[-1].content.strip())

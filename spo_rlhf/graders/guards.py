@@ -35,6 +35,7 @@ _FAMILIES = {
 FAMILIES = {name: re.compile(pattern) for name, pattern in _FAMILIES.items()}
 # Arithmetic left undone: an operator or a bracketed product between two operands.
 ARITHMETIC = re.compile(r"(?<=[\w)}!])\s*(?:[-+*/]|\\times|\\cdot|\\div)|[)}\d]\s*\(|\)\s*[\w\\(]")
+_DEGREES = re.compile(r"\bdegrees\b|°|\^\s*\{?\s*\\(?:circ|degree)", re.IGNORECASE)
 _LITERAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)|\\?[A-Za-z]+")
 _SUPERSCRIPT = re.compile(r"\^\s*(?:\{|\S)")
 _BIG_EXPONENT = re.compile(r"\^\s*\{?\s*\(?\s*[-+]?\s*(\d{4,})")
@@ -65,6 +66,11 @@ class Problem:
     @property
     def skeleton(self) -> str:
         return _problem_skeleton(self.text)
+
+    @property
+    def in_degrees(self) -> bool:
+        """The problem speaks of degrees of an angle."""
+        return bool(_DEGREES.search(self.text))
 
     def contains(self, answer: str) -> bool:
         """`answer` (normalised) stands in the problem as an expression of its own, up to spaces, braces and

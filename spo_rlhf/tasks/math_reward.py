@@ -7,12 +7,12 @@ processes, whose time limit and memory limit bound it. Use it as the pattern for
 
 import functools
 
-from spo_rlhf.graders import compare
+from spo_rlhf.graders import algebra
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.grade import gold_answer, grade_here
 from spo_rlhf.graders.normalize import normalize
 
-compare.warm_up()  # a second, once per process, and before the first answer's time limit runs
+algebra.warm_up()  # a second, once per process, and before the first answer's time limit runs
 
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> dict:

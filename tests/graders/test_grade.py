@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from spo_rlhf.graders import compare
+from spo_rlhf.graders import algebra, compare
 from spo_rlhf.graders.extract import MAX_BOXES, MAX_OUTPUT_CHARS, extract
 from spo_rlhf.graders.grade import Grader, gold_answer, grade_here
 from spo_rlhf.graders.normalize import normalize
@@ -27,7 +27,7 @@ spec.loader.exec_module(variants)
 
 @pytest.fixture(scope="module", autouse=True)
 def warm():
-    compare.warm_up()
+    algebra.warm_up()
 
 
 @pytest.mark.parametrize("category", sorted({case["category"] for case in LABELLED}))
