@@ -5,42 +5,20 @@ what is left.
 import functools
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 
-from spo_rlhf.graders.algebra import algebraically_equal, mathematical
-from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
+from spo_rlhf.graders.algebra import algebraically_equal
+from spo_rlhf.graders.guards import Problem, too_large
 from spo_rlhf.graders.normalize import normalize, squash
-from spo_rlhf.graders.numbers import Quantity, compatible_units, quantity, same_quantity
-from spo_rlhf.graders.structure import Node, as_text, in_order_of_names, parse, split_top
-from spo_rlhf.graders.units import DEGREE, RADIAN
-from spo_rlhf.graders.words import lone_number
+from spo_rlhf.graders.scalars import Scalars
+from spo_rlhf.graders.structure import Node, as_text, in_order_of_names, parse
 
 MAX_ITEMS = 60
 MAX_FORMS = 3
 MAX_SHOWN_CHARS = 500
 UNORDERED = ("list", "set", "union")
-BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(?:\\text\{)?\s*(\w+)\s*\}?\s*\}?")
-BASE_NAMES = {
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-    "twelve": "12",
-    "sixteen": "16",
-}
 _OPTION_WORDS = re.compile(r"\\text|\b(?:option|choice)\b|[(){}.\s]", re.IGNORECASE)
 OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
-_PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
-MAX_SIDES = 4
-_NUMERIC_COMMAND = re.compile(r"\\(?:sqrt|frac|cdot|times|div|pi|binom|log|ln)(?![A-Za-z])")
-_SYMBOL = re.compile(r"[A-Za-z]")
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
-EMPTY = ("\\emptyset", "\\{\\}")
 
 
 def equal_answers(gold: str, answer: str, problem: str | None = None) -> tuple[bool, str]:
@@ -81,7 +59,7 @@ _normalized_gold = functools.lru_cache(maxsize=4096)(normalize)
 class _Comparison:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.reason = "different"
+        self.scalars = Scalars(problem)
 
     def compare(self, gold: Node, answer: Node, gold_text: str, answer_text: str) -> tuple[bool, str]:
         if self.same(gold, answer) or self._option(gold_text, answer_text):
@@ -89,7 +67,7 @@ class _Comparison:
         if gold.kind == "matrix" and answer.kind == "expr" and r"\begin{pmatrix}" in answer.text:  # 2 (1, 2)^T
             if not self.problem.contains(answer.text) and algebraically_equal(gold_text, answer.text):
                 return True, "equal"
-        return False, self.reason
+        return False, self.scalars.reason
 
     def same(self, gold: Node, answer: Node) -> bool:
         if gold.kind in UNORDERED or answer.kind in UNORDERED:
@@ -113,8 +91,8 @@ class _Comparison:
             and _is_equation(gold if answer.name else answer)
             and re.search("[a-z]", (gold if gold.name else answer).text)
         ):
-            return self.same_scalar(_whole(gold), _whole(answer))  # "y = 2x" and "2x - y = 0"
-        return self.same_scalar(gold.text, answer.text, gold.name)
+            return self.scalars.same(_whole(gold), _whole(answer))  # "y = 2x" and "2x - y = 0"
+        return self.scalars.same(gold.text, answer.text, gold.name)
 
     def _same_vector(self, gold: Node, answer: Node) -> bool:
         """A column or row of a matrix and a tuple."""
@@ -168,116 +146,9 @@ class _Comparison:
             return match[1] == letter
         return self.same(parse(gold), parse(normalize(match[2])))
 
-    def same_scalar(self, gold: str, answer: str, name: str | None = None) -> bool:
-        """Equality of two pieces without commas; notes the reason where a guard refuses. `name`: what the gold answer is
-        said to be.
-        """
-        if squash(gold) == squash(answer):
-            return True
-        if {squash(gold), squash(answer)} <= set(EMPTY):
-            return True
-        if _PLAIN_WORDS.fullmatch(gold) and _PLAIN_WORDS.fullmatch(answer) and _letters(gold) == _letters(answer):
-            return True
-        gold_base, answer_base = BASE.fullmatch(gold), BASE.fullmatch(answer)
-        if gold_base or answer_base:
-            return _same_base(gold, answer, gold_base, answer_base)
-        gold_q, answer_q = quantity(gold), quantity(answer)
-        if gold_q.value is not None and (number := lone_number(answer)):
-            answer_q = quantity(number)
-        if (
-            not is_literal(answer_q.core)
-            and squash(gold_q.core) != squash(answer_q.core)
-            and self.problem.contains(answer_q.core)
-        ):
-            return self._refuse("copied from the problem")
-        if gold_q.value is not None and answer_q.value is not None and not {gold_q.unit, answer_q.unit} >= {DEGREE, RADIAN}:
-            return same_quantity(gold_q, answer_q)
-        if self._is_angle(gold_q, answer_q):
-            return self._same_angle(gold_q, answer_q)
-        if squash(gold_q.core) == squash(answer_q.core):
-            return gold_q.percent == answer_q.percent and compatible_units(gold_q, answer_q)
-        return (
-            compatible_units(gold_q, answer_q)
-            and gold_q.percent == answer_q.percent
-            and self._same_algebra(gold_q, answer_q, name)
-        )
-
-    def _is_angle(self, gold: Quantity, answer: Quantity) -> bool:
-        """One of them is in degrees and the other in radians: a multiple of pi. Only where the gold or the problem is in
-        degrees.
-        """
-        in_degrees = [part.unit == DEGREE for part in (gold, answer)]
-        if not any(in_degrees) and self.problem.in_degrees:
-            in_degrees[0] = gold.value is not None and gold.unit is None
-        elif in_degrees == [False, True] and not self.problem.in_degrees:
-            return False
-        in_radians = [part.unit in (None, RADIAN) and r"\pi" in part.core for part in (gold, answer)]
-        return in_degrees[0] and in_radians[1] or in_degrees[1] and in_radians[0]
-
-    def _same_angle(self, gold: Quantity, answer: Quantity) -> bool:
-        degrees, radians = (answer, gold) if r"\pi" in gold.core else (gold, answer)
-        if degrees.value is None or not mathematical(radians.core) or too_large(radians.core):
-            return False
-        turn = degrees.value / Fraction(180)
-        return algebraically_equal(rf"\frac{{{turn.numerator}\pi}}{{{turn.denominator}}}", radians.core)
-
-    def _same_algebra(self, gold: Quantity, answer: Quantity, name: str | None) -> bool:
-        sides = split_top(answer.core, "=")
-        if len(sides) > 1 and "=" not in gold.core:
-            return self._same_chain(gold, sides, name)
-        if r"\text" in answer.core or not mathematical(gold.core) or not mathematical(answer.core):
-            return _words(gold.core) == _words(answer.core) != ""
-        if reason := unevaluated(gold.core, answer.core, gold.value is not None):
-            return self._refuse(reason)
-        if too_large(gold.core):
-            return self._refuse("gold answer too large to compute with")
-        return algebraically_equal(gold.core, answer.core)
-
-    def _same_chain(self, gold: Quantity, sides: list[str], name: str | None) -> bool:
-        """ "2+3=5" and "m+n=5" count if the last side has the gold's value and so has every other one that is a number;
-        "4=5" does not.
-        """
-        *steps, last = sides
-        if not all(sides) or len(sides) > MAX_SIDES or not self.same_scalar(gold.core, last):
-            return False
-        return all(
-            name in (None, squash(step))
-            if _SYMBOL.search(_NUMERIC_COMMAND.sub("", step))
-            else too_large(step) is None
-            and (
-                quantity(step).value == gold.value
-                if quantity(step).value is not None and gold.value is not None
-                else algebraically_equal(gold.core, step)
-            )
-            for step in steps
-        )
-
-    def _refuse(self, reason: str) -> bool:
-        self.reason = reason
-        return False
-
-
-def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: re.Match | None) -> bool:
-    """Numerals with a base: equal digits, and equal bases unless one side leaves the base out."""
-    digits = [
-        match[1] if match else re.sub(r"[\s()]", "", text)
-        for match, text in ((gold_base, gold), (answer_base, answer))
-    ]
-    bases = {BASE_NAMES.get(match[2], match[2]) for match in (gold_base, answer_base) if match}
-    return digits[0] == digits[1] and len(bases) == 1
-
-
 def _is_equation(node: Node) -> bool:
     return "=" in node.text and bool(re.search("[a-z]", node.text))
 
 
 def _whole(node: Node) -> str:
     return f"{node.name} = {node.text}" if node.name else node.text
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[\s.]", "", text.lower())
-
-
-def _words(text: str) -> str:
-    return as_text(text) if re.search(r"[A-Za-z]{2}", text) else ""

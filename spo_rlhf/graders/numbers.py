@@ -57,10 +57,12 @@ _TEXT_UNIT = re.compile(r"^(.*[\d})!A-Za-z.%])\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s
 _PLAIN_UNIT = re.compile(
     r"^(.*?(?:[\d})%]|\\pi(?![A-Za-z]))\s*)((?:/\s*)?(?:[A-Za-z][A-Za-z'./-]*+\s*+)+)(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
 )
-_CURRENCY_NAME = r"(?:US\s*)?\\\$|[€£₹¥¢]|\b(?:USD|EUR|GBP|INR|JPY|Rs)\b\.?|\\text\s*\{\s*(?:USD|EUR|Rs)\.?\s*\}"
+_CURRENCY_NAME = (
+    r"(?:US\s*)?\\\$|[€£₹¥¢]|\b(?:USD|EUR|GBP|INR|JPY|Rs)\b\.?|\\text\s*\{\s*(?:USD|EUR|Rs)\.?\s*\}"
+)
 _CURRENCY = re.compile(rf"^([-+]?)\s*({_CURRENCY_NAME})\s*(?=[-+\d.\\])")
 _CURRENCY_BEHIND = re.compile(rf"^(.*[\d)}}])\s*({_CURRENCY_NAME})$")
-# Units written as a fraction or a product: "\\frac{\\text{km}}{\\text{h}}", "\\text{km}\\cdot\\text{h}^{-1}", "\\text{m}/\\text{s}^2".
+# Units written as a fraction or a product: "\frac{\text{km}}{\text{h}}", "\text{km}\cdot\text{h}^{-1}".
 _UNIT_NAME = r"\\text\s*\{([^{}]*)\}"
 _UNIT_RATIO = re.compile(
     rf"\\frac\s*\{{\s*{_UNIT_NAME}\s*\}}\s*\{{\s*{_UNIT_NAME}\s*(?:\^\s*(\d))?\s*\}}"
@@ -169,8 +171,8 @@ def _is_unit(words: str, plain: bool, core: str) -> bool:
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """Equal values, of two known units after exact conversion. A percent sign on one side only may stand for /100 or be
-    left out.
+    """Equal values, of two known units after exact conversion. A percent sign on one side only may stand for /100 or
+    be left out.
     """
     if gold.value is None or answer.value is None or not compatible_units(gold, answer, converted=True):
         return False

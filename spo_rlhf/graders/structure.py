@@ -160,8 +160,8 @@ def _grouped(items: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def in_order_of_names(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Coordinates that are given by distinct letters, in the order of the alphabet and without their names; other items
-    as they are.
+    """Coordinates given by distinct letters, in the order of the alphabet and without names; other items as they
+    are.
     """
     names = [item.name or "" for item in items]
     if len(set(names)) < len(names) or not all(re.fullmatch("[a-z]", name) for name in names):

@@ -33,10 +33,12 @@ _PHRASES = {
 }
 PHRASES = {symbol: re.compile(pattern, re.IGNORECASE) for symbol, pattern in _PHRASES.items()}
 # A sentence around one number says that number, unless a word in it takes that back or makes it a limit or a heading.
-_LONE_NUMBER = re.compile(r"((?:[A-Za-z'][\w'-]*[,:]?\s+)+)([^\sA-Za-z]*\d[^\sA-Za-z]*)((?:\s+[A-Za-z][\w'.,-]*)*)[.!]?")
+_LONE_NUMBER = re.compile(
+    r"((?:[A-Za-z'][\w'-]*[,:]?\s+)+)([^\sA-Za-z]*\d[^\sA-Za-z]*)((?:\s+[A-Za-z][\w'.,-]*)*)[.!]?"
+)
 _NO_SENTENCE = frozenset(
-    "or not no nor never without except unless if either neither than least most between from to about around roughly "
-    "approximately nearly almost over under above below within up maybe perhaps possibly wrong incorrect and minus plus "
+    "or not no nor never without except unless if either neither than least most between from to about around "
+    "roughly approximately nearly almost over under above below within up maybe perhaps possibly wrong incorrect and minus plus "
     "times half twice hundred thousand million billion dozen percent step part question problem section chapter case "
     "example method exercise option choice page line".split()
 )

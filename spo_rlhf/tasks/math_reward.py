@@ -1,7 +1,7 @@
 """The reward of mathematics: 1 where the answer in a box or after `####` is the label's, else 0.
 
-Hand this file to the trainer as `--reward.remote_url spo_rlhf/tasks/math_reward.py`; GSM8K, MATH and the arithmetic task
-share it. It grades as the evaluation does, in strict mode (docs/graders.md), and runs inside the trainer's reward
+Hand this file to the trainer as `--reward.remote_url spo_rlhf/tasks/math_reward.py`; GSM8K, MATH and the arithmetic
+task share it. It grades as the evaluation does, in strict mode (docs/graders.md), and runs inside the trainer's reward
 processes, whose time limit and memory limit bound it. Use it as the pattern for a reward of your own.
 """
 
@@ -19,8 +19,8 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> di
     """Grade responses: lists of B texts to {"rewards": B floats, "scores": B floats, "extra_logs": {}}.
 
     A query is its prompt followed by the response, special tokens included. A label is the answer, or a solution that
-    ends in `#### answer` or has it in a box. An answer copied from the prompt earns nothing, and nothing counts inside a
-    thought (`<think>`), also one that the prompt opened.
+    ends in `#### answer` or has it in a box. An answer copied from the prompt earns nothing, and nothing counts inside
+    a thought (`<think>`), also one that the prompt opened.
 
     Raises:
         ValueError: a query does not contain its prompt, or a label is empty: mistakes in the set-up that a reward of 0
