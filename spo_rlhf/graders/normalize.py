@@ -74,7 +74,8 @@ TEXT_LIKE = re.compile(
     r"emph|mbox|hbox|textnormal|underline|bold)\s*" + _BRACED
 )
 PREAMBLE = re.compile(
-    r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|(?=[\d\\$(]))\s*\}?\s*(?=[^\s}])", re.IGNORECASE
+    r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|(?=[\d\\$(]))\s*\}?\s*(?=[^\s}])",
+    re.IGNORECASE,
 )
 REWRITES = [
     (re.compile(pattern), replacement)

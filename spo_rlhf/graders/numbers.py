@@ -55,7 +55,8 @@ SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
 
 _TEXT_UNIT = re.compile(r"^(.*[\d})!A-Za-z.%])\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?(\d)\}?)?$")
 _PLAIN_UNIT = re.compile(
-    r"^(.*?(?:[\d})%]|\\pi(?![A-Za-z]))\s*)((?:/\s*)?(?:[A-Za-z][A-Za-z'./-]*+\s*+)+)(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
+    r"^(.*?(?:[\d})%]|\\pi(?![A-Za-z]))\s*)((?:/\s*)?(?:[A-Za-z][A-Za-z'./-]*+\s*+)+)"
+    r"(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
 )
 _CURRENCY_NAME = (
     r"(?:US\s*)?\\\$|[€£₹¥¢]|\b(?:USD|EUR|GBP|INR|JPY|Rs)\b\.?|\\text\s*\{\s*(?:USD|EUR|Rs)\.?\s*\}"

@@ -38,8 +38,8 @@ _LONE_NUMBER = re.compile(
 )
 _NO_SENTENCE = frozenset(
     "or not no nor never without except unless if either neither than least most between from to about around "
-    "roughly approximately nearly almost over under above below within up maybe perhaps possibly wrong incorrect and minus plus "
-    "times half twice hundred thousand million billion dozen percent step part question problem section chapter case "
+    "roughly approximately nearly almost over under above below within up maybe perhaps possibly wrong incorrect and "
+    "minus plus times half twice hundred thousand million billion dozen percent step part question problem section chapter case "
     "example method exercise option choice page line".split()
 )
 
