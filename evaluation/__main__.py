@@ -212,12 +212,15 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"spo-eval {args.command}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 0
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"spo-eval {args.command}: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         kept = " The samples so far are kept; the same command continues." if args.command == "run" else ""
         print(f"\nspo-eval {args.command}: stopped.{kept}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
     return 0
 
 
