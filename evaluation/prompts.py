@@ -8,8 +8,8 @@ from typing import Any
 
 import xxhash
 
-from evaluation.store import read_jsonl
 from spo_rlhf.errors import UserError
+from spo_rlhf.sampling.store import read_jsonl
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE as ARITHMETIC_TEMPLATE
 
 

@@ -4,9 +4,9 @@ import argparse
 import html
 from pathlib import Path
 
-from evaluation.store import write_json
 from evaluation.tables import Run, cells, comparisons, load_runs, notes, sections
 from spo_rlhf.errors import UserError
+from spo_rlhf.sampling.store import write_json
 
 MAX_TICKS = 8
 FORMATS = ("md", "html", "png", "json")
