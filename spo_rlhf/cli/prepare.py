@@ -3,10 +3,8 @@
 import argparse
 import json
 import logging
-import math
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
 
+from spo_rlhf.cli import processes
+from spo_rlhf.cli.arguments import refuse_in_one_line, seconds, share, whole
 from spo_rlhf.cli.console import Console, count, duration
 from spo_rlhf.cli.record import write_json
 from spo_rlhf.errors import UserError
@@ -41,6 +40,7 @@ class Task:
     check: Callable[..., None]
     solves: Callable[[str, str], bool]
     vocabulary_size: int = 512
+    evaluate_every: int = 40
 
 
 TASKS = {
@@ -51,6 +51,7 @@ TASKS = {
         knights_knaves.check_people,
         knights_knaves_reward.is_correct,
         vocabulary_size=768,  # for fifty names; with 512 a sequence is a fifth longer
+        evaluate_every=200,  # measuring takes as long as many steps, the responses being long
     ),
 }
 EXAMPLES = """\
@@ -90,6 +91,7 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
         max_seconds=settings["max_seconds"],
         max_steps=settings["warm_up_steps"],
         max_new_tokens=longest + SPARE_TOKENS,
+        evaluate_every=task.evaluate_every,
         seed=settings["seed"],
     )
 
@@ -139,18 +141,10 @@ def reusable(output: Path, settings: dict, force: bool) -> dict | None:
 def load_libraries() -> None:
     """Import what takes seconds to import, and keep it from writing over the progress."""
 
-    def leave(signum, frame) -> NoReturn:
-        print(f"\n{INTERRUPTED}", flush=True)
-        os._exit(130)
-
-    # A KeyboardInterrupt inside an import can be caught there and come out as another error, or not at all.
-    previous = signal.signal(signal.SIGINT, leave)
-    try:
+    with processes.leaving_on_interrupt(INTERRUPTED):
         from transformers.utils import logging as transformers_logging
 
         import spo_rlhf.tasks.warm_up  # noqa: F401
-    finally:
-        signal.signal(signal.SIGINT, previous)
     transformers_logging.disable_progress_bar()
 
 
@@ -188,21 +182,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to make")
     parser.add_argument("--task", choices=TASKS, default="arithmetic", help="default: %(default)s")
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="default: %(default)s")
-    parser.add_argument("--train", type=_whole(1), default=8192, metavar="N", help="problems; default: %(default)s")
-    parser.add_argument("--test", type=_whole(1), default=256, metavar="N", help="problems; default: %(default)s")
-    parser.add_argument("--min-steps", type=_whole(2), metavar="N", help="a problem of arithmetic; default: 2")
-    parser.add_argument("--max-steps", type=_whole(2), metavar="N", help="a problem of arithmetic; default: 6")
-    parser.add_argument("--people", type=_whole(2), metavar="N", help="a problem of knights_knaves; default: 3")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="default: %(default)s")
+    parser.add_argument("--train", type=whole(1), default=8192, metavar="N", help="problems; default: %(default)s")
+    parser.add_argument("--test", type=whole(1), default=256, metavar="N", help="problems; default: %(default)s")
+    parser.add_argument("--min-steps", type=whole(2), metavar="N", help="a problem of arithmetic; default: 2")
+    parser.add_argument("--max-steps", type=whole(2), metavar="N", help="a problem of arithmetic; default: 6")
+    parser.add_argument("--people", type=whole(2), metavar="N", help="a problem of knights_knaves; default: 3")
     parser.add_argument(
-        "--target-accuracy", type=_share, default=0.42, metavar="SHARE",
+        "--target-accuracy", type=share, default=0.42, metavar="SHARE",
         help="of held-out problems solved, where the warm-up ends; default: %(default)s",
     )  # fmt: skip
     parser.add_argument(
-        "--max-seconds", type=_seconds, default=360.0, metavar="S", help="of warm-up, at most; default: %(default)s"
+        "--max-seconds", type=seconds, default=360.0, metavar="S", help="of warm-up, at most; default: %(default)s"
     )
     parser.add_argument(
-        "--warm-up-steps", type=_whole(0), metavar="N", help="of supervised training, at most; 0: random weights"
+        "--warm-up-steps", type=whole(0), metavar="N", help="of supervised training, at most; 0: random weights"
     )
     parser.add_argument("--force", action="store_true", help="replace a directory made with other settings")
     return parser
@@ -211,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
     parser = build_parser()
-    parser.error = lambda message: _refuse(message)
+    refuse_in_one_line(parser)
     console = Console()
     try:
         settings = vars(parser.parse_args(argv))
@@ -248,37 +242,6 @@ def _settle(settings: dict) -> None:
         TASKS[chosen].check(*(settings[name] for name in own))
     except ValueError as error:
         raise UserError(f"{', '.join(flags[name] for name in own)}: {error}") from None
-
-
-def _refuse(message: str) -> None:
-    raise UserError(f"{message}; see {PROGRAM} --help")
-
-
-def _whole(smallest: int):
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest}")
-        return int(text)
-
-    return parse
-
-
-def _share(text: str) -> float:
-    return _between(text, 1.0, "a share above 0, at most 1")
-
-
-def _seconds(text: str) -> float:
-    return _between(text, math.inf, "a number of seconds above 0")
-
-
-def _between(text: str, largest: float, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= largest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
 
 
 if __name__ == "__main__":

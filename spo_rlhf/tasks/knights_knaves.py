@@ -152,8 +152,9 @@ def reasoning(names: Sequence[str], claims: Sequence[Claim]) -> list[str]:
         for speaker, claim in enumerate(claims):
             if max(speaker, *_people(claim)) == len(is_knight) - 1:
                 fits = is_true(claim, is_knight) == is_knight[speaker]
+                said, value = _evaluated(claim, names, is_knight), _truth(is_true(claim, is_knight))
                 verdict = "This fits." if fits else "Contradiction."
-                lines.append(f"{names[speaker]}: {_evaluation(claim, is_knight)}. {verdict}")
+                lines.append(f"{names[speaker]}: {_capitalized(said)}, so {value}. {verdict}")
                 if not fits:
                     return False
         return len(is_knight) == len(claims) or any(search((*is_knight, role)) for role in (True, False))
@@ -195,14 +196,12 @@ def _words(claim: Claim, names: Sequence[str]) -> str:
     return f"{names[parts[0]]} is a {'knight' if kind == KNIGHT else 'knave'}"
 
 
-def _evaluation(claim: Claim, is_knight: Sequence[bool]) -> str:
-    """The truth values of a claim's parts, and what follows: "true and false, so false"."""
+def _evaluated(claim: Claim, names: Sequence[str], is_knight: Sequence[bool]) -> str:
+    """A claim in words, with the truth value of each person's role: "Mia is a knave (true) and Zoey is ... (false)"."""
     kind, *parts = claim
-    value = _truth(is_true(claim, is_knight))
-    if kind in (KNIGHT, KNAVE):
-        return value
-    values = [_truth(is_true(part, is_knight)) for part in parts]
-    return f"{'not {}' if kind == 'not' else _JOINED[kind]}, so {{}}".format(*values, value)
+    if kind in _JOINED:
+        return _JOINED[kind].format(*(_evaluated(part, names, is_knight) for part in parts))
+    return f"{_words(claim, names)} ({_truth(is_true(claim, is_knight))})"
 
 
 def _truth(value: bool) -> str:

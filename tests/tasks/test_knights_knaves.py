@@ -47,7 +47,7 @@ def statements(problem: str, names: list[str]) -> list[str]:
     for name in names:
         patterns = [re.escape(" " + form.format(name=name, claim="@")).replace("@", "(.+?)") for form in kk._WORDINGS]
         found = [match for match in (re.match(pattern, rest) for pattern in patterns) if match]
-        found = [match for match in found if set("\"'.:") .isdisjoint(match[1])]
+        found = [match for match in found if set("\"'.:").isdisjoint(match[1])]
         assert len(found) == 1, rest
         said.append(found[0][1])
         rest = rest[found[0].end() :]
@@ -126,12 +126,12 @@ def test_the_reasoning_is_a_sound_and_complete_elimination(problem):
                 roles = dict(part.split(" is a ") for part in line[len("Suppose ") : -1].split(", "))
                 assert list(roles) == names[: len(roles)]
                 continue
-            name, parts, value, verdict = re.fullmatch(r"(\w+): (?:(.*), so )?(\w+)\. (.*)\.", line).groups()
+            name, said, value, verdict = re.fullmatch(r"(\w+): (.*), so (\w+)\. (.*)\.", line).groups()
+            assert re.sub(r" \((true|false)\)", "", said) == claims[name]
             assert WORDS[value] == holds(claims[name], roles)
-            if parts:
-                atoms = re.findall(r"\w+ is (?:not )?a \w+", claims[name])
-                plain = [holds(atom.replace(" not", ""), roles) for atom in atoms]
-                assert [WORDS[word] for word in re.findall("true|false", parts)] == plain
+            parts = re.findall(r"(\w+ is (?:not )?a \w+) \((true|false)\)", said)
+            assert len(parts) == len(re.findall(" is ", claims[name]))
+            assert all(WORDS[word] == holds(part, roles) for part, word in parts)
             fits = WORDS[value] == (roles[name] == "knight")
             assert verdict == ("This fits" if fits else "Contradiction")
             refuted += [] if fits else [tuple(role == "knight" for role in roles.values())]
@@ -146,7 +146,7 @@ def test_the_reasoning_is_a_sound_and_complete_elimination(problem):
 def test_problems_of_a_seed_stay_what_they_are_in_every_process():
     """A change here changes every task that was made before: accuracies are no longer comparable."""
     text = "".join(row["problem"] + row["solution"] for row in kk.generate(0, 100))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "bf859252d4cacbc0"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "e591eecaeb6db797"
     code = "import sys; from spo_rlhf.tasks.knights_knaves import generate; sys.stdout.write(repr(generate(7, 100)))"
     for hash_seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)}
