@@ -96,8 +96,8 @@ def sample(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         upstream.get_tokenizer  # noqa: B018  the first name that is asked of OpenRLHF loads the stack
     prompts, tokenizer = load_prompts(args)
     settings = check_folder(args, prompts)
-    limits = Limits(args.samples, args.max_new_tokens, args.max_len)
-    longest = min(args.max_len, max(len(prompt.token_ids) for prompt in prompts) + args.max_new_tokens)
+    limits = Limits(args.samples, args.max_new_tokens or args.max_len, args.max_len)
+    longest = min(args.max_len, max(len(prompt.token_ids) for prompt in prompts) + limits.max_new_tokens)
     engine = EngineSettings(
         args.model, longest, args.temperature, args.top_p, seed=args.seed, tensor_parallel=args.tensor_parallel,
         gpu_memory_utilization=args.gpu_memory, trust_remote_code=True,

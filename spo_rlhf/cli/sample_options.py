@@ -21,7 +21,7 @@ given again. A response ends with the end-of-text token where that was sampled; 
 reward 0 and is not graded. Every option also takes its name in spo-train.
 
 examples:
-  # 8 responses to each problem; the right ones, at most {selection.CORRECT_PER_PROMPT} a problem, for supervised training
+  # 8 responses to each problem; the right ones kept for supervised training, at most {selection.CORRECT_PER_PROMPT} each
   spo-sample --model MODEL --data train.jsonl --input-key problem --label-key answer \\
       --template $'Question: {{}}\\nAnswer:\\n' --reward spo_rlhf/tasks/gsm8k.py --samples 8 --select correct \\
       --output runs/samples
@@ -121,9 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--rollout.max_new_tokens",
         dest="max_new_tokens",
         type=whole(1),
-        default=1024,
         metavar="N",
-        help="of a response; default: 1024",
+        help="of a response; default: what --max-len leaves",
     )
     option(
         "--max-len",
@@ -215,7 +214,7 @@ def check_files(args: argparse.Namespace) -> None:
         if not Path(args.data).exists():
             raise UserError(f"--data {args.data}: no such file or folder")
         if args.data.endswith(".jsonl"):
-            preflight.check_jsonl("data", args.data, [args.input_key, args.label_key])
+            preflight.check_jsonl("data", args.data, {"input_key": args.input_key, "label_key": args.label_key})
     if args.template is not None and "{}" not in args.template:
         raise UserError("--template: it has no {} for the problem")
     if args.select == "pairs" and args.samples < 2:

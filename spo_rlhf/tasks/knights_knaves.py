@@ -51,7 +51,8 @@ _NAMES = tuple(
 _WORDINGS = (
     '"{claim}" - {name}.', '"{claim}," {name} claimed.', '"{claim}," {name} declared.', '"{claim}," {name} mentioned.',
     '{name} said, "{claim}."', '{name} asserted: "{claim}".', '{name} commented, "{claim}".',
-    '{name} noted, "{claim}".', '{name} remarked, "{claim}".', '{name} stated, "{claim}".', '{name} was heard saying, "{claim}".',
+    '{name} noted, "{claim}".', '{name} remarked, "{claim}".', '{name} stated, "{claim}".',
+    '{name} was heard saying, "{claim}".',
     "{name} said that {claim}.", "{name} expressed that {claim}.", "{name} told you that {claim}.",
     'According to {name}, "{claim}".', 'As {name} put it, "{claim}".', 'In a statement by {name}: "{claim}".',
     "In {name}'s words: \"{claim}\".",
@@ -197,7 +198,7 @@ def _words(claim: Claim, names: Sequence[str]) -> str:
 
 
 def _evaluated(claim: Claim, names: Sequence[str], is_knight: Sequence[bool]) -> str:
-    """A claim in words, with the truth value of each person's role: "Mia is a knave (true) and Zoey is ... (false)"."""
+    """A claim in words, with the truth of each part: "Mia is a knave (true) and Zoey is a knight (false)"."""
     kind, *parts = claim
     if kind in _JOINED:
         return _JOINED[kind].format(*(_evaluated(part, names, is_knight) for part in parts))
