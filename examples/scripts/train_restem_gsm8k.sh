@@ -5,7 +5,7 @@
 #   bash examples/scripts/train_restem_gsm8k.sh [--dry-run]
 #
 # Variables: MODEL, DATA and EVAL_DATA (a Hugging Face name, name@folder, or a .jsonl file), DEVICES, OUTPUT, TRAIN_ROWS and
-# VALIDATION_ROWS (of DATA), ITERATIONS; SMOKE=1: see lib/offline.sh. A stopped run continues when it is started again.
+# VALIDATION_ROWS (of DATA), ITERATIONS (10); SMOKE=1: see lib/offline.sh. A stopped run continues when it is started again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -14,7 +14,6 @@ DATA=${DATA:-openai/gsm8k@main}
 OUTPUT=${OUTPUT:-runs/restem_gsm8k}
 TRAIN_ROWS=${TRAIN_ROWS:-:7100}
 VALIDATION_ROWS=${VALIDATION_ROWS:-7100:}
-ITERATIONS=${ITERATIONS:-10}
 TASK=gsm8k
 source examples/scripts/lib/offline.sh
 source examples/scripts/lib/restem.sh

@@ -5,7 +5,7 @@
 #   bash examples/scripts/train_restem_math.sh [--dry-run]
 #
 # Variables: MODEL, DATA and EVAL_DATA (a Hugging Face name, name@folder, or a .jsonl file), DEVICES, OUTPUT, TRAIN_ROWS and
-# VALIDATION_ROWS (of DATA), ITERATIONS; SMOKE=1: see lib/offline.sh. A stopped run continues when it is started again.
+# VALIDATION_ROWS (of DATA), ITERATIONS (10); SMOKE=1: see lib/offline.sh. A stopped run continues when it is started again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -14,7 +14,6 @@ DATA=${DATA:-DigitalLearningGmbH/MATH-lighteval}
 OUTPUT=${OUTPUT:-runs/restem_math}
 TRAIN_ROWS=${TRAIN_ROWS:-:7000}
 VALIDATION_ROWS=${VALIDATION_ROWS:-7000:}
-ITERATIONS=${ITERATIONS:-10}
 TASK=math
 source examples/scripts/lib/offline.sh
 source examples/scripts/lib/restem.sh

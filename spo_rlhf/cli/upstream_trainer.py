@@ -31,12 +31,13 @@ KEYS = {"sft": ("input_key", "output_key"), "dpo": ("prompt_key", "chosen_key", 
 EXAMPLES = """\
 examples:
   # supervised training on the right responses that spo-sample kept
-  python -m spo_rlhf.cli.upstream_trainer sft --model.model_name_or_path MODEL --data.dataset runs/samples/correct.jsonl \\
-      --data.input_key prompt --data.output_key response --data.input_template '' --ckpt.output_dir runs/sft/model
+  python -m spo_rlhf.cli.upstream_trainer sft --model.model_name_or_path MODEL \\
+      --data.dataset runs/samples/correct.jsonl --data.input_key prompt --data.output_key response \\
+      --data.input_template '' --ckpt.output_dir runs/sft/model
 
   # DPO on its pairs, with DPO-positive's penalty
-  python -m spo_rlhf.cli.upstream_trainer dpo --model.model_name_or_path MODEL --data.dataset runs/samples/pairs.jsonl \\
-      --data.prompt_key prompt --spo.dpo_positive 50 --ckpt.output_dir runs/dpo/model
+  python -m spo_rlhf.cli.upstream_trainer dpo --model.model_name_or_path MODEL \\
+      --data.dataset runs/samples/pairs.jsonl --data.prompt_key prompt --spo.dpo_positive 50 --ckpt.output_dir runs/dpo/model
 
   # on 4 GPUs
   torchrun --nproc_per_node 4 -m spo_rlhf.cli.upstream_trainer sft ...

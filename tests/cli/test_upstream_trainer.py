@@ -24,7 +24,8 @@ def arguments(files, command, **changes) -> list[str]:
     keys = {"input_key": "prompt", "output_key": "response"} if command == "sft" else {"prompt_key": "prompt"}
     values |= {f"data.{name}": key for name, key in keys.items()}
     values |= {name.replace("__", "."): value for name, value in changes.items()}
-    return [command, *(part for name, value in values.items() if value is not None for part in (f"--{name}", str(value)))]
+    given = {f"--{name}": str(value) for name, value in values.items() if value is not None}
+    return [command, *(part for pair in given.items() for part in pair)]
 
 
 @pytest.mark.timeout(120)

@@ -39,13 +39,17 @@ def test_correct_prefers_the_first_and_goes_by_the_threshold():
 @given(SAMPLES, st.integers(1, 6), st.integers(0, 5))
 def test_pairs_are_right_beside_wrong_of_the_same_prompt_up_to_the_cap(samples, cap, seed):
     kept = selection.pairs(samples, 1.0, cap, seed)
-    responses = {reward: {(row["id"], row["response"]) for row in samples if row["reward"] == reward} for reward in (0, 1)}
+    responses = {
+        reward: {(row["id"], row["response"]) for row in samples if row["reward"] == reward} for reward in (0, 1)
+    }
     every = {(p, right, wrong) for (p, right), (q, wrong) in product(responses[1], responses[0]) if p == q}
     keys = [(row["id"], row["chosen"], row["rejected"]) for row in kept]
     assert set(keys) <= every and len(set(keys)) == len(keys)
     available = Counter(prompt for prompt, *_ in every)
     assert Counter(prompt for prompt, *_ in keys) == {prompt: min(cap, n) for prompt, n in available.items()}
-    assert all(row["chosen_reward"] == 1 and row["rejected_reward"] == 0 and row["prompt"] == f"p{row['id']}" for row in kept)
+    assert all(
+        row["chosen_reward"] == 1 and row["rejected_reward"] == 0 and row["prompt"] == f"p{row['id']}" for row in kept
+    )
 
 
 def test_which_pairs_are_drawn_depends_on_the_seed_alone():

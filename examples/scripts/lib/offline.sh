@@ -1,6 +1,6 @@
 # RestEM and DPO: spo-sample, then OpenRLHF's supervised or preference training. Sourced, not run, with TASK=gsm8k or math.
 #
-# SMOKE=1: the arithmetic task and a small model that solves a part of it, made at OUTPUT/task, in place of DATA and MODEL.
+# SMOKE=1: the arithmetic task and a small model that solves a part of it, made at SMOKE_TASK, in place of DATA and MODEL.
 dry_run=()
 for argument in "$@"; do
     case $argument in
@@ -9,12 +9,13 @@ for argument in "$@"; do
     esac
 done
 if [ "${SMOKE:-0}" = 1 ]; then
-    DATA=$OUTPUT/task/train.jsonl EVAL_DATA=$OUTPUT/task/test.jsonl SMOKE_MODEL=$OUTPUT/task/model
+    SMOKE_TASK=${SMOKE_TASK:-$OUTPUT/task}
+    DATA=$SMOKE_TASK/train.jsonl EVAL_DATA=$SMOKE_TASK/test.jsonl SMOKE_MODEL=$SMOKE_TASK/model
 fi
 source "examples/scripts/lib/$TASK.sh"
 source examples/scripts/lib/run.sh
 if [ "${SMOKE:-0}" = 1 ]; then
-    $PYTHON -W ignore -m spo_rlhf.cli.prepare --output "$OUTPUT/task" --train 64 --test 32 --min-steps 2 --max-steps 2 \
+    $PYTHON -W ignore -m spo_rlhf.cli.prepare --output "$SMOKE_TASK" --train 64 --test 32 --min-steps 2 --max-steps 2 \
         --target-accuracy 0.2 --max-seconds 180
 fi
 

@@ -1,11 +1,12 @@
 # The iterations of RestEM, for its scripts; sourced after lib/offline.sh, not run.
-responses=8
+responses=8 rounds=10
 # 8 epochs over at most 10 right responses to a problem; the loss is the mean of each response's mean
 method=(--train.max_epochs 8 --train.micro_batch_size 8 --spo.sequence_mean)
 if [ "${SMOKE:-0}" = 1 ]; then
-    ITERATIONS=2 TRAIN_ROWS=:48 VALIDATION_ROWS=48:
+    rounds=2 TRAIN_ROWS=:48 VALIDATION_ROWS=48:
     method+=(--train.max_epochs 1 --train.batch_size 8 --train.micro_batch_size 4 --data.max_samples 16)
 fi
+ITERATIONS=${ITERATIONS:-$rounds}
 
 restem() {
     local current=$MODEL best='' reward highest=-1 round
