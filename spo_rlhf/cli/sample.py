@@ -28,7 +28,7 @@ def load_prompts(args: argparse.Namespace) -> tuple[list, Any]:
     from spo_rlhf.sampling.collect import Prompt
 
     training = training_arguments(args)
-    preflight.check_model(args.model, must_load=True)
+    preflight.check_model("actor", args.model, must_load=True)
     pairs = preflight.check_dataset(training, "data.prompt_dataset", args.data, args.split, must_load=True)
     limit = getattr(AutoConfig.from_pretrained(args.model, trust_remote_code=True), "max_position_embeddings", None)
     if limit is not None and args.max_len > limit:

@@ -206,7 +206,7 @@ def training_arguments(args: argparse.Namespace) -> SimpleNamespace:
 def check_files(args: argparse.Namespace) -> None:
     """What takes no libraries: model folder, reward file, every line of a local data file. Raises UserError."""
     training = training_arguments(args)
-    preflight.check_model(args.model, must_load=False)
+    preflight.check_model("actor", args.model, must_load=False)
     if not args.reward.endswith(".py"):
         raise UserError(f"--reward {args.reward}: not a .py file")
     preflight.check_reward(training)

@@ -95,7 +95,7 @@ def parse(command: str, argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
 
 def check_inputs(command: str, args: SimpleNamespace) -> None:
     """Model and data can be read, and fill an optimizer step. Raises UserError."""
-    preflight.check_model(args.model.model_name_or_path, must_load=True, flag="model.model_name_or_path")
+    preflight.check_model("model", args.model.model_name_or_path, must_load=True)
     keys = {name: key for name in KEYS[command] if (key := getattr(args.data, name))}
     for name in (part.strip() for part in args.data.dataset.split(",")):
         if not preflight.is_local(name):
