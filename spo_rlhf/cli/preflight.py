@@ -61,17 +61,24 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         args.critic.num_nodes * args.critic.num_gpus_per_node != args.actor.num_nodes * args.actor.num_gpus_per_node
     ):
         raise UserError("--train.colocate_all needs as many critic devices (--critic.num_gpus_per_node) as policy devices")
-    if not flash_attn_stand_in.is_installed():
-        if args.ds.packing_samples:
-            raise UserError("--ds.packing_samples (also set by dynamic batches and ring attention) needs flash-attn, which is not installed")
-        if args.ds.attn_implementation == "flash_attention_2":
-            if "ds.attn_implementation" in explicit:
-                raise UserError("--ds.attn_implementation flash_attention_2: flash-attn is not installed; use sdpa")
-            args.ds.attn_implementation = "sdpa"
-            notes.append("--ds.attn_implementation sdpa: flash-attn is not installed")
+    notes += check_attention(args, explicit)
     if cpu.is_cpu():
         notes += cpu.settle(args)
     return notes
+
+
+def check_attention(args: SimpleNamespace, explicit: set[str]) -> list[str]:
+    """Settle which attention runs where flash-attn is not installed. Returns lines to show."""
+    if flash_attn_stand_in.is_installed():
+        return []
+    if args.ds.packing_samples:
+        raise UserError("--ds.packing_samples (also set by dynamic batches and ring attention) needs flash-attn, which is not installed")
+    if args.ds.attn_implementation != "flash_attention_2":
+        return []
+    if "ds.attn_implementation" in explicit:
+        raise UserError("--ds.attn_implementation flash_attention_2: flash-attn is not installed; use sdpa")
+    args.ds.attn_implementation = "sdpa"
+    return ["--ds.attn_implementation sdpa: flash-attn is not installed"]
 
 
 def check_model(role: str, name: str, *, must_load: bool) -> None:
@@ -109,7 +116,8 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
             if not Path(name).exists():
                 raise UserError(f"--{flag} {name}: no such file or folder")
             if name.endswith(".jsonl"):
-                check_jsonl(flag, name, [args.data.input_key, *([args.data.label_key] if args.data.label_key else [])])
+                keys = {"input_key": args.data.input_key, "label_key": args.data.label_key}
+                check_jsonl(flag, name, {option: key for option, key in keys.items() if key})
         elif not must_load:
             return []
     tokenizer = upstream.get_tokenizer(
@@ -138,8 +146,11 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
     return pairs
 
 
-def check_jsonl(flag: str, path: str, keys: list[str]) -> None:
-    """Every line of a local file is a JSON object with the keys, so that the error names the line."""
+def check_jsonl(flag: str, path: str, keys: dict[str, str]) -> int:
+    """Every line of a local file is a JSON object with the keys (by option), so that the error names the line.
+
+    Returns the number of lines.
+    """
     with open(path, encoding="utf-8") as lines:
         number = 0
         for number, line in enumerate(lines, start=1):
@@ -149,11 +160,12 @@ def check_jsonl(flag: str, path: str, keys: list[str]) -> None:
                 raise UserError(f"--{flag} {path}: line {number} is not JSON") from None
             if not isinstance(row, dict):
                 raise UserError(f"--{flag} {path}: line {number} is not a JSON object")
-            for option, key in zip(("input_key", "label_key"), keys):
+            for option, key in keys.items():
                 if row.get(key) is None:
                     raise UserError(f"--{flag} {path}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})")
         if number == 0:
             raise UserError(f"--{flag} {path}: it is empty; give a file with one JSON object a line")
+    return number
 
 
 def check_lengths(args: SimpleNamespace, flag: str, names: str, tokenizer, prompts: list[str]) -> None:
