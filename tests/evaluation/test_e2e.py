@@ -1,4 +1,4 @@
-"""The quickstart's model on the real engine: every context from one pass, a killed and resumed run, several engines."""
+"""The quickstart's model on the real engine: every context from one pass, a killed run resumed, more engines."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from spo_rlhf.cli import quickstart
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 # The quickstart's own limit, and two below it that cut short problems and most problems.
 LONGEST = str(quickstart.TRAIN_OPTIONS["data.max_len"])
