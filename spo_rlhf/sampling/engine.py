@@ -73,6 +73,7 @@ class LocalEngine:
             "gpu_memory_utilization": settings.gpu_memory_utilization,
             "enable_prefix_caching": True,
             "trust_remote_code": settings.trust_remote_code,
+            "use_tqdm_on_load": False,  # its bar would stand between those of the evaluation
         }
         if is_cpu():
             arguments |= cpu_engine_kwargs(settings.max_model_len) | {"distributed_executor_backend": "uni"}
