@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -185,6 +186,8 @@ COMMANDS = {"run": run_run, "report": report.run_report, "grade": grading.run_gr
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     args = parse(argv)
+    # Batch systems stop a job by SIGTERM: the same as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
     try:
