@@ -1,11 +1,13 @@
 """One node of a Ray cluster in the foreground, as batch systems need it.
 
-    python -m spo_rlhf.cli.ray_node start --temp-dir DIR --gpus N [--address HOST:PORT]     until a signal; a head without --address
-    python -m spo_rlhf.cli.ray_node wait --address HOST:PORT --nodes N --limit SECONDS      until the cluster is complete
+    python -m spo_rlhf.cli.ray_node start --temp-dir DIR --gpus N                      the head, until a signal
+    python -m spo_rlhf.cli.ray_node start --temp-dir DIR --gpus N --address HOST:PORT  another node, until a signal
+    python -m spo_rlhf.cli.ray_node wait --address HOST:PORT --nodes N --limit S       until the cluster is complete
 
-`ray start` leaves daemons that only `ray stop` ends, and `ray stop` ends every Ray of the user on the machine, other jobs' included.
-Here the node is a tree of processes below this one, ended with it: whatever loses its parent is handed to this process, also
-engines whose worker died. All ports are free ones and all files lie under DIR, so that nodes of several jobs share a machine.
+`ray start` leaves daemons that only `ray stop` ends, and `ray stop` ends every Ray of the user on the machine, that of
+other jobs included. Here the node is a tree of processes below this one, ended with it: whatever loses its parent is
+handed to this process, also engines whose worker died. All ports are free ones and all files lie under DIR, so that
+nodes of several jobs share a machine.
 """
 
 import argparse
@@ -41,7 +43,9 @@ def interface_address(name: str) -> str:
     for entry in interfaces.get(name, []):
         if entry.family == socket.AF_INET:
             return entry.address
-    raise UserError(f"--interface {name}: no such interface with an IPv4 address; there are {', '.join(sorted(interfaces))}")
+    raise UserError(
+        f"--interface {name}: no such interface with an IPv4 address; there are {', '.join(sorted(interfaces))}"
+    )
 
 
 def free_port() -> int:
@@ -53,7 +57,12 @@ def free_port() -> int:
 
 def start_command(args: argparse.Namespace, resources: dict[str, int]) -> list[str]:
     """The `ray start` command of this node."""
-    options = [f"--temp-dir={args.temp_dir}", "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+    options = [
+        f"--temp-dir={args.temp_dir}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--dashboard-agent-listen-port=0",
+    ]
     options += [f"--{name.replace('_', '-')}={count}" for name, count in resources.items()]
     if args.name:
         options.append(f"--node-name={args.name}")
@@ -70,7 +79,9 @@ def start(args: argparse.Namespace) -> int:
     """Run the node until SIGTERM, SIGINT or SIGUSR2 (status 0) or until Ray ends by itself (status 1)."""
     temp_dir = args.temp_dir
     if len(str(temp_dir)) > LONGEST_TEMP_DIR:
-        raise UserError(f"--temp-dir {temp_dir}: longer than {LONGEST_TEMP_DIR} characters, too long for Ray's sockets below it")
+        raise UserError(
+            f"--temp-dir {temp_dir}: longer than {LONGEST_TEMP_DIR} characters, too long for Ray's sockets below it"
+        )
     command = start_command(args, cpu.ray_resources(args.gpus) if cpu.is_cpu() else {"num_gpus": args.gpus})
     environment = (cpu.RAY_ENVIRONMENT if cpu.is_cpu() else {}) | os.environ
     environment.pop("RAY_ADDRESS", None)  # this node is the cluster, or told which by --address
@@ -81,10 +92,13 @@ def start(args: argparse.Namespace) -> int:
     log = temp_dir / "ray_start.log"
     try:
         with open(log, "wb") as output:
-            node = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+            node = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
         if not args.address:
             publish_address(temp_dir, node)
-        node.wait()
+        if node.returncode is None:
+            reap_until(node.pid)
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
         print(f"{PROGRAM}: Ray ended on {socket.gethostname()}; its last lines:", *lines, sep="\n", file=sys.stderr)
         return 1
@@ -97,6 +111,12 @@ def start(args: argparse.Namespace) -> int:
         for _ in range(2):
             processes.end(processes.descendants())
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def reap_until(pid: int) -> None:
+    """Return when the child has ended; orphans that were handed to this process are taken leave of meanwhile."""
+    while os.wait()[0] != pid:
+        pass
 
 
 def publish_address(temp_dir: Path, node: subprocess.Popen) -> None:
@@ -137,10 +157,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="One node of a Ray cluster in the foreground")
     commands = parser.add_subparsers(dest="command", required=True)
     node = commands.add_parser("start", help="run a node until a signal ends it")
-    node.add_argument("--temp-dir", type=Path, required=True, help="new folder for all files of the node, removed at its end; a short path")
+    node.add_argument(
+        "--temp-dir",
+        type=Path,
+        required=True,
+        help="new folder for the node's files, removed at its end",
+    )
     node.add_argument("--gpus", type=int, required=True, help="GPUs to offer; logical ones on a machine without")
     node.add_argument("--address", help="HOST:PORT of the head; without it this node is the head")
-    node.add_argument("--interface", help="network interface whose address to use (default: the one of the default route)")
+    node.add_argument(
+        "--interface", help="network interface to use (default: the one of the default route)"
+    )
     node.add_argument("--name", help="the node's name in Ray")
     complete = commands.add_parser("wait", help="wait until the cluster is complete")
     complete.add_argument("--address", required=True)

@@ -129,7 +129,7 @@ def start_ray(args: SimpleNamespace) -> None:
     def work_here() -> None:
         os.chdir(here)
 
-    # Workers of a cluster that others started are in the folder where it was started: relative paths would lead elsewhere.
+    # Workers of a cluster that others started are in the folder of its start: relative paths would lead elsewhere.
     runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": work_here} if address else {})
     try:
         ray.init(runtime_env=runtime_env, include_dashboard=False, **options)
@@ -137,7 +137,8 @@ def start_ray(args: SimpleNamespace) -> None:
         raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set its own
     if address and (offered := ray.cluster_resources().get("GPU", 0)) < needed:
-        raise UserError(f"RAY_ADDRESS {address}: the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer")
+        message = f"the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer"
+        raise UserError(f"RAY_ADDRESS {address}: {message}")
 
 
 def run(args: SimpleNamespace, record: RunRecord) -> None:

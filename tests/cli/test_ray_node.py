@@ -28,7 +28,9 @@ def test_no_port_is_fixed():
 def test_head_and_other_nodes():
     head, other = options_of(), options_of(address="192.0.2.1:6000", interface="lo")
     assert "--head" in head and "--address" not in head
-    assert "--head" not in other and other["--address"] == "192.0.2.1:6000" and other["--node-ip-address"] == "127.0.0.1"
+    assert (
+        "--head" not in other and other["--address"] == "192.0.2.1:6000" and other["--node-ip-address"] == "127.0.0.1"
+    )
     assert head["--num-gpus"] == other["--num-gpus"] == "4"
 
 

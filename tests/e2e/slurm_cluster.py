@@ -1,4 +1,4 @@
-"""A real SLURM of two nodes on this machine, all of it under one directory: munged, slurmctld and two slurmd, ended with the test."""
+"""A real SLURM of two nodes on this machine, all under one directory: munged, slurmctld and two slurmd."""
 
 import contextlib
 import os
@@ -38,15 +38,19 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 GresTypes=gpu
 ReturnToService=2
-NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=1000000 Gres=gpu:{gpus}
-NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} RealMemory=1000000 Gres=gpu:{gpus}
+NodeName=DEFAULT CPUs={cpus} RealMemory=1000000 Gres=gpu:{gpus}
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=main Nodes={nodes[0]},{nodes[1]} Default=YES MaxTime=INFINITE State=UP
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """state: SLURM's word (RUNNING, COMPLETED, FAILED, CANCELLED). exit_status: of the batch script. output: file of its output."""
+    """A job as `scontrol show job` tells it.
+
+    state: SLURM's word (RUNNING, COMPLETED, FAILED, CANCELLED). exit_status: of the batch script. output: its file.
+    """
 
     id: str
     state: str
@@ -65,7 +69,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class SlurmCluster:
-    """Context manager; jobs are submitted inside. Needs root, and the programs that requirements/install_slurm.sh installs."""
+    """Context manager; jobs are submitted inside. Needs root, and what requirements/install_slurm.sh installs."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -76,7 +80,12 @@ class SlurmCluster:
         for name in ("state", *(f"spool-{node}" for node in NODES)):
             (self.directory / name).mkdir(parents=True)
         conf = CONF.format(
-            host=socket.gethostname(), directory=self.directory, ports=free_ports(3), nodes=NODES, gpus=len(GPU_FILES), cpus=CPUS_PER_NODE
+            host=socket.gethostname(),
+            directory=self.directory,
+            ports=free_ports(3),
+            nodes=NODES,
+            gpus=len(GPU_FILES),
+            cpus=CPUS_PER_NODE,
         )
         (self.directory / "slurm.conf").write_text(conf, encoding="utf-8")
         gres = "".join(f"Name=gpu File={device}\n" for device in GPU_FILES)
@@ -101,14 +110,18 @@ class SlurmCluster:
         self._daemon("slurmctld", "-D")
         for node in NODES:
             self._daemon("slurmd", "-D", "-N", node)
-        self._until(lambda: self.run("sinfo", "-h", "-o", "%T").stdout.split() == ["idle"], "the nodes did not become idle")
+        self._until(
+            lambda: self.run("sinfo", "-h", "-o", "%T").stdout.split() == ["idle"], "the nodes did not become idle"
+        )
 
     def _daemon(self, program: str, *arguments: str) -> None:
         # Not on the PATH of every user, root included.
         path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
         log = self.directory / f"{program}-{len(self._daemons)}.out"
         with open(log, "wb") as output:
-            self._daemons.append(subprocess.Popen([path, *arguments], env=self.environment, stdout=output, stderr=output))
+            self._daemons.append(
+                subprocess.Popen([path, *arguments], env=self.environment, stdout=output, stderr=output)
+            )
 
     def _until(self, condition, otherwise: str, limit_s: float = 30) -> None:
         deadline = time.monotonic() + limit_s
@@ -124,7 +137,9 @@ class SlurmCluster:
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess:
         """One of SLURM's commands against this cluster."""
-        return subprocess.run(command, env={**self.environment, **variables}, capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            command, env={**self.environment, **variables}, capture_output=True, text=True, timeout=60
+        )
 
     def submit(self, script: Path, *arguments: str, options: tuple[str, ...], checkout: Path, **variables: str) -> str:
         """sbatch from the checkout; the job's number."""
@@ -155,14 +170,17 @@ class SlurmCluster:
     def processes(self, job_id: str | None = None, node: str | None = None) -> set[psutil.Process]:
         """All processes of this cluster's jobs, or of one job, or of one on one node.
 
-        Known by the environment that SLURM gave them, or by a parent who has it: Ray's workers write their titles over theirs.
+        Known by the environment that SLURM gave them, or by a parent that has it: Ray's workers write their titles
+        over theirs.
         """
         wanted = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURM_JOB_ID": job_id, "SLURMD_NODENAME": node}
         found = set()
         for process in psutil.process_iter(["environ"]):
             environment = process.info["environ"] or {}
-            # The batch script and job steps have a SLURM_JOB_ID; the daemons and the commands of the test have none.
-            if "SLURM_JOB_ID" in environment and all(value in (None, environment.get(name)) for name, value in wanted.items()):
+            # Only what belongs to a job has a SLURM_JOB_ID.
+            if "SLURM_JOB_ID" in environment and all(
+                value in (None, environment.get(name)) for name, value in wanted.items()
+            ):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     found |= {process, *process.children(recursive=True)}
         return found

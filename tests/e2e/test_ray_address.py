@@ -1,5 +1,6 @@
 """spo-train in a Ray cluster that it did not start: it works there, and leaves the cluster as it was."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -47,14 +48,20 @@ def task(tmp_path_factory) -> Path:
 
 def working(cluster: SimpleNamespace) -> list[str]:
     """What runs in the cluster besides Ray itself: busy workers and what they started."""
-    titles = [process.cmdline()[:1] for process in psutil.Process(cluster.node.pid).children(recursive=True)]
-    return [title[0] for title in titles if title and title[0].startswith(("ray::", "VLLM::")) and "IDLE" not in title[0]]
+    titles = []
+    for process in psutil.Process(cluster.node.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+            titles.append(process.cmdline()[0])
+    return [title for title in titles if title.startswith(("ray::", "VLLM::")) and "IDLE" not in title]
 
 
 def test_sigterm_ends_the_run_and_leaves_the_cluster(cluster, task, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     # Relative paths mean the folder where spo-train was called.
-    relative = {name: os.path.relpath(task / file, stack.ROOT) for name, file in (("reward__remote_url", "reward.py"), ("data__prompt_dataset", "train.jsonl"))}
+    relative = {
+        name: os.path.relpath(task / file, stack.ROOT)
+        for name, file in (("reward__remote_url", "reward.py"), ("data__prompt_dataset", "train.jsonl"))
+    }
     process = stack.start(stack.options(task, tmp_path, train__num_episodes=50, **relative))
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 400
@@ -65,8 +72,14 @@ def test_sigterm_ends_the_run_and_leaves_the_cluster(cluster, task, tmp_path, mo
     os.kill(process.pid, signal.SIGTERM)
     stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in stdout.splitlines()[-1]
-    assert working(cluster) == []
-    done = subprocess.run([*NODE, "wait", "--address", cluster.address, "--nodes", "1", "--limit", "30"], capture_output=True, text=True)
+    # Ray ends the run's actors when it hears that the run has left.
+    deadline = time.monotonic() + 15
+    while (left := working(cluster)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left == []
+    done = subprocess.run(
+        [*NODE, "wait", "--address", cluster.address, "--nodes", "1", "--limit", "30"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "1 nodes, 1 GPUs" in done.stdout, done.stderr
 
 

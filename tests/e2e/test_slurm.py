@@ -1,5 +1,6 @@
 """The job scripts under examples/scripts/slurm, submitted to a real SLURM of two nodes on this machine."""
 
+import functools
 import json
 import shutil
 import signal
@@ -39,7 +40,9 @@ def name_of(script: Path) -> str:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory) -> Iterator[SlurmCluster]:
-    installed = subprocess.run(["bash", stack.ROOT / "requirements" / "install_slurm.sh"], capture_output=True, text=True)
+    installed = subprocess.run(
+        ["bash", stack.ROOT / "requirements" / "install_slurm.sh"], capture_output=True, text=True
+    )
     if installed.returncode:
         pytest.skip(installed.stderr.strip())
     # A test run that is told to end still ends what it started.
@@ -54,10 +57,13 @@ def task(tmp_path_factory) -> Path:
     """A small random model and the files of every data set, problems like GSM8K's."""
     directory = stack.make_task(tmp_path_factory.mktemp("task"), train=64, test=8)
     rows = "".join(
-        json.dumps({"problem": row["problem"], "answer": f"#### {row['answer']}"}) + "\n" for row in arithmetic.generate(3, 16)
+        json.dumps({"problem": row["problem"], "answer": f"#### {row['answer']}"}) + "\n"
+        for row in arithmetic.generate(3, 16)
     )
     for name in ("gsm8k_train", "gsm8k_test", "math_train", "math500", "aime24"):
-        (directory / f"{name}.jsonl").write_text(rows.replace("#### ", "" if name in ("math500", "aime24") else "#### "))
+        (directory / f"{name}.jsonl").write_text(
+            rows.replace("#### ", "" if name in ("math500", "aime24") else "#### ")
+        )
     return directory
 
 
@@ -98,9 +104,16 @@ def assert_nothing_left(started: set[psutil.Process], slurm: SlurmCluster, job_i
     assert list(node_tmp.iterdir()) == []
 
 
-def submit_training(slurm: SlurmCluster, script: Path, task: Path, node_tmp: Path, output: Path, **variables: str) -> str:
+def submit_training(
+    slurm: SlurmCluster, script: Path, task: Path, node_tmp: Path, output: Path, **variables: str
+) -> str:
     data = task / ("gsm8k_train.jsonl" if "gsm8k" in script.stem else "math_train.jsonl")
-    variables = {"SMOKE": "1", "SMOKE_MODEL": str(task / "model"), "DATA": str(data), "EVAL_DATA": str(data)} | variables
+    variables = {
+        "SMOKE": "1",
+        "SMOKE_MODEL": str(task / "model"),
+        "DATA": str(data),
+        "EVAL_DATA": str(data),
+    } | variables
     return slurm.submit(
         script, options=TWO_NODES, checkout=stack.ROOT, OUTPUT=str(output), NODE_TMP=str(node_tmp), **variables
     )
@@ -159,11 +172,12 @@ def test_warning_before_the_time_limit_and_two_jobs_on_the_same_nodes(slurm, nod
         f"#!/usr/bin/env bash\nset -euo pipefail\ncd {stack.ROOT}\n"
         f'source examples/scripts/slurm/ray_cluster.sh\nrun_on_ray "$PYTHON" -W ignore {command}\n'
     )
-    warned, other = [
-        slurm.submit(script, options=TWO_NODES, checkout=stack.ROOT, NODE_TMP=str(node_tmp)) for _ in range(2)
-    ]
+    submit = functools.partial(slurm.submit, script, options=TWO_NODES, checkout=stack.ROOT, NODE_TMP=str(node_tmp))
+    warned, other = submit(), submit(RAY_INTERFACE="lo")
     for job_id in (warned, other):
-        until(lambda job_id=job_id: "ready: ['n1', 'n2']" in slurm.output(slurm.job(job_id)), slurm, job_id, JOB_LIMIT_S)
+        until(
+            lambda job_id=job_id: "ready: ['n1', 'n2']" in slurm.output(slurm.job(job_id)), slurm, job_id, JOB_LIMIT_S
+        )
     assert slurm.run("scancel", "--batch", "--signal=USR1", warned).returncode == 0
     job = slurm.wait(warned, 60)
     assert (job.state, job.exit_status) == ("FAILED", 7), slurm.output(job)

@@ -1,12 +1,15 @@
 # shellcheck shell=bash
 # Sourced by the job scripts of this folder, inside a SLURM allocation: Ray on all its nodes around one command.
 #
-#   run_on_ray COMMAND...        start Ray, run COMMAND with RAY_ADDRESS set, end Ray on every node, exit with COMMAND's status
+#   run_on_ray COMMAND...        start Ray, run COMMAND with RAY_ADDRESS set, end Ray on every node; COMMAND's exit status
 #   train_on_ray SCRIPT [ARGS]   the same for a training script of examples/scripts, over all GPUs of the allocation
 #
-# SIGTERM (scancel --batch --signal=TERM) and SIGUSR1 (SLURM's warning before the time limit) end COMMAND, which is given END_LIMIT
-# seconds to leave, and then the job. Variables: RAY_INTERFACE (network interface of the nodes, such as ib0; default: the one of the
-# default route), RAY_START_LIMIT (seconds until the cluster must be complete), END_LIMIT, NODE_TMP (local folder on each node).
+# SIGTERM (scancel --batch --signal=TERM) and SIGUSR1 (SLURM's warning before the time limit) end COMMAND by SIGTERM and then
+# the job. Variables:
+#   RAY_INTERFACE     network interface of the nodes, such as ib0 (default: the one of the default route)
+#   RAY_START_LIMIT   seconds until the cluster must be complete
+#   END_LIMIT         seconds that COMMAND is given to end
+#   NODE_TMP          local folder on each node, a short path (Ray's sockets lie below it)
 set -euo pipefail
 
 RAY_START_LIMIT=${RAY_START_LIMIT:-300}
@@ -27,10 +30,11 @@ node_dir() { echo "$NODE_TMP/spo-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}-$1"; }
 start_node() {
     local index=$1 name=$2
     shift 2
-    # All that the job has of the node, also where several steps share it (--overlap). srun does not take --cpus-per-task over.
-    srun --nodes=1 --ntasks=1 --nodelist="$name" --overlap --cpu-bind=none ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
-        "$PYTHON" -W ignore -m spo_rlhf.cli.ray_node start --temp-dir "$(node_dir "$index")" --gpus "$GPUS_PER_NODE" --name "$name" \
-        ${RAY_INTERFACE:+--interface "$RAY_INTERFACE"} "$@" &
+    # All that the job has of the node, beside its other steps. srun does not take --cpus-per-task over from the job.
+    srun --nodes=1 --ntasks=1 --nodelist="$name" --overlap --cpu-bind=none \
+        ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+        "$PYTHON" -W ignore -m spo_rlhf.cli.ray_node start --temp-dir "$(node_dir "$index")" --gpus "$GPUS_PER_NODE" \
+        --name "$name" ${RAY_INTERFACE:+--interface "$RAY_INTERFACE"} "$@" &
     ray_steps+=($!)
 }
 
@@ -44,14 +48,16 @@ any_step_ended() {
 
 fail() { echo "ray_cluster.sh: error: $*" >&2; exit 1; }
 
-# wait_for PID: its exit status, traps notwithstanding (a trap ends `wait` early with the signal's status).
+# wait_for PID: its exit status. A trap ends `wait` early with the signal's status; then the process has END_LIMIT seconds left.
 wait_for() {
-    local before status
-    while true; do
-        before=$stopped_by status=0
+    local status=0
+    wait "$1" || status=$?
+    if [ -n "$stopped_by" ]; then
+        gone_within "$END_LIMIT" "$1" || kill -KILL -- "-$1" 2>/dev/null || true
+        status=0
         wait "$1" || status=$?
-        [ "$stopped_by" != "$before" ] || return "$status"
-    done
+    fi
+    return "$status"
 }
 
 # A first signal ends the command or, before there is one, the job. More of them change nothing.
@@ -101,7 +107,7 @@ start_cluster() {
     address_file=$(node_dir 0)/address
     start_node 0 "${names[0]}"
     until [ -s "$address_file" ]; do
-        [ "$SECONDS" -lt "$RAY_START_LIMIT" ] || fail "Ray's head on ${names[0]} did not start within $RAY_START_LIMIT s"
+        [ "$SECONDS" -lt "$RAY_START_LIMIT" ] || fail "Ray's head on ${names[0]} takes more than $RAY_START_LIMIT s to start"
         ! any_step_ended || fail "Ray's head on ${names[0]} did not start"
         sleep 0.5
     done
@@ -112,13 +118,14 @@ start_cluster() {
         name=${names[index]}
         start_node "$index" "$name" --address "$RAY_ADDRESS"
     done
-    "$PYTHON" -W ignore -m spo_rlhf.cli.ray_node wait --address "$RAY_ADDRESS" --nodes "$NODES" --limit "$RAY_START_LIMIT" &
+    "$PYTHON" -W ignore -m spo_rlhf.cli.ray_node wait \
+        --address "$RAY_ADDRESS" --nodes "$NODES" --limit "$RAY_START_LIMIT" &
     waiter=$!
     while kill -0 "$waiter" 2>/dev/null; do
         ! any_step_ended || fail "Ray ended on one of ${names[*]} before the cluster was complete"
         sleep 0.5
     done
-    wait_for "$waiter" || fail "the Ray cluster is not complete"
+    wait "$waiter" || fail "the Ray cluster is not complete"
 }
 
 run_on_ray() {
@@ -135,5 +142,6 @@ train_on_ray() {
     local script=$1
     shift
     export DEVICES=$GPUS_PER_NODE OUTPUT=${OUTPUT:-runs/$SLURM_JOB_NAME-$SLURM_JOB_ID}
-    run_on_ray bash "$script" --actor.num_nodes "$NODES" --ref.num_nodes "$NODES" --vllm.num_engines $((NODES * GPUS_PER_NODE)) "$@"
+    run_on_ray bash "$script" \
+        --actor.num_nodes "$NODES" --ref.num_nodes "$NODES" --vllm.num_engines $((NODES * GPUS_PER_NODE)) "$@"
 }
