@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -207,6 +208,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     args = parse(argv)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; else it tells of NUMA nodes
+    # Batch systems stop a job by SIGTERM: the same as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
     try:

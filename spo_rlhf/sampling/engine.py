@@ -1,6 +1,7 @@
 """vLLM: one engine in this process, or one per GPU through Ray. Responses come out as they finish."""
 
 import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +127,9 @@ class RayEngines:
 
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
+            on_sigterm = signal.getsignal(signal.SIGTERM)
             ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
         gpus = 0 if is_cpu() else settings.tensor_parallel
         actor = ray.remote(num_gpus=gpus, num_cpus=1)(LocalEngine)
         self._actors = [actor.remote(settings) for _ in range(replicas)]
