@@ -23,7 +23,11 @@ from spo_rlhf.errors import UserError
 PROGRESS_SECONDS = 5.0
 LARGEST_NUMBER = sys.float_info.max / 2  # so that a difference of two stays finite
 PARTITION_PARAMETERS = tuple(field.name for field in fields(PartitionConfig) if field.name != "kind")
-REQUIRED_PARAMETERS = {"cutpoint": ("threshold", "interval"), "fixed": ("segment_length",)}
+REQUIRED_PARAMETERS = {
+    "cutpoint": ("threshold", "interval"),
+    "fixed": ("segment_length",),
+    "segments": ("segment_count",),
+}
 
 EXAMPLES = """\
 input, one object a line (here wrapped; also as {"input": {...}}; other keys are ignored):
@@ -31,8 +35,9 @@ input, one object a line (here wrapped; also as {"input": {...}}; other keys are
    "partition": {"type": "cutpoint", "threshold": 0.9, "interval": 1}, "values": [0.25, 0.5], "reward": 1.0}
   probs   probability of each response token under the policy that sampled it
   values  V at the start of each segment, V(prompt) first
-  partition  {"type": "cutpoint", "threshold": p, "interval": n}, {"type": "fixed", "segment_length": n}
-             or {"type": "newline"} with "texts": one string per token
+  partition  {"type": "cutpoint", "threshold": p, "interval": n}, {"type": "fixed", "segment_length": n},
+             {"type": "segments", "segment_count": n}, or {"type": "newline"} and {"type": "subsentence"} with
+             "texts": one string per token
 
 output, in the same order:
   {"boundaries": [0, 3, 4], "advantages": [0.25, 0.5], "token_advantages": [0.25, 0.25, 0.25, 0.5],

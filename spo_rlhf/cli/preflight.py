@@ -6,8 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
+from spo_rlhf.core.partition import TEXT_PARTITIONS
 from spo_rlhf.errors import UserError
 from spo_rlhf.rollout.reward import FileReward
+from spo_rlhf.rollout.texts import check_tokenizer
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
 
@@ -52,6 +54,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         args.vllm.num_engines * args.vllm.tensor_parallel_size
     ):
         raise UserError("--train.colocate_all needs as many engine devices (engines x tensor parallel size) as policy devices")
+    check_objective(args)
     if not flash_attn_stand_in.is_installed():
         if args.ds.packing_samples:
             raise UserError("--ds.packing_samples (also set by dynamic batches and ring attention) needs flash-attn, which is not installed")
@@ -63,6 +66,27 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     if cpu.is_cpu():
         notes += cpu.settle(args)
     return notes
+
+
+def check_objective(args: SimpleNamespace) -> None:
+    """Clip bounds and mismatch correction, by building the loss as the actor will."""
+    from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
+
+    try:
+        SegmentPolicyLoss(args)
+    except ValueError as error:
+        raise UserError(f"{error}; see --spo.clip_low, --spo.clip_high, --spo.dual_clip and --algo.advantage.is_correction_*") from None
+
+
+def check_token_texts(args: SimpleNamespace, tokenizer) -> None:
+    """The tokenizer gives the text of each token where partition or ratio level look at text."""
+    flag = None
+    if args.spo.ratio_level == "subsentence":
+        flag = "--spo.ratio_level subsentence"
+    elif args.spo.mode == "chain" and args.spo.partition.kind in TEXT_PARTITIONS:
+        flag = f"--spo.partition {args.spo.partition.kind}"
+    if flag:
+        check_tokenizer(tokenizer, args.actor.model_name_or_path, flag)
 
 
 def check_model(name: str, *, must_load: bool) -> None:
@@ -106,6 +130,7 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
     tokenizer = upstream.get_tokenizer(
         args.actor.model_name_or_path, None, "left", use_fast=not args.data.disable_fast_tokenizer
     )
+    check_token_texts(args, tokenizer)
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
     probabilities = args.data.prompt_probs if flag == "data.prompt_dataset" else None
     try:

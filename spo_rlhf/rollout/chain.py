@@ -55,7 +55,7 @@ class PromptRollout:
         max_tokens: longest response, in tokens; a continuation of b tokens has max_tokens - b left.
         seed: what the seeds of all requests derive from, e.g. (run seed, iteration, "train").
         slot: position of the prompt in the batch: equal prompts get different responses, equal states equal seeds.
-        token_text: text of one token id; only needed by partitions that look at text.
+        token_texts: what each of the given tokens adds to the text; only needed by partitions that look at text.
         state_values: values already asked for, by prefix; share one between rollouts of equal prompts with equal answers.
     """
 
@@ -68,13 +68,13 @@ class PromptRollout:
         max_tokens: int,
         seed: tuple,
         slot: int,
-        token_text: Callable[[int], str] | None = None,
+        token_texts: Callable[[Sequence[int]], list[str]] | None = None,
         state_values: dict[tuple[int, ...], asyncio.Task] | None = None,
     ):
         if max_tokens < 1:
             raise ValueError(f"no room for a response: the prompt of slot {slot} has {len(prompt_ids)} tokens")
         self.engine, self.grader, self.prompt_ids, self.max_tokens = engine, grader, list(prompt_ids), max_tokens
-        self.seed, self.slot, self.token_text = seed, slot, token_text
+        self.seed, self.slot, self.token_texts = seed, slot, token_texts
         self.counts = RolloutCounts()
         self._state_values = {} if state_values is None else state_values
 
@@ -92,7 +92,7 @@ class PromptRollout:
             sample = await self._respond(index)
             prob_T = np.exp(np.asarray(sample.completion.logprobs, dtype=np.float64))
             token_ids = sample.completion.token_ids
-            text_T = [self.token_text(token) for token in token_ids] if self.token_text else None
+            text_T = self.token_texts(token_ids) if self.token_texts else None
             sample.boundaries = partition.boundaries(config, prob_T, text_T)
             states = [0] if num_responses == 1 else []
             states += partition.inner_states(sample.boundaries)

@@ -9,10 +9,13 @@ from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.partition import TEXT_PARTITIONS
+from spo_rlhf.core.units import needs_ids, unit_ids
 from spo_rlhf.rollout.chain import PromptRollout, RolloutCounts, Sample
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.reward import FileReward, PromptGrader
 from spo_rlhf.rollout.reward_worker import only_number
+from spo_rlhf.rollout.texts import token_texts
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class RolloutRequest:
     top_p: float
     top_k: int
     segments: bool  # True: Monte Carlo values and segment advantages as well (never in evaluation)
+    units: bool = False  # True: the ratio units of the responses as well, where the ratio level needs them
 
 
 class TokenSampler:
@@ -73,7 +77,6 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         self.spo = spo
         self.tokenizer = upstream.get_tokenizer(kwargs["model"], None, "left", use_fast=use_fast_tokenizer)
         self.weight_version = 0
-        self._token_texts: dict[int, str] = {}
         self._state_values: dict[tuple, dict] = {}  # (prompt, label) -> values asked for in this iteration
         self._state_seed: tuple | None = None
         if reward_addresses and reward_addresses[0].endswith(".py"):
@@ -94,7 +97,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
             max_tokens=room if request.max_new_tokens is None else min(room, request.max_new_tokens),
             seed=request.seed,
             slot=request.slot,
-            token_text=self._token_text,
+            token_texts=self._token_texts if self.spo.partition.kind in TEXT_PARTITIONS else None,
             state_values=self._known_values(request),
         )
         version = self.weight_version
@@ -140,16 +143,22 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
             "extra_logs": {**sample.grade.logs, "weight_version": float(version)},
             "slot": request.slot,
             "segments": sample if request.segments else None,
+            "unit_T": self._units(sample) if request.units else None,
             "counts": RolloutCounts(),
         }
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids, skip_special_tokens=False)
 
-    def _token_text(self, token_id: int) -> str:
-        if token_id not in self._token_texts:
-            self._token_texts[token_id] = self._decode([token_id])
-        return self._token_texts[token_id]
+    def _token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        return token_texts(self.tokenizer, token_ids)
+
+    def _units(self, sample: Sample) -> list[int] | None:
+        """Ratio unit (T,) of each token of a sample, from any sampler; None where the level needs none."""
+        level = self.spo.ratio_level
+        if not needs_ids(level):
+            return None
+        return unit_ids(level, sample.boundaries, self._token_texts(sample.completion.token_ids))
 
     async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
         [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label]))[:1]

@@ -26,6 +26,12 @@ def to_columns(value_T, prompt_length: int, total_length: int) -> torch.Tensor:
     return columns
 
 
+def of_response(value_T, response: dict) -> torch.Tensor:
+    """Per-token values (T,) of an engine's one-turn response -> (1, prompt + T - 1)."""
+    [(prompt_length, _)] = response["action_ranges"]
+    return to_columns(value_T, prompt_length, len(response["observation_tokens"]))
+
+
 class SegmentSamplesGenerator(upstream.SamplesGenerator):
     """Asks the engines for whole rollouts: responses with rewards and, while training, segment advantages.
 
@@ -95,6 +101,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             top_p=generate_kwargs.get("top_p", 1.0),
             top_k=generate_kwargs.get("top_k", -1),
             segments=self.spo.mode == "chain" and self._purpose == "train",
+            units=self._purpose == "train",
         )
 
     def _upstream_rollout(self, engine, request: RolloutRequest, image):
@@ -124,11 +131,11 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         if "counts" in response:
             self.counts.add(response["counts"])
         self.reporter.progress("evaluate" if self._purpose == "eval" else "generate")
+        if response.get("unit_T") is not None:
+            experience.unit_ids = of_response(response["unit_T"], response).long()
         sample = response.get("segments")
         if sample is not None:
-            [(prompt_length, _)] = response["action_ranges"]
-            total_length = len(response["observation_tokens"])
-            experience.advantages = to_columns(sample.adv_T, prompt_length, total_length)
+            experience.advantages = of_response(sample.adv_T, response)
             experience.info["segments"] = torch.tensor([float(len(sample.boundaries) - 1)])
             experience.info["value_prompt"] = torch.tensor([float(sample.value_K[0])])
         return experience
