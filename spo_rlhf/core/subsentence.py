@@ -13,7 +13,7 @@ Whether "3." is the end of a sentence or the start of 3.14 is known one token la
   token*, so "= 12." " So" closes behind " So". For a partition, whose chain gradient is exact only then (docstring of
   ``spo_rlhf.core.partition``).
 
-Both agree everywhere else.
+Both agree everywhere else. An empty text (a token that completes no character) decides nothing.
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ def ends(text_T: Sequence[str], *, late: bool) -> list[bool]:
                 else:
                     ends_T[token] = True
             previous = character
-    if undecided is not None:
+    if undecided is not None and not late:
         ends_T[undecided] = True
     return ends_T
 
