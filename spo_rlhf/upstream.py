@@ -15,6 +15,7 @@ import importlib.metadata
 import importlib.util
 import operator
 import os
+import re
 import sys
 from datetime import datetime
 from types import SimpleNamespace
@@ -171,6 +172,17 @@ def validate(flat: argparse.Namespace) -> SimpleNamespace:
         return _run(statements, {"args": flat})["args"]
     except AssertionError as error:
         raise UserError(str(error) or "OpenRLHF refused the options") from None
+
+
+def policy_ranks(args: SimpleNamespace) -> int:
+    """Data-parallel ranks of the policy: those that get different samples."""
+    return args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size // args.ds.tensor_parallel_size
+
+
+def checkpoint_steps(args: SimpleNamespace) -> set[int]:
+    """Steps of which a checkpoint of the policy is kept; its folders are `global_step7` and `best_global_step7`."""
+    names = os.listdir(folder) if os.path.isdir(folder := os.path.join(args.ckpt.path, "_actor")) else []
+    return {int(found[1]) for found in (re.fullmatch(r"(?:best_)?global_step(\d+)", name) for name in names) if found}
 
 
 # ---- the names that are bound anew ------------------------------------------------------------------------------------------

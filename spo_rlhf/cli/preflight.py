@@ -40,7 +40,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
             f"--train.batch_size {train.batch_size} does not divide --rollout.batch_size x --rollout.n_samples_per_prompt "
             f"= {samples}: the rest would leak into the next step"
         )
-    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size // args.ds.tensor_parallel_size
+    ranks = upstream.policy_ranks(args)
     if not train.dynamic_batch_enable and train.batch_size % (train.micro_batch_size * ranks):
         raise UserError(
             f"--train.batch_size {train.batch_size} is not a multiple of --train.micro_batch_size x policy ranks "
@@ -49,6 +49,11 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     if (samples // rollout.micro_batch_size) % ranks or samples % rollout.micro_batch_size:
         raise UserError(
             f"--rollout.micro_batch_size {rollout.micro_batch_size} does not spread {samples} samples evenly over {ranks} policy ranks"
+        )
+    if args.spo.mode == "tree" and train.batch_size % (rollout.micro_batch_size * ranks):
+        raise UserError(
+            f"--rollout.micro_batch_size {rollout.micro_batch_size} x {ranks} policy ranks does not divide --train.batch_size "
+            f"{train.batch_size}: an iteration of --spo.mode tree trains any multiple of the latter"
         )
     if train.colocate_all and ranks and args.actor.num_nodes * args.actor.num_gpus_per_node != (
         args.vllm.num_engines * args.vllm.tensor_parallel_size

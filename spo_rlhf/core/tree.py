@@ -15,6 +15,7 @@ level's nodes of A(n) * grad log pi(segment n), divided by the B_1 * .. * B_d pl
 A loss that sums over nodes, as the official implementation's does, weighs level d by its number of nodes.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable, Sequence
@@ -26,6 +27,37 @@ from spo_rlhf.core.advantages import STD_EPSILON
 NO_PARENT = -1
 # Means of equal values may differ in the last bit; an advantage below this is no advantage.
 ZERO_ADVANTAGE = 1e-12
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """Children of a node and tokens of a segment, by level; the segments of the last level go on to the end.
+
+    `segment_tokens` has one length for all levels but the last, or one for each of these.
+    Raises ValueError for a shape that is none.
+    """
+
+    branching: tuple[int, ...]
+    segment_tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        levels = len(self.branching)
+        if not levels or min(self.branching) < 1 or max(self.branching) < 2:
+            raise ValueError("branching needs at least 1 child a level, and at least 2 in one of them")
+        if len(self.segment_tokens) not in (1, levels - 1) and levels > 1 or min(self.segment_tokens, default=1) < 1:
+            raise ValueError(
+                f"segment lengths are at least 1, and one, or {levels - 1}: one for each of the {levels} levels but the last"
+            )
+
+    def limit(self, level: int) -> int | None:
+        """Longest segment of a level, counted from 0; None on the last."""
+        if level == len(self.branching) - 1:
+            return None
+        return self.segment_tokens[level if len(self.segment_tokens) > 1 else 0]
+
+    def max_nodes(self) -> int:
+        """Nodes below the prompt if no response ends early."""
+        return sum(math.prod(self.branching[: level + 1]) for level in range(len(self.branching)))
 
 
 @dataclass

@@ -10,12 +10,13 @@ from vllm.sampling_params import RequestOutputKind
 from spo_rlhf import cpu, upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.partition import TEXT_PARTITIONS
-from spo_rlhf.core.units import needs_ids, unit_ids
-from spo_rlhf.rollout.chain import PromptRollout, RolloutCounts, Sample
+from spo_rlhf.rollout.chain import PromptRollout, Sample
+from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.reward import FileReward, PromptGrader
 from spo_rlhf.rollout.reward_worker import only_number
 from spo_rlhf.rollout.texts import token_texts
+from spo_rlhf.rollout.tree import GrownTree, TreeRollout
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class RolloutRequest:
     temperature: float
     top_p: float
     top_k: int
-    segments: bool  # True: Monte Carlo values and segment advantages as well (never in evaluation)
-    units: bool = False  # True: the ratio units of the responses as well, where the ratio level needs them
+    mode: str  # --spo.mode while training; "group", whole responses and rewards alone, in evaluation
 
 
 class TokenSampler:
@@ -86,22 +86,26 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         else:
             self._reward = None
 
-    async def rollout(self, request: RolloutRequest) -> list[dict[str, Any]]:
-        """Sample one prompt; response dicts as `generate_responses` returns them, with `segments` where asked for."""
+    async def rollout(self, request: RolloutRequest) -> list[dict[str, Any]] | list[GrownTree]:
+        """Sample one prompt: its tree, or response dicts as `generate_responses` returns them, with `segments` in chain mode."""
         prompt_ids = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
         room = request.max_length - len(prompt_ids)
-        rollout = PromptRollout(
-            TokenSampler(self, request),
-            PromptGrader(self._reward, self._decode, request.prompt, request.label) if self._reward else Ungraded(),
-            prompt_ids,
+        sampler = dict(
+            engine=TokenSampler(self, request),
+            grader=PromptGrader(self._reward, self._decode, request.prompt, request.label) if self._reward else Ungraded(),
+            prompt_ids=prompt_ids,
             max_tokens=room if request.max_new_tokens is None else min(room, request.max_new_tokens),
             seed=request.seed,
             slot=request.slot,
-            token_texts=self._token_texts if self.spo.partition.kind in TEXT_PARTITIONS else None,
-            state_values=self._known_values(request),
         )
         version = self.weight_version
-        if request.segments:
+        if request.mode == "tree":
+            rollout = TreeRollout(**sampler)
+            tree = await rollout.grow(self.spo.tree)
+            return [GrownTree(request.prompt, request.label, request.slot, version, tree, rollout.counts)]
+        texts = self._token_texts if self.spo.partition.kind in TEXT_PARTITIONS else None
+        rollout = PromptRollout(**sampler, token_texts=texts, state_values=self._known_values(request))
+        if request.mode == "chain":
             samples = await rollout.chain(request.num_samples, self.spo.partition, self.spo.mc_rollouts)
         else:
             samples = await rollout.group(request.num_samples)
@@ -142,8 +146,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
             "scores": sample.grade.score if graded else None,
             "extra_logs": {**sample.grade.logs, "weight_version": float(version)},
             "slot": request.slot,
-            "segments": sample if request.segments else None,
-            "unit_T": self._units(sample) if request.units else None,
+            "segments": sample if request.mode == "chain" else None,
             "counts": RolloutCounts(),
         }
 
@@ -152,13 +155,6 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
 
     def _token_texts(self, token_ids: Sequence[int]) -> list[str]:
         return token_texts(self.tokenizer, token_ids)
-
-    def _units(self, sample: Sample) -> list[int] | None:
-        """Ratio unit (T,) of each token of a sample, from any sampler; None where the level needs none."""
-        level = self.spo.ratio_level
-        if not needs_ids(level):
-            return None
-        return unit_ids(level, sample.boundaries, self._token_texts(sample.completion.token_ids))
 
     async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
         [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label]))[:1]

@@ -3,15 +3,21 @@
 This is the one place where positions in a response become columns of OpenRLHF's layout.
 """
 
+from typing import Sequence
+
 import ray
 import torch
 from vllm import SamplingParams
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.rollout.chain import RolloutCounts
+from spo_rlhf.core.units import needs_ids, unit_ids
+from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.engine import RolloutRequest
+from spo_rlhf.rollout.texts import token_texts
+from spo_rlhf.rollout.tree import GrownTree
 from spo_rlhf.trainer.events import Reporter
+from spo_rlhf.trainer.trees import node_responses
 
 
 def to_columns(value_T, prompt_length: int, total_length: int) -> torch.Tensor:
@@ -26,10 +32,21 @@ def to_columns(value_T, prompt_length: int, total_length: int) -> torch.Tensor:
     return columns
 
 
-def of_response(value_T, response: dict) -> torch.Tensor:
-    """Per-token values (T,) of an engine's one-turn response -> (1, prompt + T - 1)."""
-    [(prompt_length, _)] = response["action_ranges"]
-    return to_columns(value_T, prompt_length, len(response["observation_tokens"]))
+def unit_columns(level: str, response: dict, boundary_K: Sequence[int], tokenizer) -> torch.Tensor | None:
+    """Ratio units (1, total_length - 1) of a sample, 0 outside its actions; None where the level needs none.
+
+    `boundary_K`: those of its segments. Each turn of a conversation has units of its own.
+    """
+    if not needs_ids(level):
+        return None
+    tokens = response["observation_tokens"]
+    columns, units = torch.zeros(1, len(tokens) - 1), 0
+    for start, end in response["action_ranges"]:
+        text_T = token_texts(tokenizer, tokens[start:end]) if level == "subsentence" else None
+        unit_T = torch.tensor(unit_ids(level, boundary_K, text_T)) + units
+        columns += to_columns(unit_T, start, len(tokens))
+        units = int(unit_T[-1])
+    return columns.long()
 
 
 class SegmentSamplesGenerator(upstream.SamplesGenerator):
@@ -49,6 +66,8 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
 
     def generate_samples(self, **generate_kwargs):
         samples, pass_rate, prompts_consumed, exhausted = super().generate_samples(**generate_kwargs)
+        if self.spo.mode == "tree":
+            return samples, pass_rate, prompts_consumed, exhausted
         # An optimizer step that its samples do not fill would leak its gradient into the next iteration.
         whole = len(samples) // self.args.train.batch_size * self.args.train.batch_size
         if whole < len(samples):
@@ -100,8 +119,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             temperature=generate_kwargs.get("temperature", 1.0),
             top_p=generate_kwargs.get("top_p", 1.0),
             top_k=generate_kwargs.get("top_k", -1),
-            segments=self.spo.mode == "chain" and self._purpose == "train",
-            units=self._purpose == "train",
+            mode=self.spo.mode if self._purpose == "train" else "group",
         )
 
     def _upstream_rollout(self, engine, request: RolloutRequest, image):
@@ -126,16 +144,34 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         )
 
     def _process_response_into_experience(self, response, **generate_kwargs):
+        if isinstance(response, GrownTree):
+            self.counts.add(response.counts)
+            self.reporter.progress("generate")
+            return response  # whole; `nodes` makes samples of it
         experience = super()._process_response_into_experience(response, **generate_kwargs)
         experience.index = [response.get("slot", 0)]
         if "counts" in response:
             self.counts.add(response["counts"])
         self.reporter.progress("evaluate" if self._purpose == "eval" else "generate")
-        if response.get("unit_T") is not None:
-            experience.unit_ids = of_response(response["unit_T"], response).long()
         sample = response.get("segments")
+        if self._purpose == "train":
+            boundary_K = [] if sample is None else sample.boundaries
+            experience.unit_ids = unit_columns(self.spo.ratio_level, response, boundary_K, self.tokenizer)
         if sample is not None:
-            experience.advantages = of_response(sample.adv_T, response)
+            [(prompt_length, _)] = response["action_ranges"]
+            total_length = len(response["observation_tokens"])
+            experience.advantages = to_columns(sample.adv_T, prompt_length, total_length)
             experience.info["segments"] = torch.tensor([float(len(sample.boundaries) - 1)])
             experience.info["value_prompt"] = torch.tensor([float(sample.value_K[0])])
         return experience
+
+    def nodes(self, grown: GrownTree) -> list[upstream.Experience]:
+        """The trained nodes of a tree, a sample each."""
+        experiences = []
+        for response, advantage in node_responses(grown, self.spo.tree_advantage):
+            experience = super()._process_response_into_experience(response, max_len=self.args.data.max_len)
+            experience.advantages = experience.action_mask.float() * advantage
+            whole_node = [0, int(experience.action_mask.sum())]
+            experience.unit_ids = unit_columns(self.spo.ratio_level, response, whole_node, self.tokenizer)
+            experiences.append(experience)
+        return experiences
