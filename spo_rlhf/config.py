@@ -14,7 +14,7 @@ MODES = ("chain", "tree", "group")
 SEGMENT_MODES = ("chain", "tree")  # segments have advantages of their own, which come with the samples
 KL_SCOPES = ("all", "masked")
 ADVANTAGE_NORMS = ("none", "batch")
-GROUP_ESTIMATORS = ("group_norm", "rloo", "reinforce_baseline", "dr_grpo", "reinforce", "flash_reinforce")
+GROUP_ESTIMATORS = ("gae", "group_norm", "rloo", "reinforce_baseline", "dr_grpo", "reinforce", "flash_reinforce")
 
 DEFAULT_BRANCHING = "6,6,6"
 REPLAY_MAX_AGE, REPLAY_PER_PROMPT = 8, 32  # as in the official runs: 8 x 32 is about the 258 nodes of a 6-6-6 tree
@@ -197,10 +197,10 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
         if "algo.advantage.estimator" not in explicit:
             set_option("algo.advantage.estimator", "group_norm", "GRPO")
         elif estimator not in GROUP_ESTIMATORS:
-            raise UserError(
-                f"--algo.advantage.estimator {estimator} needs a critic, and there is none; "
-                f"use one of {', '.join(GROUP_ESTIMATORS)}"
-            )
+            raise UserError(f"--algo.advantage.estimator {estimator}: use one of {', '.join(GROUP_ESTIMATORS)}")
+        if options["algo.advantage.estimator"] != "gae":
+            for name in sorted(name for name in explicit if name.startswith("critic.")):
+                raise UserError(f"--{name} needs a critic: add --algo.advantage.estimator gae, or leave it out")
         if options["spo.ratio_level"] == "segment":
             raise UserError("--spo.ratio_level segment needs segments, which --spo.mode group does not make; use subsentence or sequence")
     _settle_objective(options, explicit, set_option)

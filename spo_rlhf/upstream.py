@@ -62,6 +62,7 @@ _NAMES = {
     "RolloutRayActor": ("openrlhf.trainer.ray.vllm_engine", "RolloutRayActor.__ray_actor_class__"),
     "PolicyModelActor": ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor.__ray_actor_class__"),
     "ReferenceModelActor": ("openrlhf.trainer.ray.launcher", "ReferenceModelActor.__ray_actor_class__"),
+    "CriticModelActor": ("openrlhf.trainer.ray.ppo_critic", "CriticModelActor.__ray_actor_class__"),
     "RewardModelActor": ("openrlhf.trainer.ray.launcher", "RewardModelActor.__ray_actor_class__"),
     "PPOTrainer": ("openrlhf.trainer.ppo_trainer", "PPOTrainer.__ray_actor_class__"),
 }
@@ -204,11 +205,12 @@ class EngineFactory:
         return self.actor_class.remote(**{**kwargs, **self.extra(kwargs)})
 
 
-def bind(*, engine, policy, reference, reward, trainer) -> None:
+def bind(*, engine, policy, critic, reference, reward, trainer) -> None:
     """Let OpenRLHF's `train` build these Ray classes instead of its own."""
     here = sys.modules[__name__]
     here.vllm_engine.RolloutRayActor = engine
     here.train_ppo_ray.PolicyModelActor = policy
+    here.train_ppo_ray.CriticModelActor = critic
     here.train_ppo_ray.ReferenceModelActor = reference
     here.train_ppo_ray.RewardModelActor = reward
     here.ppo_trainer.PPOTrainer = trainer

@@ -59,6 +59,10 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         args.vllm.num_engines * args.vllm.tensor_parallel_size
     ):
         raise UserError("--train.colocate_all needs as many engine devices (engines x tensor parallel size) as policy devices")
+    if args.critic.model_name_or_path and train.colocate_all and (
+        args.critic.num_nodes * args.critic.num_gpus_per_node != args.actor.num_nodes * args.actor.num_gpus_per_node
+    ):
+        raise UserError("--train.colocate_all needs as many critic devices (--critic.num_gpus_per_node) as policy devices")
     check_objective(args)
     if not flash_attn_stand_in.is_installed():
         if args.ds.packing_samples:
@@ -94,11 +98,11 @@ def check_token_texts(args: SimpleNamespace, tokenizer) -> None:
         check_tokenizer(tokenizer, args.actor.model_name_or_path, flag)
 
 
-def check_model(name: str, *, must_load: bool) -> None:
+def check_model(role: str, name: str, *, must_load: bool) -> None:
     """The model's configuration can be read; a name on a hub only where `must_load`."""
     if is_local(name):
         if not (Path(name) / "config.json").is_file():
-            raise UserError(f"--actor.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name")
+            raise UserError(f"--{role}.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name")
     elif must_load:
         from transformers import AutoConfig
 
@@ -106,7 +110,7 @@ def check_model(name: str, *, must_load: bool) -> None:
             AutoConfig.from_pretrained(name, trust_remote_code=True)
         except Exception as error:
             raise UserError(
-                f"--actor.model_name_or_path {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
+                f"--{role}.model_name_or_path {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
             ) from None
 
 
@@ -207,7 +211,9 @@ def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
 
 def check_inputs(args: SimpleNamespace, *, must_load: bool) -> None:
     """Model, datasets and reward. Names on a hub are read only where `must_load` (a dry run leaves them)."""
-    check_model(args.actor.model_name_or_path, must_load=must_load)
+    check_model("actor", args.actor.model_name_or_path, must_load=must_load)
+    if args.critic.model_name_or_path:
+        check_model("critic", args.critic.model_name_or_path, must_load=must_load)
     check_reward(args)
     readable = must_load or is_local(args.actor.model_name_or_path)
     datasets = [("data.prompt_dataset", args.data.prompt_dataset, args.data.prompt_split)]

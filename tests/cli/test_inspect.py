@@ -265,6 +265,6 @@ def test_long_files_report_progress(monkeypatch) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    pipeline = f"{' '.join(COMMAND)} --input {VECTORS} --output - | true"
+    pipeline = " ".join([*COMMAND, "--input", str(VECTORS / "chain.jsonl"), "--output", "-", "| true"])
     done = subprocess.run(pipeline, cwd=ROOT, shell=True, capture_output=True, text=True)
     assert done.stderr == ""

@@ -17,6 +17,20 @@ def reward_func(queries, prompts, labels):
 '''
 
 
+# Changes to `options` for SPO-tree: small trees, and one optimizer step an iteration.
+TREE = {
+    "spo.mode": "tree",
+    "spo.mc_rollouts": None,
+    "spo.tree_branching": "4,4,3",
+    "spo.tree_segment_tokens": 6,
+    "rollout.batch_size": 4,
+    "rollout.n_samples_per_prompt": 2,
+    "rollout.micro_batch_size": 4,
+    "train.batch_size": 8,
+    "train.micro_batch_size": 4,
+}
+
+
 def make_task(directory: Path, *, train: int, test: int) -> Path:
     """train.jsonl, test.jsonl, model/ (random weights, its own tokenizer) and reward.py in `directory`."""
     rows = arithmetic.generate(0, train)
