@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from evaluation.contexts import as_rows, cut_response, grades_needed
 from evaluation.engine import Response
-from evaluation.prompts import opens_thought
 from evaluation.settings import RunSettings
 from evaluation.store import SampleLog
 from evaluation.tasks import LoadedTask, Problem
+from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.grade import MODES, Grade, Grader, Mode
 
 

@@ -63,6 +63,7 @@ class SpoConfig:
     verbose: bool
     ratio_level: str = "token"
     entropy_clip: float = 0.0
+    token_budget: int | None = None
     # mode tree:
     tree: TreeShape | None = None
     tree_advantage: str = "mean"
@@ -121,6 +122,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
            help="above 1: bound the loss at -C x advantage where the advantage is negative")  # fmt: skip
     option("entropy_clip", type=float, default=0.0, metavar="ALPHA",
            help="0 to 1: clip bounds times 1 + ALPHA z, z in [-1, 1] from the unit's entropy (wider where it is high)")  # fmt: skip
+    option("token_budget", type=int, default=None, metavar="N",
+           help="stop after the step in which the tokens generated for training, Monte Carlo included, reach N")  # fmt: skip
     option("reward_timeout", type=float, default=10.0, metavar="S", help="seconds a reward may take; then it is 0")
     option("reward_workers", type=int, default=2, metavar="N", help="reward processes per engine")
     option("max_num_seqs", type=int, default=512, metavar="N", help="sequences in flight per vLLM engine")
@@ -251,6 +254,7 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         ("mc_rollouts", spo.mc_rollouts, 1),
         ("reward_workers", spo.reward_workers, 1),
         ("max_num_seqs", spo.max_num_seqs, 1),
+        ("token_budget", spo.token_budget, 1),
         ("replay_max_age", spo.replay_max_age, 1),
         ("replay_per_prompt", spo.replay_per_prompt, 0),
     ):
@@ -290,6 +294,7 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         verbose=spo.verbose,
         ratio_level=spo.ratio_level,
         entropy_clip=spo.entropy_clip,
+        token_budget=spo.token_budget,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from spo_rlhf.tasks.gsm8k import is_correct
+from spo_rlhf.graders.grade import grade_here
 
 Example = tuple[str, str]  # prompt and response, or prompt and answer
 
@@ -97,7 +97,7 @@ def greedy_accuracy(
     inputs = tokenizer([prompt for prompt, _ in held_out], padding=True, padding_side="left", return_tensors="pt")
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     responses = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    correct = [is_correct(response, answer) for response, (_, answer) in zip(responses, held_out, strict=True)]
+    correct = [grade_here(answer, response).correct for response, (_, answer) in zip(responses, held_out, strict=True)]
     return sum(correct) / len(correct)
 
 
