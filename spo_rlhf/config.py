@@ -205,7 +205,7 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
             for name in sorted(name for name in explicit if name.startswith("critic.")):
                 raise UserError(f"--{name} needs a critic: add --algo.advantage.estimator gae, or leave it out")
         if options["spo.ratio_level"] == "segment":
-            raise UserError("--spo.ratio_level segment needs segments, which --spo.mode group does not make; use subsentence or sequence")
+            raise UserError("--spo.ratio_level segment needs segments, and --spo.mode group has none; use subsentence or sequence")
     _settle_objective(options, explicit, set_option)
     if options["spo.kl_scope"] == "masked":
         if mode == "group" and not options["algo.kl.use_loss"]:
@@ -219,10 +219,12 @@ def _settle_objective(options: dict, explicit: set[str], set_option) -> None:
     """Ratio level and clip bounds: `--spo.*` and OpenRLHF's options for the same thing. Its own options hold the outcome."""
     if options["actor.policy_loss_type"] == "gspo":
         if "spo.ratio_level" in explicit and options["spo.ratio_level"] != "sequence":
-            raise UserError(f"--actor.policy_loss_type gspo is --spo.ratio_level sequence, not {options['spo.ratio_level']}; leave one out")
+            level = options["spo.ratio_level"]
+            raise UserError(f"--actor.policy_loss_type gspo is --spo.ratio_level sequence, not {level}; leave one out")
         if "actor.loss_agg_mode" in explicit and options["actor.loss_agg_mode"] != "seq-mean-token-mean":
             raise UserError(
-                "--actor.policy_loss_type gspo averages over each response: leave out --actor.loss_agg_mode, or use --spo.ratio_level sequence"
+                "--actor.policy_loss_type gspo averages over each response: leave out --actor.loss_agg_mode, "
+                "or use --spo.ratio_level sequence"
             )
         set_option("spo.ratio_level", "sequence", "--actor.policy_loss_type gspo")
         set_option("actor.loss_agg_mode", "seq-mean-token-mean", "--actor.policy_loss_type gspo")
@@ -263,7 +265,7 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
     if not 0 < spo.prob_threshold <= 1:
         raise UserError(f"--spo.prob_threshold {spo.prob_threshold}: a probability in (0, 1]")
     if not 0 <= spo.entropy_clip <= 1:
-        raise UserError(f"--spo.entropy_clip {spo.entropy_clip}: a number from 0 to 1; above 1 the bounds of certain units would be negative")
+        raise UserError(f"--spo.entropy_clip {spo.entropy_clip}: a number from 0 to 1; above 1 a clip range could be empty")
     if not spo.reward_timeout > 0:
         raise UserError(f"--spo.reward_timeout {spo.reward_timeout}: seconds, more than 0")
     partition_options = {

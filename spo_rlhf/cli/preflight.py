@@ -84,7 +84,8 @@ def check_objective(args: SimpleNamespace) -> None:
     try:
         SegmentPolicyLoss(args)
     except ValueError as error:
-        raise UserError(f"{error}; see --spo.clip_low, --spo.clip_high, --spo.dual_clip and --algo.advantage.is_correction_*") from None
+        flags = "--spo.clip_low, --spo.clip_high, --spo.dual_clip and --algo.advantage.is_correction_*"
+        raise UserError(f"{error}; see {flags}") from None
 
 
 def check_token_texts(args: SimpleNamespace, tokenizer) -> None:

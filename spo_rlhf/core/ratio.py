@@ -29,11 +29,12 @@ def unit_index(level: str, shape: torch.Size, unit_ids: torch.Tensor | None = No
         if unit_ids is None:
             raise ValueError(f"ratio level {level!r} needs unit ids, and this batch has none")
         return row + unit_ids.long()
-    return row + (torch.arange(columns, device=device) if level == "token" else torch.zeros(columns, device=device).long())
+    unit = torch.arange(columns, device=device)
+    return row + (unit if level == "token" else torch.zeros_like(unit))
 
 
 def unit_sum(value_T: torch.Tensor, mask: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """At each position the sum of ``value_T`` over the masked positions of its unit; differentiable, NaN outside is fine."""
+    """At each position the sum of ``value_T`` over the masked positions of its unit; the others may be NaN."""
     kept = torch.where(mask, value_T, 0)
     size = index.shape[0] * (index.shape[1] + 1)
     total = kept.new_zeros(size).index_add(0, index.flatten(), kept.flatten())
@@ -52,7 +53,7 @@ def entropy_scale(
     """What the clip bounds of each position are multiplied with: 1 + alpha * z, z = limit(H_u / H - 1, -1, 1).
 
     H_u: mean entropy of the trained tokens of the unit under the old policy; ``batch_mean``: H, that of all trained
-    tokens of the rollout batch (where it is 0, z is 0). A unit of twice the mean entropy or more gets the widest bounds.
+    tokens of the rollout batch (where it is 0, z is 0). A unit of twice the mean entropy has the widest bounds.
     """
     if batch_mean <= 0:
         return torch.ones_like(entropy_T)

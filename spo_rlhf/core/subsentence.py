@@ -1,7 +1,7 @@
-r"""Where a subsentence ends: at , . ; : ! ? and a line feed and their CJK forms, never inside a number or a LaTeX command.
+r"""Where a subsentence ends: at , . ; : ! ? and a line feed and their CJK forms, not in numbers and LaTeX commands.
 
-Inside a number are the , and . of 3.14, 1,000 and .5: a mark with a digit right after it, and a digit or no word right
-before it. A LaTeX command is its name with all arguments: ``\text{if x, y}``, ``\sqrt[3]{1,000}``, ``\,``, ``\right.``;
+Inside a number are the , and . of 3.14, 1,000 and .5: a mark with a digit right after it, and a digit or no word
+right before it. A LaTeX command is its name with all arguments: ``\text{if x, y}``, ``\sqrt[3]{1,000}``, ``\,``, ``\right.``;
 an index or exponent in braces, ``x_{i,j}``, counts as one. A blank line ends a command whose brace never closes, as it
 does in TeX; the body of an environment is ordinary text.
 

@@ -191,10 +191,12 @@ def test_the_effective_sample_size_of_equal_ratios_is_1():
     loss_fn = SegmentPolicyLoss(options())
     loss_fn.bind(experience, 0.0)
     old = experience.action_log_probs
-    loss_fn(old, old, experience.advantages, experience.action_mask, experience.rollout_log_probs, **normalizers(trained_tokens(experience, SPO)))
+    whole = normalizers(trained_tokens(experience, SPO))
+    loss_fn(old, old, experience.advantages, experience.action_mask, experience.rollout_log_probs, **whole)
     metrics = loss_fn.totals.take(OneRank)
     assert metrics["ratio/effective_sample_size"] == pytest.approx(1)
-    assert metrics["ratio/kept_responses"] == 1 and metrics["ratio/clipped_responses"] == 0 == metrics["ratio/clipped_units"]
+    assert metrics["ratio/kept_responses"] == 1
+    assert metrics["ratio/clipped_responses"] == 0 == metrics["ratio/clipped_units"]
 
 
 def test_wider_bounds_clip_less():
