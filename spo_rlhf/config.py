@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from spo_rlhf.core.partition import CUTPOINT_INTERVAL, PARTITIONS, PROB_THRESHOLD, PartitionConfig
 from spo_rlhf.core.tree import ADVANTAGES as TREE_ADVANTAGES
 from spo_rlhf.core.tree import TreeShape
+from spo_rlhf.core.units import RATIO_LEVELS
 from spo_rlhf.errors import UserError
 
 MODES = ("chain", "tree", "group")
@@ -34,10 +35,12 @@ SEGMENT_REFUSES = {
 }
 
 # Options of one partition are contradictory with the others.
-PARTITION_OPTIONS = {"cutpoint_interval": "cutpoint", "segment_length": "fixed"}
+PARTITION_OPTIONS = {"cutpoint_interval": "cutpoint", "segment_length": "fixed", "segment_count": "segments"}
+# Options without which a partition is not defined.
+PARTITION_NEEDS = {"fixed": "segment_length", "segments": "segment_count"}
 # Options of one mode have no meaning in the others.
 MODE_OPTIONS = {
-    "chain": ("partition", "cutpoint_interval", "segment_length", "mc_rollouts"),
+    "chain": ("partition", "cutpoint_interval", "segment_length", "segment_count", "mc_rollouts"),
     "tree": ("tree_branching", "tree_segment_tokens", "tree_advantage", "replay_max_age", "replay_per_prompt"),
 }
 
@@ -58,6 +61,8 @@ class SpoConfig:
     eval_ends: bool
     run_dir: str | None
     verbose: bool
+    ratio_level: str = "token"
+    entropy_clip: float = 0.0
     token_budget: int | None = None
     # mode tree:
     tree: TreeShape | None = None
@@ -87,6 +92,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("prob_threshold", type=float, default=PROB_THRESHOLD, metavar="RHO",
            help="a token is a cutpoint, and passes the probability mask, where the policy gave it less than this")  # fmt: skip
     option("segment_length", type=int, default=None, metavar="L", help="tokens per segment, --spo.partition fixed")
+    option("segment_count", type=int, default=None, metavar="N", help="segments per response, --spo.partition segments")
     option("mc_rollouts", type=int, default=9, metavar="R", help="Monte Carlo continuations per segment boundary")
     option("tree_branching", type=_whole_numbers, default=None, metavar="B1,B2,..",
            help=f"children of a node by level, --spo.mode tree (default: {DEFAULT_BRANCHING})")  # fmt: skip
@@ -105,6 +111,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
            help="tokens under the KL loss: all trained tokens, or only those that pass the probability mask")  # fmt: skip
     option("advantage_norm", choices=ADVANTAGE_NORMS, default="none",
            help="batch: whiten advantages over the unmasked tokens of the whole rollout batch")  # fmt: skip
+    option("ratio_level", choices=RATIO_LEVELS, default="token",
+           help="tokens that share one importance ratio, the geometric mean of theirs: each its own, those of a segment, of a "
+           "subsentence, or of the whole sample (GSPO)")  # fmt: skip
+    option("clip_low", type=float, default=None, metavar="EPS",
+           help="ratios are clipped below 1 - EPS (default: --actor.eps_clip)")  # fmt: skip
+    option("clip_high", type=float, default=None, metavar="EPS",
+           help="ratios are clipped above 1 + EPS (default: --actor.eps_clip)")  # fmt: skip
+    option("dual_clip", type=float, default=None, metavar="C",
+           help="above 1: bound the loss at -C x advantage where the advantage is negative")  # fmt: skip
+    option("entropy_clip", type=float, default=0.0, metavar="ALPHA",
+           help="0 to 1: clip bounds times 1 + ALPHA z, z in [-1, 1] from the unit's entropy (wider where it is high)")  # fmt: skip
     option("token_budget", type=int, default=None, metavar="N",
            help="stop after the step in which the tokens generated for training, Monte Carlo included, reach N")  # fmt: skip
     option("reward_timeout", type=float, default=10.0, metavar="S", help="seconds a reward may take; then it is 0")
@@ -187,6 +204,9 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
         if options["algo.advantage.estimator"] != "gae":
             for name in sorted(name for name in explicit if name.startswith("critic.")):
                 raise UserError(f"--{name} needs a critic: add --algo.advantage.estimator gae, or leave it out")
+        if options["spo.ratio_level"] == "segment":
+            raise UserError("--spo.ratio_level segment needs segments, and --spo.mode group has none; use subsentence or sequence")
+    _settle_objective(options, explicit, set_option)
     if options["spo.kl_scope"] == "masked":
         if mode == "group" and not options["algo.kl.use_loss"]:
             raise UserError("--spo.kl_scope masked needs a KL loss: add --algo.kl.use_loss")
@@ -195,17 +215,44 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
     return notes
 
 
+def _settle_objective(options: dict, explicit: set[str], set_option) -> None:
+    """Ratio level and clip bounds: `--spo.*` and OpenRLHF's options for the same thing. Its own options hold the outcome."""
+    if options["actor.policy_loss_type"] == "gspo":
+        if "spo.ratio_level" in explicit and options["spo.ratio_level"] != "sequence":
+            level = options["spo.ratio_level"]
+            raise UserError(f"--actor.policy_loss_type gspo is --spo.ratio_level sequence, not {level}; leave one out")
+        if "actor.loss_agg_mode" in explicit and options["actor.loss_agg_mode"] != "seq-mean-token-mean":
+            raise UserError(
+                "--actor.policy_loss_type gspo averages over each response: leave out --actor.loss_agg_mode, "
+                "or use --spo.ratio_level sequence"
+            )
+        set_option("spo.ratio_level", "sequence", "--actor.policy_loss_type gspo")
+        set_option("actor.loss_agg_mode", "seq-mean-token-mean", "--actor.policy_loss_type gspo")
+    low, high = options["spo.clip_low"], options["spo.clip_high"]
+    if low is not None or high is not None:
+        if "actor.eps_clip_low_high" in explicit:
+            raise UserError("--actor.eps_clip_low_high says what --spo.clip_low and --spo.clip_high say; leave one of them out")
+        both = tuple(options["actor.eps_clip"] if bound is None else bound for bound in (low, high))
+        set_option("actor.eps_clip_low_high", both, "--spo.clip_low and --spo.clip_high, --actor.eps_clip for the one not given")
+    if options["spo.dual_clip"] is not None:
+        if "actor.dual_clip" in explicit:
+            raise UserError("--actor.dual_clip says what --spo.dual_clip says; leave one of them out")
+        set_option("actor.dual_clip", options["spo.dual_clip"], "--spo.dual_clip")
+
+
 def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
     """Nested arguments -> SpoConfig. Raises UserError for values out of range and contradictory options."""
     spo = args.spo
     for option, partition in PARTITION_OPTIONS.items():
         if f"spo.{option}" in explicit and spo.partition != partition:
             raise UserError(f"--spo.{option} belongs to --spo.partition {partition}, not to {spo.partition}")
-    if spo.partition == "fixed" and spo.segment_length is None:
-        raise UserError("--spo.partition fixed needs --spo.segment_length (tokens per segment)")
+    needed = PARTITION_NEEDS.get(spo.partition)
+    if needed and getattr(spo, needed) is None:
+        raise UserError(f"--spo.partition {spo.partition} needs --spo.{needed}")
     for name, value, low in (
         ("cutpoint_interval", spo.cutpoint_interval, 1),
         ("segment_length", spo.segment_length, 1),
+        ("segment_count", spo.segment_count, 1),
         ("mc_rollouts", spo.mc_rollouts, 1),
         ("reward_workers", spo.reward_workers, 1),
         ("max_num_seqs", spo.max_num_seqs, 1),
@@ -217,11 +264,14 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
             raise UserError(f"--spo.{name} {value}: must be at least {low}")
     if not 0 < spo.prob_threshold <= 1:
         raise UserError(f"--spo.prob_threshold {spo.prob_threshold}: a probability in (0, 1]")
+    if not 0 <= spo.entropy_clip <= 1:
+        raise UserError(f"--spo.entropy_clip {spo.entropy_clip}: a number from 0 to 1; above 1 a clip range could be empty")
     if not spo.reward_timeout > 0:
         raise UserError(f"--spo.reward_timeout {spo.reward_timeout}: seconds, more than 0")
     partition_options = {
         "interval": CUTPOINT_INTERVAL if spo.cutpoint_interval is None else spo.cutpoint_interval,
         "segment_length": spo.segment_length,
+        "segment_count": spo.segment_count,
     }
     return SpoConfig(
         mode=spo.mode,
@@ -244,6 +294,8 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         eval_ends=spo.eval_ends,
         run_dir=spo.run_dir,
         verbose=spo.verbose,
+        ratio_level=spo.ratio_level,
+        entropy_clip=spo.entropy_clip,
         token_budget=spo.token_budget,
     )
 

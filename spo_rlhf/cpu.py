@@ -164,12 +164,16 @@ def _in_float32(ds_config):
 
 
 def _adapt_openrlhf() -> None:
+    import openrlhf.models.actor as actor
     import openrlhf.trainer.ppo_utils.replay_buffer as replay_buffer
     import openrlhf.trainer.ray.ppo_actor as ppo_actor
     import openrlhf.utils.deepspeed.deepspeed as strategy
     import openrlhf.utils.utils as utils
     import torch
     import torch.distributed.device_mesh as device_mesh
+
+    # Compiled for the GPU's sake; here that would take a C++ compiler and half a minute.
+    actor.compute_entropy = actor.compute_entropy._torchdynamo_orig_callable
 
     strategy.init_device_mesh = device_mesh.init_device_mesh
 

@@ -8,6 +8,8 @@ classes, which derive from these.
 import argparse
 import ast
 import contextlib
+import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -80,6 +82,7 @@ def __getattr__(name: str) -> Any:
     return globals()[name]
 
 
+@functools.cache
 def _load() -> None:
     check_version()
     flash_attn_stand_in.install()
@@ -88,8 +91,52 @@ def _load() -> None:
         module = importlib.import_module(module_name)
         found[name] = operator.attrgetter(path)(module) if path else module
     globals().update(found)
+    _add_step_fields(found["Experience"])
     if cpu.is_cpu():
         cpu.adapt()
+
+
+# Per-token fields (B, T - 1) of our own in an Experience: the ratio unit of each token, and what its clip bounds are multiplied with.
+STEP_FIELDS = ("unit_ids", "clip_scale")
+
+
+def _add_step_fields(experience: type) -> None:
+    """Declare STEP_FIELDS on OpenRLHF's dataclass, in place.
+
+    Its code concatenates, splits, pads and batches the declared fields and drops all others.
+    """
+    for field in dataclasses.fields(experience):  # dataclass() takes defaults and metadata from the class's attributes
+        default = {"default": field.default, "default_factory": field.default_factory, "metadata": field.metadata}
+        setattr(experience, field.name, dataclasses.field(**default))
+    for name in STEP_FIELDS:
+        experience.__annotations__[name] = Any
+        setattr(experience, name, dataclasses.field(default=None, metadata={"tensor_role": "step"}))
+    del experience.__init__  # dataclass() would keep it
+    dataclasses.dataclass(experience)
+
+
+@contextlib.contextmanager
+def entropies(actor):
+    """Context in which each forward pass of OpenRLHF's Actor also computes entropies: a list of (B, T - 1), one per pass.
+
+    They are those of the whole vocabulary at the sampling temperature; the pass returns what it would return without.
+    """
+    seen = []
+
+    def ask(module, args, kwargs):
+        return args, {**kwargs, "return_output": True, "return_entropy": True}
+
+    def take(module, args, result):
+        log_probs, output = result
+        seen.append(output.entropy)
+        return log_probs
+
+    hooks = [actor.register_forward_pre_hook(ask, with_kwargs=True), actor.register_forward_hook(take)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 # ---- the command line -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Puts the folders on the path whose tests share a module: tests/core/enumerable.py, tests/e2e/stack.py."""
+"""Puts the folders on the path whose tests share a module: tests/core/enumerable.py, tests/e2e/stack.py and more."""
 
 import sys
 from pathlib import Path
 
-for folder in ("core", "e2e"):
+for folder in ("core", "e2e", "trainer"):
     sys.path.insert(0, str(Path(__file__).parent / folder))

@@ -28,8 +28,9 @@ input, one object a line (here wrapped; also as {"input": {...}}; other keys are
    {"id": 2, "parent": 0, "reward": 0.0}]}
   probs   probability of each response token under the policy that sampled it
   values  V at the start of each segment, V(prompt) first
-  partition  {"type": "cutpoint", "threshold": p, "interval": n}, {"type": "fixed", "segment_length": n}
-             or {"type": "newline"} with "texts": one string per token
+  partition  {"type": "cutpoint", "threshold": p, "interval": n}, {"type": "fixed", "segment_length": n},
+             {"type": "segments", "segment_count": n}, or {"type": "newline"} and {"type": "subsentence"} with
+             "texts": one string per token
   advantage  of a tree: mean (against the parent's value), loo (against the other siblings), std (over their spread)
 
 output, in the same order:

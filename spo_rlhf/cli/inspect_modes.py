@@ -12,7 +12,11 @@ from spo_rlhf.core.partition import PartitionConfig, below_threshold, boundaries
 
 LARGEST_NUMBER = sys.float_info.max / 2  # so that a difference of two stays finite
 PARTITION_PARAMETERS = tuple(field.name for field in fields(PartitionConfig) if field.name != "kind")
-REQUIRED_PARAMETERS = {"cutpoint": ("threshold", "interval"), "fixed": ("segment_length",)}
+REQUIRED_PARAMETERS = {
+    "cutpoint": ("threshold", "interval"),
+    "fixed": ("segment_length",),
+    "segments": ("segment_count",),
+}
 
 
 def inspect_chain(case: dict[str, Any]) -> dict[str, list]:

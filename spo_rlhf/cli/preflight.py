@@ -6,8 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
+from spo_rlhf.core.partition import TEXT_PARTITIONS
 from spo_rlhf.errors import UserError
 from spo_rlhf.rollout.reward import FileReward
+from spo_rlhf.rollout.texts import check_tokenizer
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
 
@@ -61,6 +63,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         args.critic.num_nodes * args.critic.num_gpus_per_node != args.actor.num_nodes * args.actor.num_gpus_per_node
     ):
         raise UserError("--train.colocate_all needs as many critic devices (--critic.num_gpus_per_node) as policy devices")
+    check_objective(args)
     notes += check_attention(args, explicit)
     if cpu.is_cpu():
         notes += cpu.settle(args)
@@ -79,6 +82,28 @@ def check_attention(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         raise UserError("--ds.attn_implementation flash_attention_2: flash-attn is not installed; use sdpa")
     args.ds.attn_implementation = "sdpa"
     return ["--ds.attn_implementation sdpa: flash-attn is not installed"]
+
+
+def check_objective(args: SimpleNamespace) -> None:
+    """Clip bounds and mismatch correction, by building the loss as the actor will."""
+    from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
+
+    try:
+        SegmentPolicyLoss(args)
+    except ValueError as error:
+        flags = "--spo.clip_low, --spo.clip_high, --spo.dual_clip and --algo.advantage.is_correction_*"
+        raise UserError(f"{error}; see {flags}") from None
+
+
+def check_token_texts(args: SimpleNamespace, tokenizer) -> None:
+    """The tokenizer gives the text of each token where partition or ratio level look at text."""
+    flag = None
+    if args.spo.ratio_level == "subsentence":
+        flag = "--spo.ratio_level subsentence"
+    elif args.spo.mode == "chain" and args.spo.partition.kind in TEXT_PARTITIONS:
+        flag = f"--spo.partition {args.spo.partition.kind}"
+    if flag:
+        check_tokenizer(tokenizer, args.actor.model_name_or_path, flag)
 
 
 def check_model(role: str, name: str, *, must_load: bool) -> None:
@@ -123,6 +148,7 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
     tokenizer = upstream.get_tokenizer(
         args.actor.model_name_or_path, None, "left", use_fast=not args.data.disable_fast_tokenizer
     )
+    check_token_texts(args, tokenizer)
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
     probabilities = args.data.prompt_probs if flag == "data.prompt_dataset" else None
     try:

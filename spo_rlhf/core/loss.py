@@ -1,10 +1,12 @@
 """The SPO policy loss: probability mask, clipped objective, KL to the reference, one reduction.
 
-    loss = scale / Z * [ sum_t M_t * objective_t + kl_coef * sum_t K_t * kl_t ]
+    loss = scale / Z * [ sum_t M_t * w_t * objective_t + kl_coef * sum_t K_t * kl_t ]
 
-M marks the tokens where the old policy hesitated (p < rho), K those under the KL term. Z is one number for the whole
-optimizer step: the tokens with M = 1 over all ranks and micro-batches. So the loss and its gradient do not depend on
-how the batch is split. All tensors are (B, A) or any one common shape; everything is computed in float32 at least.
+M marks the tokens where the old policy hesitated (p < rho), K those under the KL term, and w weights tokens (1 unless
+handed in). The objective clips the importance ratio of the unit that a token belongs to (``spo_rlhf.core.ratio``; each
+token is one unless told otherwise). Z is one number for the whole optimizer step: the tokens with M = 1 over all ranks
+and micro-batches. So the loss and its gradient do not depend on how the batch is split. All tensors are (B, A);
+everything is computed in float32 at least.
 """
 
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from spo_rlhf.core.partition import below_threshold
+from spo_rlhf.core.ratio import UnitStats, unit_index, unit_mean, unit_stats
 
 LOG_RATIO_LIMIT = 20.0  # exp stays finite in float32
 
@@ -47,6 +50,7 @@ class LossTerms:
     approx_kl: torch.Tensor  # KL(old || new) over the masked tokens, k3
     mask_density: torch.Tensor  # masked tokens / action tokens
     masked_tokens: torch.Tensor
+    units: UnitStats
 
 
 def policy_mask(logp_T_old: torch.Tensor, action_mask: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -55,13 +59,18 @@ def policy_mask(logp_T_old: torch.Tensor, action_mask: torch.Tensor, threshold: 
 
 
 def clipped_objective(
-    logp: torch.Tensor, old_logp: torch.Tensor, adv: torch.Tensor, clip: Clip
+    ratio_T: torch.Tensor, adv: torch.Tensor, clip: Clip, clip_scale: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per-token PPO loss -min(r A, clip(r) A), r = exp(logp - old_logp), and where (bool) a clip is active."""
-    logp, old_logp, adv = _at_least_float32(logp), _at_least_float32(old_logp), _at_least_float32(adv)
-    ratio_T = (logp - old_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    """Per-token PPO loss -min(r A, clip(r) A) and where (bool) a clip is active.
+
+    ``clip_scale``: what ``clip.low`` and ``clip.high`` are multiplied with, per token; the dual clip stays as it is.
+    """
+    adv = _at_least_float32(adv)
+    low, high = 1 - clip.low, 1 + clip.high
+    if clip_scale is not None:
+        low, high = 1 - clip.low * clip_scale.to(ratio_T.dtype), 1 + clip.high * clip_scale.to(ratio_T.dtype)
     free_T = ratio_T * adv
-    bounded_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * adv
+    bounded_T = ratio_T.clamp(low, high) * adv
     objective_T = torch.min(free_T, bounded_T)
     clipped_T = bounded_T < free_T
     if clip.dual is not None:
@@ -69,6 +78,14 @@ def clipped_objective(
         objective_T = torch.where(too_low_T, clip.dual * adv, objective_T)
         clipped_T = clipped_T | too_low_T
     return -objective_T, clipped_T
+
+
+def importance_ratio(
+    logp: torch.Tensor, old_logp: torch.Tensor, mask: torch.Tensor, index: torch.Tensor
+) -> torch.Tensor:
+    """r_u of the unit of each position; 1 where no token of the unit is under ``mask``."""
+    log_ratio_T = unit_mean(_at_least_float32(logp) - _at_least_float32(old_logp), mask, index)
+    return log_ratio_T.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
 
 def k3(logp: torch.Tensor, ref_logp: torch.Tensor) -> torch.Tensor:
@@ -98,6 +115,9 @@ def spo_loss(
     kl_coef: float = 0.0,
     scale: float = 1.0,
     action_mask: torch.Tensor | None = None,
+    index: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    clip_scale: torch.Tensor | None = None,
 ) -> LossTerms:
     """Loss of one micro-batch (module docstring), to be summed over the micro-batches of an optimizer step.
 
@@ -105,19 +125,24 @@ def spo_loss(
     number of accumulation steps, hand in Z divided by it. A step without a masked token (Z = 0) has loss 0, its KL
     term included. ``kl_T``, ``kl_mask``: per-token KL to the reference and where it counts. ``scale``: data-parallel
     size, to undo the averaging of gradients over ranks. ``action_mask``: what ``mask_density`` is a share of
-    (default: every position).
+    (default: every position). ``index``: the ratio unit of each position (``unit_index``; default: each its own).
+    ``weight``: w. ``clip_scale``: as of ``clipped_objective``.
     Raises ValueError for ``kl_T`` without ``kl_mask``.
     """
     if kl_T is not None and kl_mask is None:
         raise ValueError("kl_T without kl_mask: say on which tokens the KL term counts")
-    objective_T, clipped_T = clipped_objective(logp, old_logp, adv, clip)
+    mask = mask.bool()
+    index = unit_index("token", mask.shape, device=mask.device) if index is None else index
+    ratio_T = importance_ratio(logp, old_logp, mask, index)
+    objective_T, clipped_T = clipped_objective(ratio_T, adv, clip, clip_scale)
+    if weight is not None:
+        objective_T = objective_T * weight
     normalizer = torch.as_tensor(normalizer, dtype=objective_T.dtype, device=objective_T.device)
     # Not clamp(min=1): Z over the number of accumulation steps may lie below 1.
     per_token = torch.where(normalizer > 0, 1 / normalizer, 0)
     policy = masked_sum(objective_T, mask) * per_token
     kl = policy.new_zeros(()) if kl_T is None else masked_sum(_at_least_float32(kl_T), kl_mask) * per_token
 
-    mask = mask.bool()
     masked_tokens = mask.sum()
     action_tokens = masked_tokens.new_tensor(mask.numel()) if action_mask is None else action_mask.bool().sum()
     per_masked = 1 / masked_tokens.clamp(min=1)
@@ -129,6 +154,7 @@ def spo_loss(
         approx_kl=masked_sum(k3(old_logp, logp.detach()), mask) * per_masked,
         mask_density=masked_tokens / action_tokens.clamp(min=1),
         masked_tokens=masked_tokens,
+        units=unit_stats(ratio_T, clipped_T, mask, index),
     )
 
 

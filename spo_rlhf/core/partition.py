@@ -4,15 +4,21 @@ A partition is a list of boundaries ``[0, b_1, .., b_{K-1}, T]``: strictly incre
 response, segment k being the tokens ``b_k <= t < b_{k+1}``. The first state s_0 is the prompt itself, the last
 position T is the end of the response, whose value is the reward; only the inner states need Monte Carlo.
 
-Three kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564), ``fixed`` and ``newline``. To add one, write
-its function and enter it into ``PARTITIONS``.
+Five kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564), ``fixed`` (a number of tokens), ``segments`` (a
+number of segments), ``newline`` and ``subsentence``. To add one, write its function and enter it into ``PARTITIONS``.
 
 Bias of the chain gradient (mask off, un-normalised sum over tokens, ratio 1, unbiased values)
 ----------------------------------------------------------------------------------------------
 The estimator sum_k G_k (V(s_{b_{k+1}}) - V(s_{b_k})), G_k = sum of grad log pi(y_t | s_t) over segment k, has the
 exact policy gradient as its expectation when the tokens before b alone decide whether b is a boundary. That holds for
-``fixed`` and for ``newline`` (this is why a blank line opens the next segment instead of extending the last one:
-the latter would look one token ahead).
+``fixed``, for ``newline`` (this is why a blank line opens the next segment instead of extending the last one: the
+latter would look one token ahead) and for ``subsentence`` (this is why a mark that may stand inside a number, as in
+"3." before "14", closes its segment one token late).
+
+It does not hold for ``segments``, whose boundaries need T: that a position is one tells how long the response will be,
+and so something of its reward, while the value at b is that of the state alone. The gradient is exact where all
+responses have one length, biased otherwise (by 1 to 10 % of its norm in the test's models). It is there for
+comparison; prefer ``fixed``.
 
 It does not hold for ``cutpoint``: b is a boundary only if the token drawn *at* b turned out improbable. With
 L(s) = {y : pi(y | s) < rho}, P_L(s) its total probability and W(s) = E[R | s, next token in L(s)], the estimator's
@@ -32,6 +38,8 @@ from dataclasses import dataclass
 from typing import Callable, Sequence
 
 import numpy as np
+
+from spo_rlhf.core import subsentence
 
 PROB_THRESHOLD = 0.9  # rho: below it the policy hesitates
 CUTPOINT_INTERVAL = 5  # I: cutpoints in a segment
@@ -59,6 +67,7 @@ class PartitionConfig:
     threshold: float = PROB_THRESHOLD  # cutpoint: p_t < threshold
     interval: int = CUTPOINT_INTERVAL  # cutpoint: cutpoints in a segment
     segment_length: int = 50  # fixed: tokens in a segment
+    segment_count: int = 10  # segments: how many, in a response of at least as many tokens
 
     def __post_init__(self) -> None:
         if self.kind not in PARTITIONS:
@@ -66,6 +75,7 @@ class PartitionConfig:
         check_threshold(self.threshold, "the cutpoint threshold")
         _check_count(self.interval, "the cutpoint interval")
         _check_count(self.segment_length, "the segment length")
+        _check_count(self.segment_count, "the number of segments")
 
 
 def check_threshold(threshold: float, name: str) -> None:
@@ -98,6 +108,14 @@ def fixed_boundaries(num_tokens: int, segment_length: int) -> list[int]:
     return [*range(0, num_tokens, segment_length), num_tokens]
 
 
+def equal_boundaries(num_tokens: int, segment_count: int) -> list[int]:
+    """Boundaries of ``segment_count`` segments that differ by at most one token; fewer in a shorter response."""
+    _check_count(segment_count, "the number of segments")
+    _check_count(num_tokens, "the number of response tokens")
+    count = min(segment_count, num_tokens)
+    return [k * num_tokens // count for k in range(count + 1)]
+
+
 def newline_boundaries(text_T: Sequence[str] | None) -> list[int]:
     r"""Boundaries after each token that ends a line of text.
 
@@ -106,29 +124,47 @@ def newline_boundaries(text_T: Sequence[str] | None) -> list[int]:
     segment, leading blank lines belong to the first, and blank lines at the very end form the last one.
     Raises ValueError for an empty response or without texts.
     """
-    if text_T is None:
-        raise ValueError("partition 'newline' needs the text of each token")
+    text_T = _texts(text_T, "newline")
+    return _piece_boundaries(["\n" in text for text in text_T], [bool(text.strip()) for text in text_T])
+
+
+def subsentence_boundaries(text_T: Sequence[str] | None, *, late: bool = True) -> list[int]:
+    """Boundaries after each token that ends a subsentence (``spo_rlhf.core.subsentence``, which explains ``late``).
+
+    As with lines, marks and blanks without a word between them close one segment and open the next.
+    Raises ValueError for an empty response or without texts.
+    """
+    text_T = _texts(text_T, "subsentence")
+    return _piece_boundaries(subsentence.ends(text_T, late=late), [subsentence.has_words(text) for text in text_T])
+
+
+def _piece_boundaries(ends_T: list[bool], has_text_T: list[bool]) -> list[int]:
+    """Boundaries after each token that ends a piece, if there was text since the last one."""
     boundary_K = [0]
     has_text = False
-    for position, text in enumerate(text_T[: _num_tokens(text_T) - 1]):
-        has_text = has_text or bool(text.strip())
-        if has_text and "\n" in text:
+    for position in range(len(ends_T) - 1):
+        has_text = has_text or has_text_T[position]
+        if has_text and ends_T[position]:
             boundary_K.append(position + 1)
             has_text = False
-    return [*boundary_K, len(text_T)]
+    return [*boundary_K, len(ends_T)]
 
 
+TEXT_PARTITIONS = ("newline", "subsentence")  # need the text of each token
 PARTITIONS: dict[str, Callable[..., list[int]]] = {
     "cutpoint": lambda config, prob_T, text_T: cutpoint_boundaries(prob_T, config.threshold, config.interval),
     "fixed": lambda config, prob_T, text_T: fixed_boundaries(len(prob_T), config.segment_length),
+    "segments": lambda config, prob_T, text_T: equal_boundaries(len(prob_T), config.segment_count),
     "newline": lambda config, prob_T, text_T: newline_boundaries(text_T),
+    "subsentence": lambda config, prob_T, text_T: subsentence_boundaries(text_T),
 }
 
 
 def boundaries(config: PartitionConfig, prob_T, text_T: Sequence[str] | None = None) -> list[int]:
     """Boundaries [0, .., T] of a response by the configured partition.
 
-    ``prob_T`` (T,): probability of each token under the behaviour policy; ``text_T`` (T,): its text, for ``newline``.
+    ``prob_T`` (T,): probability of each token under the behaviour policy; ``text_T`` (T,): what it adds to
+    the text, for the kinds that look at text.
     Raises ValueError for an empty response and for missing or mismatched texts.
     """
     if text_T is not None and len(text_T) != len(prob_T):
@@ -139,6 +175,13 @@ def boundaries(config: PartitionConfig, prob_T, text_T: Sequence[str] | None = N
 def inner_states(boundary_K: Sequence[int]) -> list[int]:
     """The positions where a Monte Carlo value is needed: all boundaries but the prompt (0) and the end (T)."""
     return list(boundary_K[1:-1])
+
+
+def _texts(text_T: Sequence[str] | None, kind: str) -> list[str]:
+    if text_T is None:
+        raise ValueError(f"partition {kind!r} needs the text of each token")
+    _num_tokens(text_T)
+    return list(text_T)
 
 
 def _num_tokens(token_T: Sequence) -> int:

@@ -7,7 +7,7 @@ once. Runs inside the engine's process on token ids; the engine and the grader a
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Awaitable, Callable
+from typing import Awaitable, Callable, Sequence
 
 import numpy as np
 
@@ -31,19 +31,19 @@ class PromptRollout(PromptSampler):
     """Samples the responses to one prompt and, with a partition, the values of their inner states.
 
     Args, beside those of PromptSampler:
-        token_text: text of one token id; only needed by partitions that look at text.
+        token_texts: what each of the given tokens adds to the text; only needed by partitions that look at text.
         state_values: values already asked for, by prefix; share one between rollouts of equal prompts with equal answers.
     """
 
     def __init__(
         self,
         *args,
-        token_text: Callable[[int], str] | None = None,
+        token_texts: Callable[[Sequence[int]], list[str]] | None = None,
         state_values: dict[tuple[int, ...], asyncio.Task] | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.token_text = token_text
+        self.token_texts = token_texts
         self._state_values = {} if state_values is None else state_values
 
     async def group(self, num_responses: int) -> list[Sample]:
@@ -60,7 +60,7 @@ class PromptRollout(PromptSampler):
             sample = await self._respond(index)
             prob_T = np.exp(np.asarray(sample.completion.logprobs, dtype=np.float64))
             token_ids = sample.completion.token_ids
-            text_T = [self.token_text(token) for token in token_ids] if self.token_text else None
+            text_T = self.token_texts(token_ids) if self.token_texts else None
             sample.boundaries = partition.boundaries(config, prob_T, text_T)
             states = [0] if num_responses == 1 else []
             states += partition.inner_states(sample.boundaries)

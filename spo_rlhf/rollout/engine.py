@@ -9,11 +9,13 @@ from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.partition import TEXT_PARTITIONS
 from spo_rlhf.rollout.chain import PromptRollout, Sample
 from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.reward import FileReward, PromptGrader
 from spo_rlhf.rollout.reward_worker import only_number
+from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.rollout.tree import GrownTree, TreeRollout
 
 
@@ -75,7 +77,6 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         self.spo = spo
         self.tokenizer = upstream.get_tokenizer(kwargs["model"], None, "left", use_fast=use_fast_tokenizer)
         self.weight_version = 0
-        self._token_texts: dict[int, str] = {}
         self._state_values: dict[tuple, dict] = {}  # (prompt, label) -> values asked for in this iteration
         self._state_seed: tuple | None = None
         if reward_addresses and reward_addresses[0].endswith(".py"):
@@ -102,7 +103,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
             rollout = TreeRollout(**sampler)
             tree = await rollout.grow(self.spo.tree)
             return [GrownTree(request.prompt, request.label, request.slot, version, tree, rollout.counts)]
-        rollout = PromptRollout(**sampler, token_text=self._token_text, state_values=self._known_values(request))
+        texts = self._token_texts if self.spo.partition.kind in TEXT_PARTITIONS else None
+        rollout = PromptRollout(**sampler, token_texts=texts, state_values=self._known_values(request))
         if request.mode == "chain":
             samples = await rollout.chain(request.num_samples, self.spo.partition, self.spo.mc_rollouts)
         else:
@@ -151,10 +153,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids, skip_special_tokens=False)
 
-    def _token_text(self, token_id: int) -> str:
-        if token_id not in self._token_texts:
-            self._token_texts[token_id] = self._decode([token_id])
-        return self._token_texts[token_id]
+    def _token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        return token_texts(self.tokenizer, token_ids)
 
     async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
         [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label]))[:1]

@@ -8,8 +8,8 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.core.loss import Clip, LossTerms, spo_loss
 from spo_rlhf.trainer.experience import trained_tokens
+from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 
 
 class LossWindows:
@@ -60,117 +60,6 @@ class SegmentReplayBuffer(upstream.NaiveReplayBuffer):
         self.skipped += steps_before - sum(self.dynamic_optimizer_step)
 
 
-class MaskedTotals:
-    """Sums over the masked tokens of an iteration. OpenRLHF weights its metrics by action tokens, which depends on the split."""
-
-    def __init__(self):
-        self.sums = {"policy_loss": 0.0, "ppo_clip_ratio": 0.0, "ppo_kl": 0.0, "masked_tokens": 0.0}
-
-    def add(self, terms: LossTerms, normalizer) -> None:
-        masked = float(terms.masked_tokens)
-        self.sums["policy_loss"] += float(terms.policy * normalizer)
-        self.sums["ppo_clip_ratio"] += float(terms.clip_fraction) * masked
-        self.sums["ppo_kl"] += float(terms.approx_kl) * masked
-        self.sums["masked_tokens"] += masked
-
-    def take(self, strategy) -> dict[str, float]:
-        """Means per masked token over all ranks, and start anew."""
-        sums = strategy.all_reduce(self.sums, op="sum")
-        self.__init__()
-        masked_tokens = sums.pop("masked_tokens")
-        return {name: value / masked_tokens for name, value in sums.items()} if masked_tokens else {}
-
-
-class SegmentPolicyLoss(upstream.PolicyLoss):
-    """The whole objective of one micro-batch: spo_rlhf.core.loss.spo_loss on OpenRLHF's tensors.
-
-    `bind` hands over what OpenRLHF's call does not pass. Policy losses that core does not have (`--actor.policy_loss_type gspo`,
-    `--algo.advantage.is_correction_*`, `seq-mean-token-mean`) are OpenRLHF's own, on the masked tokens.
-    """
-
-    def __init__(self, args):
-        advantage, actor = args.algo.advantage, args.actor
-        super().__init__(
-            clip_eps_low=actor.eps_clip_low_high[0],
-            clip_eps_high=actor.eps_clip_low_high[1],
-            dual_clip=actor.dual_clip,
-            token_level_loss=actor.loss_agg_mode == "token-mean",
-            policy_loss_type=actor.policy_loss_type,
-            is_correction_level=advantage.is_correction_level,
-            is_correction_mode=advantage.is_correction_mode,
-            is_correction_gating=advantage.is_correction_gating,
-            is_correction_threshold=advantage.is_correction_threshold,
-        )
-        self.clip = Clip(*actor.eps_clip_low_high, actor.dual_clip)
-        self.kl_options, self.spo = args.algo.kl, args.spo
-        self.totals = MaskedTotals()
-        self.in_core = actor.policy_loss_type == "ppo" and self.token_level_loss and self.is_correction_level == "off"
-
-    def bind(self, experience: upstream.Experience, kl_coef: float) -> None:
-        """The micro-batch that the next call is about, and the KL coefficient of this iteration."""
-        self.experience, self.kl_coef = experience, kl_coef
-
-    def forward(
-        self,
-        log_probs,
-        old_log_probs,
-        advantages,
-        action_mask=None,
-        rollout_log_probs=None,
-        dp_size=1,
-        batch_num_tokens=None,
-        global_batch_size=None,
-    ):
-        mask = trained_tokens(self.experience, self.spo)
-        kl_T, kl_mask = self._kl(log_probs, old_log_probs), action_mask if self.spo.kl_scope == "all" else mask
-        # Where OpenRLHF computes the policy term, core's share is the KL term alone.
-        terms = spo_loss(
-            log_probs,
-            old_log_probs,
-            advantages,
-            mask if self.in_core else torch.zeros_like(mask),
-            clip=self.clip,
-            normalizer=batch_num_tokens,
-            kl_T=kl_T,
-            kl_mask=kl_mask,
-            kl_coef=self.kl_coef,
-            scale=dp_size,
-            action_mask=action_mask,
-        )
-        if kl_T is not None:
-            self._log_kl(kl_T, kl_mask)
-        if self.in_core:
-            self.totals.add(terms, batch_num_tokens)
-            return terms.loss, terms.clip_fraction, terms.approx_kl, None, None
-        return self._with_upstream_policy_term(
-            terms, mask, log_probs, old_log_probs, advantages, rollout_log_probs, dp_size, batch_num_tokens, global_batch_size
-        )
-
-    def _with_upstream_policy_term(self, terms: LossTerms, mask, log_probs, old_log_probs, advantages, rollout, *normalizers):
-        if not mask.any():  # OpenRLHF's metrics divide by the number of masked tokens
-            zero = terms.loss.detach() * 0
-            correcting = self.is_correction_level != "off"
-            return terms.loss + 0 * log_probs.sum(), zero, zero, *((zero, zero) if correcting else (None, None))
-        policy, *metrics = super().forward(log_probs, old_log_probs, advantages, mask.float(), rollout, *normalizers)
-        return policy + terms.loss, *metrics
-
-    def _kl(self, log_probs, old_log_probs) -> torch.Tensor | None:
-        """Per-token KL to the reference, by OpenRLHF's estimator; None where it is no loss term."""
-        if not self.kl_options.use_loss or self.experience.base_action_log_probs is None:
-            return None
-        return upstream.compute_approx_kl(
-            log_probs,
-            self.experience.base_action_log_probs,
-            log_probs_old=old_log_probs,
-            kl_estimator=self.kl_options.estimator,
-            unbiased_gradient=self.kl_options.unbiased_gradient,
-        )
-
-    def _log_kl(self, kl_T, kl_mask) -> None:
-        covered = kl_mask.float()
-        self.experience.info["kl"] = ((kl_T.detach() * covered).sum(-1) / covered.sum(-1).clamp(min=1)).float()
-
-
 class SegmentActorTrainer(upstream.ActorPPOTrainer):
     """OpenRLHF's actor trainer with the loss, the normaliser and the buffer above."""
 
@@ -205,10 +94,25 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
 class SegmentPolicyActor(upstream.PolicyModelActor):
     """OpenRLHF's policy actor around SegmentActorTrainer; tells the engines which weights they have."""
 
-    def init_model_from_pretrained(self, *args, **kwargs):
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
         self.weight_version = 0
+        self.entropy_clip, self.entropies = strategy.args.spo.entropy_clip > 0, []
         with upstream.actor_trainer(SegmentActorTrainer):
-            super().init_model_from_pretrained(*args, **kwargs)
+            super().init_model_from_pretrained(strategy, *args, **kwargs)
+
+    def forward(self, *args, **kwargs):
+        """Log-probabilities under the old policy; the entropies of the same pass stay here until `take_entropies`."""
+        if not self.entropy_clip:
+            return super().forward(*args, **kwargs)
+        with upstream.entropies(self.actor) as seen:
+            log_probs = super().forward(*args, **kwargs)
+        self.entropies += [entropy.cpu() for entropy in seen]
+        return log_probs
+
+    def take_entropies(self) -> list[torch.Tensor]:
+        """Entropies (B, T - 1) of the forward passes since the last call, in their order."""
+        entropies, self.entropies = self.entropies, []
+        return entropies
 
     def broadcast_to_vllm(self) -> None:
         super().broadcast_to_vllm()

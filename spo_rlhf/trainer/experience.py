@@ -1,13 +1,16 @@
 """From sampled responses to what the actor trains on: advantages per token, and which tokens the policy loss covers."""
 
 import copy
+import itertools
 
+import ray
 import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SEGMENT_MODES, SpoConfig
 from spo_rlhf.core.advantages import normalize
 from spo_rlhf.core.loss import policy_mask
+from spo_rlhf.core.ratio import entropy_scale, unit_index
 from spo_rlhf.trainer.trees import fill_from
 
 
@@ -42,6 +45,16 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
                     fill_from(samples[number], batch, row)
 
     @torch.no_grad()
+    def make_experience(self, samples_list):
+        experiences = super().make_experience(samples_list)
+        if self.args.spo.entropy_clip > 0:
+            # Kept by the policy actors in the order of their forward passes; ranks that share a batch hold the same ones.
+            copies = self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
+            per_rank = ray.get(self.actor_model_group.async_run_method("take_entropies"))[::copies]
+            scale_clip(experiences, list(itertools.chain.from_iterable(per_rank)), self.args.spo)
+        return experiences
+
+    @torch.no_grad()
     def compute_advantages_and_returns(self, experiences):
         spo: SpoConfig = self.args.spo
         if spo.mode in SEGMENT_MODES:
@@ -61,6 +74,21 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             experience.info["mask_density"] = mask.sum(-1) / response_tokens
             experience.info["zero_advantage"] = 1 - nonzero.sum(-1) / mask.sum(-1).clamp(min=1)
         return experiences
+
+
+def scale_clip(experiences: list[upstream.Experience], entropies: list[torch.Tensor], spo: SpoConfig) -> None:
+    """`--spo.entropy_clip`, in place: the factor of the clip bounds, from the entropies (B, T - 1) of the old policy.
+
+    The mean that a unit's entropy is compared with is that of the trained tokens of the whole rollout batch.
+    """
+    masks = [trained_tokens(experience, spo) for experience in experiences]
+    batch_mean = torch.cat([entropy[mask] for entropy, mask in zip(entropies, masks, strict=True)]).double().mean()
+    for experience, entropy, mask in zip(experiences, entropies, masks):
+        index = unit_index(spo.ratio_level, mask.shape, experience.unit_ids)
+        experience.clip_scale = entropy_scale(entropy.float(), mask, index, batch_mean.nan_to_num().item(), spo.entropy_clip)
+        trained = mask.sum(-1).clamp(min=1)
+        experience.info["entropy"] = torch.where(mask, entropy.float(), 0).sum(-1) / trained
+        experience.info["clip_scale"] = torch.where(mask, experience.clip_scale, 0).sum(-1) / trained
 
 
 def logprob_gap(experience: upstream.Experience) -> float:

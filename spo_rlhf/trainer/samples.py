@@ -3,14 +3,18 @@
 This is the one place where positions in a response become columns of OpenRLHF's layout.
 """
 
+from typing import Sequence
+
 import ray
 import torch
 from vllm import SamplingParams
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.units import needs_ids, unit_ids
 from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.engine import RolloutRequest
+from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.rollout.tree import GrownTree
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.trees import node_responses
@@ -26,6 +30,23 @@ def to_columns(value_T, prompt_length: int, total_length: int) -> torch.Tensor:
     start = prompt_length - 1
     columns[0, start : start + len(value_T)] = torch.as_tensor(value_T, dtype=torch.float32)
     return columns
+
+
+def unit_columns(level: str, response: dict, boundary_K: Sequence[int], tokenizer) -> torch.Tensor | None:
+    """Ratio units (1, total_length - 1) of a sample, 0 outside its actions; None where the level needs none.
+
+    `boundary_K`: those of its segments. Each turn of a conversation has units of its own.
+    """
+    if not needs_ids(level):
+        return None
+    tokens = response["observation_tokens"]
+    columns, units = torch.zeros(1, len(tokens) - 1), 0
+    for start, end in response["action_ranges"]:
+        text_T = token_texts(tokenizer, tokens[start:end]) if level == "subsentence" else None
+        unit_T = torch.tensor(unit_ids(level, boundary_K, text_T)) + units
+        columns += to_columns(unit_T, start, len(tokens))
+        units = int(unit_T[-1])
+    return columns.long()
 
 
 class SegmentSamplesGenerator(upstream.SamplesGenerator):
@@ -133,6 +154,9 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             self.counts.add(response["counts"])
         self.reporter.progress("evaluate" if self._purpose == "eval" else "generate")
         sample = response.get("segments")
+        if self._purpose == "train":
+            boundary_K = [] if sample is None else sample.boundaries
+            experience.unit_ids = unit_columns(self.spo.ratio_level, response, boundary_K, self.tokenizer)
         if sample is not None:
             [(prompt_length, _)] = response["action_ranges"]
             total_length = len(response["observation_tokens"])
@@ -147,5 +171,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         for response, advantage in node_responses(grown, self.spo.tree_advantage):
             experience = super()._process_response_into_experience(response, max_len=self.args.data.max_len)
             experience.advantages = experience.action_mask.float() * advantage
+            whole_node = [0, int(experience.action_mask.sum())]
+            experience.unit_ids = unit_columns(self.spo.ratio_level, response, whole_node, self.tokenizer)
             experiences.append(experience)
         return experiences

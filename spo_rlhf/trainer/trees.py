@@ -61,7 +61,7 @@ def tree_metrics(trees: Sequence[TokenTree], kind: str) -> dict[str, float]:
 def fill_from(sample: upstream.Experience, batch: upstream.Experience, row: int) -> None:
     """Copy what the models computed for row `row` of a padded batch into the sample that the row came from."""
     actions = sample.action_mask.size(1)
-    for name in ("action_log_probs", "base_action_log_probs", "kl"):
+    for name in ("action_log_probs", "base_action_log_probs", "kl", "clip_scale"):
         value = getattr(batch, name)
         setattr(sample, name, None if value is None else value[row : row + 1, :actions].clone())
     for name, value in batch.info.items():

@@ -107,6 +107,22 @@ def test_bare_and_wrapped_objects_blank_lines_and_other_keys(tmp_path: Path) -> 
     assert results == [RESULT] * 3
 
 
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [
+        ({"type": "segments", "segment_count": 3}, [0, 1, 2, 4]),
+        ({"type": "segments", "segment_count": 9}, [0, 1, 2, 3, 4]),
+        ({"type": "subsentence"}, [0, 2, 4]),
+    ],
+    ids=str,
+)
+def test_partitions_by_number_and_by_subsentence(tmp_path: Path, partition, expected) -> None:
+    values = [0.5] * (len(expected) - 1)
+    case = {**GOOD, "partition": partition, "texts": ["It is 3.14", ", ", "so", "."], "values": values}
+    [result] = run_on(tmp_path, case)
+    assert result["boundaries"] == expected
+
+
 def test_newline_partition_takes_texts(tmp_path: Path) -> None:
     case = {**GOOD, "partition": {"type": "newline"}, "texts": ["a", "b\n", "\n", "c"]}
     assert run_on(tmp_path, case)[0]["boundaries"] == [0, 2, 4]
@@ -177,6 +193,7 @@ BAD_LINES = {
     "partition without type": (changed(partition={"interval": 1}), "'type' is missing"),
     "no interval": (changed(partition={"type": "cutpoint", "threshold": 0.9}), "'interval' is missing"),
     "no threshold": (changed(partition={"type": "cutpoint", "interval": 1}), "'threshold' is missing"),
+    "no segment count": (changed(partition={"type": "segments"}), "'segment_count' is missing"),
     "no segment length": (changed(partition={"type": "fixed"}), "'segment_length' is missing"),
     "misspelt parameter": (
         changed(partition={"type": "fixed", "segment_length": 2, "lenght": 2}),

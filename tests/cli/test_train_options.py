@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import stack
+from transformers import ByT5Tokenizer
 
 from spo_rlhf import upstream
-from spo_rlhf.cli.train import build_parser, main
+from spo_rlhf.cli.train import build_parser, main, parse
 from spo_rlhf.errors import UserError
 
 
@@ -61,6 +62,22 @@ CONTRADICTIONS = [
     (dict(reward__remote_url=None), "--reward.remote_url"),
     (dict(reward__overlong_buffer_len=10), "--reward.overlong_buffer_len"),
     (dict(train__async_enable=True), "--train.async_enable"),
+    (dict(spo__partition="segments"), "--spo.segment_count"),
+    (dict(spo__segment_count=10), "--spo.partition segments"),
+    (dict(spo__partition="segments", spo__segment_count=0), "--spo.segment_count 0"),
+    (dict(spo__mode="group", spo__mc_rollouts=None, spo__ratio_level="segment"), "--spo.ratio_level segment needs segments"),
+    (dict(spo__ratio_level="word"), "--spo.ratio_level"),
+    (dict(spo__clip_low=0.1, actor__eps_clip_low_high=(0.1, 0.2)), "--actor.eps_clip_low_high"),
+    (dict(spo__dual_clip=3, actor__dual_clip=4), "--actor.dual_clip"),
+    (dict(spo__clip_low=1.5), "clip range (1.5, 0.2)"),
+    (dict(spo__clip_high=-0.1), "clip range (0.2, -0.1)"),
+    (dict(spo__dual_clip=0.5), "dual clip is 0.5"),
+    (dict(spo__entropy_clip=1.5), "--spo.entropy_clip 1.5"),
+    (dict(spo__entropy_clip=-0.5), "--spo.entropy_clip -0.5"),
+    (dict(spo__entropy_clip=0.5, spo__clip_low=0.8), "--spo.clip_low"),
+    (dict(actor__policy_loss_type="gspo", spo__ratio_level="subsentence"), "--actor.policy_loss_type gspo"),
+    (dict(actor__policy_loss_type="gspo", actor__loss_agg_mode="token-mean"), "--actor.loss_agg_mode"),
+    (dict(algo__advantage__is_correction_level="seq", algo__advantage__is_correction_mode="clip"), "is_correction_mode=clip"),
     (dict(spo__mc_rollouts=0), "at least 1"),
     (dict(spo__prob_threshold=1.5), "probability"),
     (dict(spo__reward_timeout=0), "seconds"),
@@ -129,6 +146,40 @@ def test_wrong_reward_functions_are_found_before_anything_starts(refused, tmp_pa
 def test_wrong_version_of_openrlhf(refused, monkeypatch):
     monkeypatch.setattr(upstream, "OPENRLHF_VERSION", "0.12.0")
     assert "needs exactly 0.12.0" in refused()
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        (dict(spo__ratio_level="subsentence"), "--spo.ratio_level subsentence"),
+        (dict(spo__partition="subsentence"), "--spo.partition subsentence"),
+        (dict(spo__partition="newline"), "--spo.partition newline"),
+    ],
+)
+def test_a_tokenizer_that_does_not_map_tokens_to_text(task, tmp_path, refused, changes, flag):
+    model = tmp_path / "model-without-texts"
+    ByT5Tokenizer().save_pretrained(model)
+    (model / "config.json").write_text((task / "model" / "config.json").read_text().replace("qwen2", "t5"))
+    says = refused(actor__model_name_or_path=model, **changes)
+    assert f"{flag} needs the text of each token" in says and "does not map tokens to text" in says
+
+
+@pytest.mark.parametrize(
+    ("changes", "resolved"),
+    [
+        ({}, ("token", (0.2, 0.2), None, "token-mean", 0.0)),
+        (dict(spo__ratio_level="segment", spo__clip_high=0.3), ("segment", (0.2, 0.3), None, "token-mean", 0.0)),
+        (dict(actor__eps_clip=0.1, spo__clip_low=0.05, spo__dual_clip=3), ("token", (0.05, 0.1), 3.0, "token-mean", 0.0)),
+        (dict(actor__policy_loss_type="gspo"), ("sequence", (0.2, 0.2), None, "seq-mean-token-mean", 0.0)),
+        (dict(spo__ratio_level="subsentence", spo__entropy_clip=0.5), ("subsentence", (0.2, 0.2), None, "token-mean", 0.5)),
+    ],
+)
+def test_objective_options_are_settled_in_one_place(task, tmp_path, changes, resolved):
+    args, _ = parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
+    actor = args.actor
+    assert resolved == (
+        args.spo.ratio_level, actor.eps_clip_low_high, actor.dual_clip, actor.loss_agg_mode, args.spo.entropy_clip
+    )  # fmt: skip
 
 
 def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp_path):

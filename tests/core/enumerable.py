@@ -17,11 +17,20 @@ class ToyLM:
     """Softmax over {text, newline, EOS} with free float64 logits for every prefix; random terminal rewards.
 
     ``forced``: share of the prefixes with one possible token. ``confident``: share of them with one likely token.
+    ``endless``: no response ends before the limit, so all have one length. ``texts``: those of the three tokens.
     """
 
-    def __init__(self, seed: int, forced: float = 0.0, confident: float = 0.0, max_tokens: int = 4) -> None:
+    def __init__(
+        self,
+        seed: int,
+        forced: float = 0.0,
+        confident: float = 0.0,
+        max_tokens: int = 4,
+        endless: bool = False,
+        texts: tuple[str, str, str] = TOKEN_TEXTS,
+    ) -> None:
         rng = np.random.default_rng(seed)
-        self.max_tokens = max_tokens
+        self.max_tokens, self.texts = max_tokens, texts
         self.states = [prefix for n in range(max_tokens) for prefix in product((TEXT, NEWLINE), repeat=n)]
         self.row = {state: row for row, state in enumerate(self.states)}
         logits = rng.normal(scale=0.4, size=(len(self.states), 3))
@@ -29,6 +38,8 @@ class ToyLM:
             logits[row, rng.integers(3)] += 4.0 * (rng.random() < confident)
             if rng.random() < forced:
                 logits[row, np.arange(3) != rng.integers(2)] = -1e9
+        if endless:
+            logits[:, EOS] = -1e9
         self.logits = torch.tensor(logits, requires_grad=True)
         self.prob = self.logits.detach().softmax(-1).numpy()
 
@@ -48,7 +59,7 @@ class ToyLM:
         return total / reached
 
     def partition(self, config: PartitionConfig, index: int) -> list[int]:
-        return boundaries(config, self.probs_T[index], [TOKEN_TEXTS[token] for token in self.responses[index]])
+        return boundaries(config, self.probs_T[index], [self.texts[token] for token in self.responses[index]])
 
     def possible(self) -> list[int]:
         return [index for index, weight in enumerate(self.weights) if weight > 0]

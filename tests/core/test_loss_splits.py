@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from spo_rlhf.core.loss import Clip, k3, spo_loss
+from spo_rlhf.core.ratio import unit_index
+from spo_rlhf.core.units import RATIO_LEVELS
 
 RESPONSES, TOKENS, FEATURES = 8, 6, 4
 WORLD_SIZE = 4
@@ -36,10 +38,14 @@ def make_batch(empty: bool = False) -> dict[str, torch.Tensor]:
         "adv": torch.randn(shape, generator=generator, dtype=torch.float64),
         "mask": mask & (not empty),
         "action_mask": torch.ones(shape, dtype=torch.bool),
+        "unit_ids": torch.rand(shape, generator=generator).gt(0.5).cumsum(-1),
+        "clip_scale": 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64),
     }
 
 
-def step_gradient(batch: dict[str, torch.Tensor], micro_batches: list[list[int]], group=None) -> torch.Tensor:
+def step_gradient(
+    batch: dict[str, torch.Tensor], micro_batches: list[list[int]], group=None, level: str = "token"
+) -> torch.Tensor:
     """Gradient of one optimizer step on the responses of this rank; asserts that every metric is finite."""
     weight = torch.linspace(-0.3, 0.4, FEATURES, dtype=torch.float64, requires_grad=True)
     ranks = dist.get_world_size(group) if group else 1
@@ -60,6 +66,8 @@ def step_gradient(batch: dict[str, torch.Tensor], micro_batches: list[list[int]]
             kl_mask=part["action_mask"],
             kl_coef=KL_COEF,
             scale=ranks,
+            index=unit_index(level, part["mask"].shape, part["unit_ids"]),
+            clip_scale=None if level == "token" else part["clip_scale"],
         )
         assert all(torch.isfinite(getattr(terms, name)).all() for name in METRICS)
         (terms.loss / len(micro_batches)).backward()
@@ -84,11 +92,13 @@ RANK_SPLITS = {
 }
 
 
+@pytest.mark.parametrize("level", RATIO_LEVELS)
 @pytest.mark.parametrize("micro_batches", MICRO_SPLITS, ids=str)
-def test_gradient_is_the_same_for_every_split_over_micro_batches(micro_batches) -> None:
-    whole = step_gradient(make_batch(), WHOLE)
+def test_gradient_is_the_same_for_every_split_over_micro_batches(micro_batches, level) -> None:
+    whole = step_gradient(make_batch(), WHOLE, level=level)
     assert whole.abs().max() > 1e-3
-    torch.testing.assert_close(step_gradient(make_batch(), micro_batches), whole, rtol=1e-10, atol=1e-12)
+    split = step_gradient(make_batch(), micro_batches, level=level)
+    torch.testing.assert_close(split, whole, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("micro_batches", [WHOLE, *MICRO_SPLITS], ids=str)
@@ -103,12 +113,14 @@ def test_gradient_is_the_same_for_every_split_over_ranks(tmp_path: Path) -> None
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
 
-    expected = step_gradient(make_batch(), WHOLE).tolist()
+    expected = {level: step_gradient(make_batch(), WHOLE, level=level).tolist() for level in RATIO_LEVELS}
+    assert expected["token"] != expected["segment"] == expected["subsentence"] != expected["sequence"]
     for rank in range(WORLD_SIZE):
         of_rank = json.loads((tmp_path / f"rank{rank}.json").read_text())
         assert of_rank.keys() == {str(size) for size in RANK_SPLITS if rank < size}
         for gradients in of_rank.values():
-            assert gradients["full"] == pytest.approx(expected, rel=1e-10, abs=1e-12)
+            for level in RATIO_LEVELS:
+                assert gradients[level] == pytest.approx(expected[level], rel=1e-10, abs=1e-12)
             assert gradients["empty"] == [0.0] * FEATURES
 
 
@@ -120,9 +132,9 @@ def run_rank(rank: int, folder: Path) -> None:
         group = dist.new_group(list(range(size)))  # every rank has to call this, members or not
         if rank < size:
             gradients[size] = {
-                name: step_gradient(make_batch(empty=name == "empty"), splits[rank], group).tolist()
-                for name in ("full", "empty")
+                level: step_gradient(make_batch(), splits[rank], group, level).tolist() for level in RATIO_LEVELS
             }
+            gradients[size]["empty"] = step_gradient(make_batch(empty=True), splits[rank], group).tolist()
     (folder / f"rank{rank}.json").write_text(json.dumps(gradients))
     dist.barrier()
     dist.destroy_process_group()

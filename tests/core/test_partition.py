@@ -9,25 +9,30 @@ from spo_rlhf.core.partition import (
     CUTPOINT_INTERVAL,
     PARTITIONS,
     PROB_THRESHOLD,
+    TEXT_PARTITIONS,
     PartitionConfig,
     below_threshold,
     boundaries,
     cutpoint_boundaries,
+    equal_boundaries,
     fixed_boundaries,
     inner_states,
     newline_boundaries,
+    subsentence_boundaries,
 )
 
 BELOW = float(np.nextafter(PROB_THRESHOLD, 0))
 probability = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, PROB_THRESHOLD, BELOW]))
 prob_lists = st.lists(probability, min_size=1, max_size=80)
 interval = st.integers(1, 7)
-texts = st.sampled_from(["x", " ", "\n", "y\n", "\nz", "\n\n", " \n", "", "\r\n"])
+texts = st.sampled_from(["x", " ", "\n", "y\n", "\nz", "\n\n", " \n", "", "\r\n", "3", ".", ",", "3.", ".5 "])
 text_lists = st.lists(texts, min_size=1, max_size=40)
 configs = st.one_of(
     st.builds(PartitionConfig, st.just("cutpoint"), threshold=st.floats(0.01, 1), interval=interval),
     st.builds(PartitionConfig, st.just("fixed"), segment_length=interval),
+    st.builds(PartitionConfig, st.just("segments"), segment_count=interval),
     st.just(PartitionConfig("newline")),
+    st.just(PartitionConfig("subsentence")),
 )
 
 
@@ -65,6 +70,13 @@ def test_fixed_segments_have_the_length(num_tokens, length) -> None:
     assert 1 <= sizes_K[-1] <= length
 
 
+@given(st.integers(1, 500), st.integers(1, 60))
+def test_equal_segments_are_as_many_as_asked_and_differ_by_one_token_at_most(num_tokens, count) -> None:
+    sizes_K = np.diff(equal_boundaries(num_tokens, count))
+    assert len(sizes_K) == min(num_tokens, count)
+    assert sizes_K.sum() == num_tokens and sizes_K.max() - sizes_K.min() <= 1 and sizes_K.min() >= 1
+
+
 @given(text_lists)
 def test_newline_boundaries_end_lines_and_every_closed_segment_has_text(text_T) -> None:
     boundary_K = newline_boundaries(text_T)
@@ -79,10 +91,11 @@ def test_newline_boundaries_end_lines_and_every_closed_segment_has_text(text_T) 
     assert all("\n" not in text for text in last[first_text:-1])
 
 
-@given(text_lists, text_lists)
-def test_newline_boundaries_do_not_look_ahead(text_T, continuation) -> None:
-    boundary_K = newline_boundaries(text_T + continuation)
-    assert [b for b in boundary_K if b < len(text_T)] == newline_boundaries(text_T)[:-1]
+@pytest.mark.parametrize("partition", [newline_boundaries, subsentence_boundaries])
+@given(text_T=text_lists, continuation=text_lists)
+def test_boundaries_from_texts_do_not_look_ahead(partition, text_T, continuation) -> None:
+    boundary_K = partition(text_T + continuation)
+    assert [b for b in boundary_K if b < len(text_T)] == partition(text_T)[:-1]
 
 
 @pytest.mark.parametrize(
@@ -126,11 +139,12 @@ def test_empty_response_is_refused(kind: str) -> None:
         boundaries(PartitionConfig(kind), [], [])
 
 
-def test_newline_needs_one_text_per_token() -> None:
+@pytest.mark.parametrize("kind", TEXT_PARTITIONS)
+def test_partitions_of_text_need_one_text_per_token(kind: str) -> None:
     with pytest.raises(ValueError, match="needs the text"):
-        boundaries(PartitionConfig("newline"), [0.5])
+        boundaries(PartitionConfig(kind), [0.5])
     with pytest.raises(ValueError, match="2 token texts for 1 prob"):
-        boundaries(PartitionConfig("newline"), [0.5], ["a", "b"])
+        boundaries(PartitionConfig(kind), [0.5], ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -145,6 +159,7 @@ def test_newline_needs_one_text_per_token() -> None:
         {"interval": 2.0},
         {"interval": True},
         {"segment_length": -1},
+        {"segment_count": 0},
     ],
     ids=str,
 )

@@ -66,6 +66,9 @@ def _value_if_improbable(lm: ToyLM, state: tuple[int, ...], threshold: float) ->
     return sum(prob[token] * lm.value((*state, token)) for token in low) / prob[low].sum()
 
 
+SUBSENTENCE = PartitionConfig("subsentence")
+# In all of them a token may be the end of a piece or not, by what the next one is: "3" "." "3", "3" "," "3".
+AMBIGUOUS_TEXTS = [("3", ".", ""), ("3", ",\n", ""), ("x3", ", .", "")]
 CUTPOINT_1 = PartitionConfig("cutpoint", interval=1)
 CUTPOINT_2 = PartitionConfig("cutpoint", interval=2)
 PAST_DECIDES = [
@@ -107,3 +110,24 @@ def test_cutpoint_bias_with_confident_tokens_is_the_stated_one(config: Partition
     bias = expected_spo_gradient(lm, config) - lm.policy_gradient()
     assert np.abs(bias).max() > 1e-3, "not a case to tell apart from an exact gradient"
     np.testing.assert_allclose(bias, cutpoint_bias(lm, config), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("texts", AMBIGUOUS_TEXTS, ids=str)
+@pytest.mark.parametrize("seed", range(2))
+def test_subsentence_gradient_is_exact_with_marks_that_may_stand_in_numbers(seed: int, texts) -> None:
+    lm = ToyLM(seed, confident=0.5, texts=texts)
+    assert len({tuple(lm.partition(SUBSENTENCE, i)) for i in lm.possible() if len(lm.responses[i]) == 4}) > 1
+    assert np.abs(lm.policy_gradient()).max() > 0.01
+    np.testing.assert_allclose(expected_spo_gradient(lm, SUBSENTENCE), lm.policy_gradient(), rtol=0, atol=1e-6)
+
+
+def test_gradient_of_a_number_of_segments_is_exact_for_responses_of_one_length_only() -> None:
+    config = PartitionConfig("segments", segment_count=2)
+    one_length = ToyLM(seed=1, confident=0.5, endless=True)
+    assert np.abs(one_length.policy_gradient()).max() > 0.01
+    np.testing.assert_allclose(expected_spo_gradient(one_length, config), one_length.policy_gradient(), atol=1e-6)
+
+    many_lengths = ToyLM(seed=1, confident=0.5)
+    exact = many_lengths.policy_gradient()
+    bias = np.linalg.norm(expected_spo_gradient(many_lengths, config) - exact) / np.linalg.norm(exact)
+    assert 0.01 < bias < 1, "the docstring of the partition states that it is biased"

@@ -24,7 +24,7 @@ THRESHOLD = 0.5
 
 def batch() -> list[upstream.Experience]:
     """Eight responses; the mask is empty for most of them, so some micro-batches and ranks have no trained token at all."""
-    generator = torch.Generator().manual_seed(0)
+    generator, units = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
     samples = []
     for index in range(RESPONSES):
         length = LENGTH - index % 3
@@ -38,6 +38,8 @@ def batch() -> list[upstream.Experience]:
                 attention_mask=torch.ones(1, length, dtype=torch.long),
                 action_mask=action_mask,
                 action_log_probs=-5 + torch.randn(1, length - 1, generator=generator) * 0.3,
+                unit_ids=torch.randint(1, 4, (1, length - 1), generator=units).sort().values * action_mask,
+                clip_scale=0.5 + torch.rand(1, length - 1, generator=units),
                 base_action_log_probs=-5 + torch.randn(1, length - 1, generator=generator) * 0.3,
                 rollout_log_probs=rollout_logp,
                 advantages=torch.randn(1, length - 1, generator=generator),
@@ -55,13 +57,15 @@ def batch() -> list[upstream.Experience]:
     return samples
 
 
-def one_rank(task: Path, ranks: int, rank: int, micro_batch: int, port: int, out: Path) -> None:
+def one_rank(task: Path, level: str, ranks: int, rank: int, micro_batch: int, port: int, out: Path) -> None:
     torch.set_num_threads(1)
     options = stack.options(
         task, out, rollout__batch_size=RESPONSES, rollout__n_samples_per_prompt=1, rollout__micro_batch_size=1,
         train__batch_size=RESPONSES, train__micro_batch_size=micro_batch, actor__num_gpus_per_node=ranks, ref__num_gpus_per_node=ranks,
         vllm__num_engines=ranks, spo__prob_threshold=THRESHOLD, algo__kl__init_coef=0.1, actor__max_norm=1e9,
-        actor__lr_scheduler="constant",
+        actor__lr_scheduler="constant", spo__ratio_level=level,
+        algo__advantage__is_correction_level="off" if level == "token" else "seq",
+        algo__advantage__is_correction_threshold=(0, 1e9),
     )  # fmt: skip
     args, _ = parse(options)
     actor = SegmentPolicyActor(ranks, rank, "127.0.0.1", port)
@@ -74,14 +78,14 @@ def one_rank(task: Path, ranks: int, rank: int, micro_batch: int, port: int, out
     torch.save({"weights": vector, "status": status}, out / f"{ranks}-{micro_batch}-{rank}.pt")
 
 
-def main(task: Path, out: Path) -> None:
+def main(task: Path, level: str, out: Path) -> None:
     context = multiprocessing.get_context("fork")
     for ranks, micro_batch in LAYOUTS:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         processes = [
-            context.Process(target=one_rank, args=(task, ranks, rank, micro_batch, port, out)) for rank in range(ranks)
+            context.Process(target=one_rank, args=(task, level, ranks, rank, micro_batch, port, out)) for rank in range(ranks)
         ]
         for process in processes:
             process.start()
@@ -92,4 +96,4 @@ def main(task: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

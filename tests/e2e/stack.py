@@ -72,7 +72,8 @@ def options(task: Path, run_dir: Path, **changes) -> list[str]:
     arguments = []
     for name, value in values.items():
         if value is not None:
-            arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+            several = value if isinstance(value, (list, tuple)) else [value]
+            arguments += [f"--{name}", *([] if value is True else map(str, several))]
     return arguments
 
 

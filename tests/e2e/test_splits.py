@@ -10,11 +10,12 @@ import torch
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
-def test_a_step_does_not_depend_on_the_split(tmp_path):
+@pytest.mark.parametrize("level", ["token", "segment"])
+def test_a_step_does_not_depend_on_the_split(level, tmp_path):
     task = stack.make_task(tmp_path / "task", train=16, test=8)
     script = stack.ROOT / "tests" / "e2e" / "deepspeed_splits.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(task), str(tmp_path)],
+        [sys.executable, str(script), str(task), level, str(tmp_path)],
         capture_output=True, text=True, env=stack.environment(), cwd=stack.ROOT, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -28,7 +29,9 @@ def test_a_step_does_not_depend_on_the_split(tmp_path):
     assert reference["weights"].numel() == moved and reference["status"]["actor_grad_norm"] > 0
     for name, run in runs.items():
         assert all(torch.isfinite(torch.as_tensor(value)) for value in run["status"].values()), name
-        for metric in ("actor_grad_norm", "policy_loss", "ppo_clip_ratio", "ppo_kl", "kl"):
+        assert ("is_filter_ratio" in run["status"]) == (level == "segment")
+        metrics = {metric for metric in reference["status"] if metric.startswith("ratio/")}
+        for metric in {"actor_grad_norm", "policy_loss", "ppo_clip_ratio", "ppo_kl", "kl", *metrics}:
             assert run["status"][metric] == pytest.approx(reference["status"][metric], rel=1e-5), (name, metric)
         # Adam's first step is the sign of the gradient where it is tiny, so single weights may differ by a little more.
         assert (run["weights"] - reference["weights"]).abs().mean() < 1e-7, name

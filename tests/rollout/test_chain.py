@@ -22,7 +22,7 @@ def rollout(model, engine=None, *, seed=(1, "train", 0), slot=0, state_values=No
     engine = engine or ToyEngine(model, len(PROMPT))
     job = PromptRollout(
         engine, ToyGrader(model), PROMPT, max_tokens=model.max_tokens, seed=seed, slot=slot,
-        token_text=lambda token: "\n" if token == 1 else "x", state_values=state_values,
+        token_texts=lambda token_ids: ["\n" if token == 1 else "x" for token in token_ids], state_values=state_values,
     )  # fmt: skip
     return job, engine
 

@@ -3,61 +3,15 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from batches import ADV, PROB, PROMPT, RESPONSE, SPO, arguments, experience
 
-from spo_rlhf import upstream
-from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.loss import Clip, clipped_objective, k3
-from spo_rlhf.core.partition import PartitionConfig
-from spo_rlhf.trainer.actor import LossWindows, SegmentPolicyLoss, SegmentReplayBuffer
+from spo_rlhf.trainer.actor import LossWindows, SegmentReplayBuffer
 from spo_rlhf.trainer.experience import SegmentExperienceMaker, logprob_gap, trained_tokens, whiten
+from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 from spo_rlhf.trainer.samples import to_columns
-
-SPO = SpoConfig(
-    mode="chain", partition=PartitionConfig(threshold=0.5), prob_mask=True, mc_rollouts=3, kl_scope="all", advantage_norm="none",
-    reward_timeout=1.0, reward_workers=1, max_num_seqs=8, eval_ends=True, run_dir=None, verbose=False,
-)  # fmt: skip
-PROMPT, RESPONSE = 3, 4
-
-
-def experience(prob_BT, adv_BT, seed=0) -> upstream.Experience:
-    """B responses of RESPONSE tokens to a prompt of PROMPT tokens, with these behaviour probabilities and advantages."""
-    generator = torch.Generator().manual_seed(seed)
-    total = PROMPT + RESPONSE
-    rows = [to_columns(np.log(prob_T), PROMPT, total) for prob_T in prob_BT]
-    action_mask = torch.cat([to_columns(np.ones(RESPONSE), PROMPT, total) for _ in prob_BT]).bool()
-    shape = action_mask.shape
-    return upstream.Experience(
-        sequences=torch.ones(shape[0], total, dtype=torch.long),
-        attention_mask=torch.ones(shape[0], total, dtype=torch.long),
-        action_mask=action_mask,
-        rollout_log_probs=torch.cat(rows),
-        action_log_probs=torch.cat(rows) + 0.01 * torch.randn(shape, generator=generator) * action_mask,
-        base_action_log_probs=torch.cat(rows) + 0.2 * torch.randn(shape, generator=generator) * action_mask,
-        advantages=torch.cat([to_columns(adv_T, PROMPT, total) for adv_T in adv_BT]),
-        rewards=torch.ones(shape[0]),
-        total_length=torch.full((shape[0],), float(total)),
-        info={},
-    )
-
-
-PROB = [[0.4, 0.51, 0.9, 0.1], [0.9, 0.8, 0.7, 0.6]]
-ADV = [[1.0, 1.0, -0.5, -0.5], [0.25, 0.25, 0.25, 0.25]]
-
-
-def arguments(spo=SPO, **actor):
-    return SimpleNamespace(
-        spo=spo,
-        actor=SimpleNamespace(**{"eps_clip_low_high": (0.2, 0.2), "dual_clip": None, "loss_agg_mode": "token-mean", "policy_loss_type": "ppo", **actor}),
-        algo=SimpleNamespace(
-            kl=SimpleNamespace(use_loss=True, estimator="k3", unbiased_gradient=False),
-            advantage=SimpleNamespace(
-                is_correction_level="off", is_correction_mode="mask", is_correction_gating="ratio", is_correction_threshold=[0.5, 5.0]
-            ),
-        ),
-    )  # fmt: skip
 
 
 def test_response_tokens_stand_where_they_are_predicted():
@@ -115,7 +69,8 @@ def test_loss_is_the_objective_with_one_normaliser(kl_scope):
     spo, batch = replace(SPO, kl_scope=kl_scope), experience(PROB, ADV)
     loss, logp, _ = loss_of(spo, batch)
     mask = trained_tokens(batch, spo)
-    objective, _ = clipped_objective(logp.detach(), batch.action_log_probs, batch.advantages, Clip())
+    ratio = (logp.detach() - batch.action_log_probs).exp()
+    objective, _ = clipped_objective(ratio, batch.advantages, Clip())
     kl = k3(logp.detach(), batch.base_action_log_probs)
     covered = batch.action_mask if kl_scope == "all" else mask
     assert loss.item() == pytest.approx((objective[mask].sum() + 0.3 * kl[covered].sum()).item() / 2, rel=1e-5)
@@ -123,19 +78,13 @@ def test_loss_is_the_objective_with_one_normaliser(kl_scope):
     assert (logp.grad[outside] == 0).all() and (logp.grad[mask] != 0).all()
 
 
-@pytest.mark.parametrize("actor", [{}, {"policy_loss_type": "gspo"}, {"loss_agg_mode": "seq-mean-token-mean"}])
-def test_an_empty_mask_is_finite(actor):
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("actor", [{}, {"loss_agg_mode": "seq-mean-token-mean"}])
+def test_an_empty_mask_is_finite(actor, level):
     batch = experience([[0.9] * 4, [0.8] * 4], ADV)
-    loss, logp, metrics = loss_of(replace(SPO, kl_scope="masked"), batch, **actor)
+    loss, logp, metrics = loss_of(replace(SPO, kl_scope="masked", ratio_level=level), batch, **actor)
     assert loss.item() == 0 and (logp.grad == 0).all()
     assert all(metric is None or torch.isfinite(metric) for metric in metrics)
-
-
-def test_losses_that_core_does_not_have_are_upstreams_on_the_masked_tokens():
-    batch = experience(PROB, ADV)
-    _, logp, _ = loss_of(SPO, batch, kl_coef=0.0, policy_loss_type="gspo")
-    mask = trained_tokens(batch, SPO)
-    assert (logp.grad[~mask] == 0).all() and (logp.grad[mask] != 0).all()
 
 
 def test_windows_count_masked_tokens_and_skip_empty_ones():
