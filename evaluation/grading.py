@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evaluation.store import read_jsonl, write_jsonl
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.grade import Grader, Mode
 from spo_rlhf.graders.roles import stated_roles
+from spo_rlhf.sampling.store import read_jsonl, write_jsonl
 
 IN_FLIGHT = 64
 T = TypeVar("T")

@@ -8,9 +8,10 @@ from typing import Any
 
 import xxhash
 
-from evaluation.store import read_jsonl
 from spo_rlhf.errors import UserError
+from spo_rlhf.sampling.store import read_jsonl
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE as ARITHMETIC_TEMPLATE
+from spo_rlhf.tasks.knights_knaves import PROMPT_TEMPLATE as ROLES_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,7 @@ PROMPTS: dict[str, Prompt] = {
         example="[MATH_TASK] Problem:\n{problem}\n\nSolution:{solution}\n\n\n",
     ),
     "few-shot": Prompt("Problem: {problem}\nSolution:", chat=False, stop=("\nProblem:",)),
-    "roles": Prompt(
-        "{problem}\nThink step by step. End with a line CONCLUSION: and under it one numbered line per person, "
-        "such as "
-        "(1) Zoey is a knight."
-    ),
+    "roles": Prompt(ROLES_TEMPLATE.replace("{}", "{problem}")),
     "arithmetic": Prompt(ARITHMETIC_TEMPLATE.replace("{}", "{problem}"), chat=False),
     "raw": Prompt("{problem}", chat=False),
 }

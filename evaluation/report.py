@@ -7,9 +7,9 @@ import io
 from pathlib import Path
 from typing import BinaryIO
 
-from evaluation.store import write_json
 from evaluation.tables import Run, cells, comparisons, load_runs, notes, sections
 from spo_rlhf.errors import UserError
+from spo_rlhf.sampling.store import write_json
 
 MAX_TICKS = 8
 FORMATS = ("md", "html", "png", "json")

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.contexts import response_budget
-from evaluation.engine import EngineSettings, Request, Response, start_engine
 from evaluation.prompts import Prompt, choose_prompt, load_examples, published_match, question, render
 from evaluation.recorder import Prompted, Recorder
-from evaluation.settings import RunOptions, RunSettings, check_folder, graded_contexts, request_seed
-from evaluation.store import SampleLog
+from evaluation.settings import SAMPLE_KEY, RunOptions, RunSettings, check_folder, graded_contexts, request_seed
 from evaluation.stored import write_results
 from evaluation.tasks import LoadedTask, load_task
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.grade import Grader
+from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
+from spo_rlhf.sampling.store import SampleLog
 
 
 def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
@@ -37,7 +37,9 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
             "--tasks: these tasks' prompts end differently (stop strings); run them apart, or give one --prompt"
         )
     check_folder(settings, options.output)
-    logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl") for task in tasks}
+    logs = {
+        task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks
+    }
     requests, items = _requests(settings, prompted, logs)
 
     recorder = Recorder(

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.store import read_jsonl
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.grade import Kind
+from spo_rlhf.sampling.store import read_jsonl
 
 
 @dataclass(frozen=True)

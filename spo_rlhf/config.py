@@ -5,31 +5,41 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from spo_rlhf.core.partition import CUTPOINT_INTERVAL, PARTITIONS, PROB_THRESHOLD, PartitionConfig
+from spo_rlhf.core.tree import ADVANTAGES as TREE_ADVANTAGES
+from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.errors import UserError
 
-MODES = ("chain", "group")
+MODES = ("chain", "tree", "group")
+SEGMENT_MODES = ("chain", "tree")  # segments have advantages of their own, which come with the samples
 KL_SCOPES = ("all", "masked")
 ADVANTAGE_NORMS = ("none", "batch")
-GROUP_ESTIMATORS = ("group_norm", "rloo", "reinforce_baseline", "dr_grpo", "reinforce", "flash_reinforce")
+GROUP_ESTIMATORS = ("gae", "group_norm", "rloo", "reinforce_baseline", "dr_grpo", "reinforce", "flash_reinforce")
+
+DEFAULT_BRANCHING = "6,6,6"
+REPLAY_MAX_AGE, REPLAY_PER_PROMPT = 8, 32  # as in the official runs: 8 x 32 is about the 258 nodes of a 6-6-6 tree
 
 # Flags of OpenRLHF that shape a trajectory-level return, and so mean nothing where each segment has its own advantage.
-CHAIN_REFUSES = {
+SEGMENT_REFUSES = {
     "algo.advantage.estimator": "the advantages are those of the segments",
     "algo.advantage.gamma": "segment values are undiscounted",
     "algo.advantage.lambd": "there is no critic to trace back",
     "algo.advantage.no_std_norm": "use --spo.advantage_norm",
-    "algo.dynamic_filtering_enable": "segments of an all-right or all-wrong group still differ in value",
-    "reward.overlong_buffer_len": "Monte Carlo continuations would not carry the penalty",
+    "algo.dynamic_filtering_enable": "segments of an all-right or all-wrong group can still differ in value",
+    "reward.overlong_buffer_len": "the values of segments would not carry the penalty",
     "reward.stop_properly_penalty_coef": "a truncated response already has reward 0",
-    "reward.clip_range": "Monte Carlo continuations would not be clipped",
-    "reward.model_name_or_path": "Monte Carlo continuations are graded on the engine: use --reward.remote_url",
+    "reward.clip_range": "the values of segments would not be clipped",
+    "reward.model_name_or_path": "segment values are graded on the engine: use --reward.remote_url",
     "train.agent_func_path": "segments of a multi-turn response are not defined",
     "critic.model_name_or_path": "there is no critic",
 }
 
 # Options of one partition are contradictory with the others.
 PARTITION_OPTIONS = {"cutpoint_interval": "cutpoint", "segment_length": "fixed"}
-CHAIN_OPTIONS = ("partition", "cutpoint_interval", "segment_length", "mc_rollouts")
+# Options of one mode have no meaning in the others.
+MODE_OPTIONS = {
+    "chain": ("partition", "cutpoint_interval", "segment_length", "mc_rollouts"),
+    "tree": ("tree_branching", "tree_segment_tokens", "tree_advantage", "replay_max_age", "replay_per_prompt"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,12 @@ class SpoConfig:
     eval_ends: bool
     run_dir: str | None
     verbose: bool
+    token_budget: int | None = None
+    # mode tree:
+    tree: TreeShape | None = None
+    tree_advantage: str = "mean"
+    replay_max_age: int = REPLAY_MAX_AGE  # iterations; 1: what an iteration does not train is dropped
+    replay_per_prompt: int = REPLAY_PER_PROMPT  # nodes of a prompt in one iteration; 0: no limit
 
     @property
     def mask_threshold(self) -> float | None:
@@ -63,6 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--spo.{name}", **kwargs)
 
     option("mode", choices=MODES, default="chain", help="chain: segment advantages from Monte Carlo values, no critic; "
+           "tree: segment advantages from a tree of responses, whose nodes are all trained; "
            "group: one advantage per response by --algo.advantage.estimator (GRPO unless set)")  # fmt: skip
     option("partition", choices=sorted(PARTITIONS), default="cutpoint", help="how a response is cut into segments")
     option("cutpoint_interval", type=int, default=None, metavar="I",
@@ -71,12 +88,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
            help="a token is a cutpoint, and passes the probability mask, where the policy gave it less than this")  # fmt: skip
     option("segment_length", type=int, default=None, metavar="L", help="tokens per segment, --spo.partition fixed")
     option("mc_rollouts", type=int, default=9, metavar="R", help="Monte Carlo continuations per segment boundary")
+    option("tree_branching", type=_whole_numbers, default=None, metavar="B1,B2,..",
+           help=f"children of a node by level, --spo.mode tree (default: {DEFAULT_BRANCHING})")  # fmt: skip
+    option("tree_segment_tokens", type=_whole_numbers, default=None, metavar="M[,M2,..]",
+           help="tokens of a segment, one number or one for each level but the last, which goes on to the end; --spo.mode tree")  # fmt: skip
+    option("tree_advantage", choices=sorted(TREE_ADVANTAGES), default="mean",
+           help="against the value of the parent, against the other siblings, or over the siblings' standard deviation")  # fmt: skip
+    option("replay_max_age", type=int, default=REPLAY_MAX_AGE, metavar="N",
+           help="iterations that a tree's nodes may wait to be trained, --spo.mode tree; 1: no replay")  # fmt: skip
+    option("replay_per_prompt", type=int, default=REPLAY_PER_PROMPT, metavar="N",
+           help="nodes of one prompt in an iteration, --spo.mode tree; 0: no limit. All prompts together: "
+           "--rollout.batch_size x --rollout.n_samples_per_prompt")  # fmt: skip
     option("prob_mask", action=argparse.BooleanOptionalAction, default=None,
-           help="train only tokens below the threshold (default: on with chain, off with group)")  # fmt: skip
+           help="train only tokens below the threshold (default: on with chain and tree, off with group)")  # fmt: skip
     option("kl_scope", choices=KL_SCOPES, default="all",
            help="tokens under the KL loss: all trained tokens, or only those that pass the probability mask")  # fmt: skip
     option("advantage_norm", choices=ADVANTAGE_NORMS, default="none",
            help="batch: whiten advantages over the unmasked tokens of the whole rollout batch")  # fmt: skip
+    option("token_budget", type=int, default=None, metavar="N",
+           help="stop after the step in which the tokens generated for training, Monte Carlo included, reach N")  # fmt: skip
     option("reward_timeout", type=float, default=10.0, metavar="S", help="seconds a reward may take; then it is 0")
     option("reward_workers", type=int, default=2, metavar="N", help="reward processes per engine")
     option("max_num_seqs", type=int, default=512, metavar="N", help="sequences in flight per vLLM engine")
@@ -87,6 +117,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("verbose", action="store_true", help="leave the log of Ray, vLLM and DeepSpeed on the terminal as well")
     parser.add_argument("--dry-run", action="store_true", dest="dry_run",
                         help="parse, validate, print the resolved configuration and the placement; start nothing")  # fmt: skip
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 6,6,6") from None
 
 
 def explicit_options(parser: argparse.ArgumentParser, argv: list[str]) -> set[str]:
@@ -117,15 +154,24 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
     mode = options["spo.mode"]
     if options["train.async_enable"]:
         raise UserError("--train.async_enable does not go with --spo.mode: rollouts and training alternate; leave it out")
-    if mode == "chain":
-        for name in sorted(explicit & set(CHAIN_REFUSES)):
-            raise UserError(f"--{name} has no meaning with --spo.mode chain ({CHAIN_REFUSES[name]}); leave it out")
+    for other, names in MODE_OPTIONS.items():
+        for name in names if other != mode else ():
+            if f"spo.{name}" in explicit:
+                raise UserError(f"--spo.{name} has no meaning with --spo.mode {mode}; leave it out or use --spo.mode {other}")
+    if mode in SEGMENT_MODES:
+        for name in sorted(explicit & set(SEGMENT_REFUSES)):
+            raise UserError(f"--{name} has no meaning with --spo.mode {mode} ({SEGMENT_REFUSES[name]}); leave it out")
         if not options["reward.remote_url"]:
-            raise UserError("--spo.mode chain needs --reward.remote_url (a .py file with reward_func, or an HTTP address)")
+            raise UserError(f"--spo.mode {mode} needs --reward.remote_url (a .py file with reward_func, or an HTTP address)")
         if options["data.max_images_per_prompt"] > 0:
-            raise UserError("--data.max_images_per_prompt does not go with --spo.mode chain: states are token ids only")
+            raise UserError(f"--data.max_images_per_prompt does not go with --spo.mode {mode}: states are token ids only")
+        if mode == "tree":
+            if "rollout.vllm_generate_batch_size" in explicit:
+                raise UserError("--rollout.vllm_generate_batch_size has no meaning with --spo.mode tree; set --rollout.batch_size")
+            if "rollout.n_samples_per_prompt" not in explicit:
+                set_option("rollout.n_samples_per_prompt", max(options["spo.replay_per_prompt"], 1), "nodes trained per prompt and iteration")
         # Any name but "gae" keeps OpenRLHF from building a critic; this one is handled by trainer/experience.py.
-        options["algo.advantage.estimator"] = "spo_chain"
+        options["algo.advantage.estimator"] = f"spo_{mode}"
         # A KL penalty in the reward would be missing from Monte Carlo returns: it is a term of the loss.
         if options["algo.kl.init_coef"] > 0:
             set_option("algo.kl.use_loss", True, "Monte Carlo returns carry no KL penalty, so it is a loss term")
@@ -133,17 +179,14 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
                 set_option("algo.kl.estimator", "k3", "the KL loss of the paper")
         set_option("vllm.enable_prefix_caching", True, "continuations share their prefix")
     else:
-        for name in CHAIN_OPTIONS:
-            if f"spo.{name}" in explicit:
-                raise UserError(f"--spo.{name} has no meaning with --spo.mode group; leave it out or use --spo.mode chain")
         estimator = options["algo.advantage.estimator"]
         if "algo.advantage.estimator" not in explicit:
             set_option("algo.advantage.estimator", "group_norm", "GRPO")
         elif estimator not in GROUP_ESTIMATORS:
-            raise UserError(
-                f"--algo.advantage.estimator {estimator} needs a critic, and there is none; "
-                f"use one of {', '.join(GROUP_ESTIMATORS)}"
-            )
+            raise UserError(f"--algo.advantage.estimator {estimator}: use one of {', '.join(GROUP_ESTIMATORS)}")
+        if options["algo.advantage.estimator"] != "gae":
+            for name in sorted(name for name in explicit if name.startswith("critic.")):
+                raise UserError(f"--{name} needs a critic: add --algo.advantage.estimator gae, or leave it out")
     if options["spo.kl_scope"] == "masked":
         if mode == "group" and not options["algo.kl.use_loss"]:
             raise UserError("--spo.kl_scope masked needs a KL loss: add --algo.kl.use_loss")
@@ -166,6 +209,9 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         ("mc_rollouts", spo.mc_rollouts, 1),
         ("reward_workers", spo.reward_workers, 1),
         ("max_num_seqs", spo.max_num_seqs, 1),
+        ("token_budget", spo.token_budget, 1),
+        ("replay_max_age", spo.replay_max_age, 1),
+        ("replay_per_prompt", spo.replay_per_prompt, 0),
     ):
         if value is not None and value < low:
             raise UserError(f"--spo.{name} {value}: must be at least {low}")
@@ -184,8 +230,12 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
             threshold=spo.prob_threshold,
             **{name: value for name, value in partition_options.items() if value is not None},
         ),
-        prob_mask=spo.mode == "chain" if spo.prob_mask is None else spo.prob_mask,
+        prob_mask=spo.mode in SEGMENT_MODES if spo.prob_mask is None else spo.prob_mask,
         mc_rollouts=spo.mc_rollouts,
+        tree=_tree_shape(spo) if spo.mode == "tree" else None,
+        tree_advantage=spo.tree_advantage,
+        replay_max_age=spo.replay_max_age,
+        replay_per_prompt=spo.replay_per_prompt,
         kl_scope=spo.kl_scope,
         advantage_norm=spo.advantage_norm,
         reward_timeout=spo.reward_timeout,
@@ -194,4 +244,18 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         eval_ends=spo.eval_ends,
         run_dir=spo.run_dir,
         verbose=spo.verbose,
+        token_budget=spo.token_budget,
     )
+
+
+def _tree_shape(spo: SimpleNamespace) -> TreeShape:
+    branching = spo.tree_branching or _whole_numbers(DEFAULT_BRANCHING)
+    if spo.tree_segment_tokens is None and len(branching) > 1:
+        raise UserError("--spo.mode tree needs --spo.tree_segment_tokens (tokens per segment, e.g. 600 for responses of 2000)")
+    try:
+        return TreeShape(branching, spo.tree_segment_tokens or ())
+    except ValueError as error:
+        given = f"--spo.tree_branching {','.join(map(str, branching))}"
+        if spo.tree_segment_tokens is not None:
+            given += f" --spo.tree_segment_tokens {','.join(map(str, spo.tree_segment_tokens))}"
+        raise UserError(f"{given}: {error}") from None

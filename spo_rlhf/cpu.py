@@ -48,14 +48,20 @@ def ray_resources(num_devices: int) -> dict[str, int]:
 
 def settle(args) -> list[str]:
     """Options that mean something else, or nothing, without a GPU: settle them in place. Returns lines to show."""
-    notes = [f"no GPU: logical devices, {DTYPE}, engines and training on the CPU"]
-    if args.ds.zero_stage == 0:
-        args.ds.zero_stage = 1
-        notes.append("--ds.zero_stage 1: the same update as stage 0, which reports no gradient norm in float32")
+    notes = [f"no GPU: logical devices, {DTYPE}, engines and training on the CPU", *settle_deepspeed(args)]
     for section in ("ds", "vllm"):
         if getattr(args, section).enable_sleep:
             getattr(args, section).enable_sleep = False
             notes.append(f"--{section}.enable_sleep off: there is no device memory to free")
+    return notes
+
+
+def settle_deepspeed(args) -> list[str]:
+    """What `settle` does of DeepSpeed's options, for commands without engines."""
+    notes = []
+    if args.ds.zero_stage == 0:
+        args.ds.zero_stage = 1
+        notes.append("--ds.zero_stage 1: the same update as stage 0, which reports no gradient norm in float32")
     if args.ds.adam_offload:
         args.ds.adam_offload = False
         notes.append("--ds.adam_offload off: the optimizer is on the CPU already")

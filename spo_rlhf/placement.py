@@ -37,9 +37,18 @@ def placement(args: SimpleNamespace) -> list[ActorPlacement]:
     if with_reference:
         devices = policy_devices if shared else allocate(args.ref.num_nodes * args.ref.num_gpus_per_node)
         actors += [ActorPlacement(f"reference[{i}]", (d,), 0.2 if shared else 1.0) for i, d in enumerate(devices)]
+    critic_devices = None
+    if args.critic.model_name_or_path:
+        critic_devices = policy_devices if together else allocate(args.critic.num_nodes * args.critic.num_gpus_per_node)
+        share = 0.2 if together or args.train.colocate_critic_reward else 1.0
+        actors += [ActorPlacement(f"critic[{i}]", (d,), share) for i, d in enumerate(critic_devices)]
     if not args.reward.remote_url:
-        devices = policy_devices if together else allocate(args.reward.num_nodes * args.reward.num_gpus_per_node)
-        actors += [ActorPlacement(f"reward[{i}]", (d,), 0.2 if together else 1.0) for i, d in enumerate(devices)]
+        with_critic = args.train.colocate_critic_reward and critic_devices is not None
+        if together or with_critic:
+            devices = critic_devices if with_critic else policy_devices
+        else:
+            devices = allocate(args.reward.num_nodes * args.reward.num_gpus_per_node)
+        actors += [ActorPlacement(f"reward[{i}]", (d,), 0.2 if together or with_critic else 1.0) for i, d in enumerate(devices)]
     devices = policy_devices if together else allocate(engine_devices)
     for i in range(args.vllm.num_engines or 0):
         span = tuple(devices[i * tensor_parallel : (i + 1) * tensor_parallel])

@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import operator
 import os
+import re
 import sys
 from datetime import datetime
 from types import SimpleNamespace
@@ -40,11 +41,17 @@ def check_version() -> None:
 # name here -> module and attribute there
 _NAMES = {
     "train_ppo_ray": ("openrlhf.cli.train_ppo_ray", None),
+    "train_sft": ("openrlhf.cli.train_sft", None),
+    "train_dpo": ("openrlhf.cli.train_dpo", None),
+    "sft_trainer": ("openrlhf.trainer.sft_trainer", None),
+    "dpo_trainer": ("openrlhf.trainer.dpo_trainer", None),
     "ppo_trainer": ("openrlhf.trainer.ppo_trainer", None),
     "ppo_actor": ("openrlhf.trainer.ray.ppo_actor", None),
     "vllm_engine": ("openrlhf.trainer.ray.vllm_engine", None),
     "preprocess_data": ("openrlhf.datasets.prompts_dataset", "preprocess_data"),
     "blending_datasets": ("openrlhf.datasets.utils", "blending_datasets"),
+    "SFTLoss": ("openrlhf.models", "SFTLoss"),
+    "DPOLoss": ("openrlhf.models", "DPOLoss"),
     "PolicyLoss": ("openrlhf.models", "PolicyLoss"),
     "compute_approx_kl": ("openrlhf.models.utils", "compute_approx_kl"),
     "Experience": ("openrlhf.trainer.ppo_utils.experience", "Experience"),
@@ -59,6 +66,7 @@ _NAMES = {
     "RolloutRayActor": ("openrlhf.trainer.ray.vllm_engine", "RolloutRayActor.__ray_actor_class__"),
     "PolicyModelActor": ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor.__ray_actor_class__"),
     "ReferenceModelActor": ("openrlhf.trainer.ray.launcher", "ReferenceModelActor.__ray_actor_class__"),
+    "CriticModelActor": ("openrlhf.trainer.ray.ppo_critic", "CriticModelActor.__ray_actor_class__"),
     "RewardModelActor": ("openrlhf.trainer.ray.launcher", "RewardModelActor.__ray_actor_class__"),
     "PPOTrainer": ("openrlhf.trainer.ppo_trainer", "PPOTrainer.__ray_actor_class__"),
 }
@@ -87,12 +95,12 @@ def _load() -> None:
 # ---- the command line -------------------------------------------------------------------------------------------------------
 # OpenRLHF's parser and its validation stand under `if __name__ == "__main__":` and cannot be called. Both are run from the
 # installed source: the statements before `args = parser.parse_args()` build the parser, those after it validate, and the last
-# statement, `train(args)`, is left out.
+# statement, `train(args)`, is left out. `cli` names the command: train_ppo_ray, train_sft, train_dpo.
 
 
-def _main_statements() -> tuple[list[ast.stmt], list[ast.stmt]]:
+def _main_statements(cli: str) -> tuple[list[ast.stmt], list[ast.stmt]]:
     check_version()
-    with open(_cli_path(), encoding="utf-8") as source:
+    with open(_cli_path(cli), encoding="utf-8") as source:
         main = ast.parse(source.read()).body[-1]
     assert isinstance(main, ast.If) and ast.unparse(main.body[-1]) == "train(args)"
     texts = [ast.unparse(statement) for statement in main.body]
@@ -100,30 +108,41 @@ def _main_statements() -> tuple[list[ast.stmt], list[ast.stmt]]:
     return main.body[:parse], main.body[parse + 1 : -1]
 
 
-def _cli_path() -> str:
+def _cli_path(cli: str) -> str:
     package = importlib.util.find_spec("openrlhf").submodule_search_locations[0]
-    return os.path.join(package, "cli", "train_ppo_ray.py")
+    return os.path.join(package, "cli", f"{cli}.py")
 
 
-def _run(statements: list[ast.stmt], names: dict[str, Any]) -> dict[str, Any]:
-    exec(compile(ast.Module(body=statements, type_ignores=[]), _cli_path(), "exec"), names)
+def _run(cli: str, statements: list[ast.stmt], names: dict[str, Any]) -> dict[str, Any]:
+    exec(compile(ast.Module(body=statements, type_ignores=[]), _cli_path(cli), "exec"), names)
     return names
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """OpenRLHF's own parser of `train_ppo_ray`, all flags with their names, defaults and help."""
-    statements, _ = _main_statements()
-    return _run(statements, {"argparse": argparse, "datetime": datetime})["parser"]
+def build_parser(cli: str = "train_ppo_ray") -> argparse.ArgumentParser:
+    """OpenRLHF's own parser of a command, all flags with their names, defaults and help."""
+    statements, _ = _main_statements(cli)
+    return _run(cli, statements, {"argparse": argparse, "datetime": datetime})["parser"]
 
 
-def validate(flat: argparse.Namespace) -> SimpleNamespace:
+def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> SimpleNamespace:
     """OpenRLHF's own validation: flat names with dots -> nested, derived values filled in. Raises UserError."""
     _load()
-    _, statements = _main_statements()
+    _, statements = _main_statements(cli)
     try:
-        return _run(statements, {"args": flat})["args"]
+        return _run(cli, statements, {"args": flat})["args"]
     except AssertionError as error:
         raise UserError(str(error) or "OpenRLHF refused the options") from None
+
+
+def policy_ranks(args: SimpleNamespace) -> int:
+    """Data-parallel ranks of the policy: those that get different samples."""
+    return args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size // args.ds.tensor_parallel_size
+
+
+def checkpoint_steps(args: SimpleNamespace) -> set[int]:
+    """Steps of which a checkpoint of the policy is kept; its folders are `global_step7` and `best_global_step7`."""
+    names = os.listdir(folder) if os.path.isdir(folder := os.path.join(args.ckpt.path, "_actor")) else []
+    return {int(found[1]) for found in (re.fullmatch(r"(?:best_)?global_step(\d+)", name) for name in names) if found}
 
 
 # ---- the names that are bound anew ------------------------------------------------------------------------------------------
@@ -145,11 +164,12 @@ class EngineFactory:
         return self.actor_class.remote(**{**kwargs, **self.extra(kwargs)})
 
 
-def bind(*, engine, policy, reference, reward, trainer) -> None:
+def bind(*, engine, policy, critic, reference, reward, trainer) -> None:
     """Let OpenRLHF's `train` build these Ray classes instead of its own."""
     here = sys.modules[__name__]
     here.vllm_engine.RolloutRayActor = engine
     here.train_ppo_ray.PolicyModelActor = policy
+    here.train_ppo_ray.CriticModelActor = critic
     here.train_ppo_ray.ReferenceModelActor = reference
     here.train_ppo_ray.RewardModelActor = reward
     here.ppo_trainer.PPOTrainer = trainer
@@ -163,6 +183,33 @@ def actor_trainer(cls: type):
 def loss_windows(windows: Callable):
     """Context in which ActorPPOTrainer takes the micro-batches and their loss normalisers from `windows`."""
     return _rebound(sys.modules[__name__].ppo_actor, "iter_grad_accum_global_norm", windows)
+
+
+def sft_loss(cls: type):
+    """Context in which SFTTrainer builds `cls` in place of SFTLoss."""
+    return _rebound(sys.modules[__name__].sft_trainer, "SFTLoss", cls)
+
+
+def dpo_loss(cls: type):
+    """Context in which DPOTrainer builds `cls` in place of DPOLoss."""
+    return _rebound(sys.modules[__name__].dpo_trainer, "DPOLoss", cls)
+
+
+def reported_steps(cli: str, report: Callable[[int, int, dict[str, float]], None]):
+    """Context in which train_sft or train_dpo calls `report(step, planned steps, metrics)` after every optimizer step."""
+    module = getattr(sys.modules[__name__], cli)
+    name = {"train_sft": "SFTTrainer", "train_dpo": "DPOTrainer"}[cli]
+
+    class ReportingTrainer(getattr(module, name)):
+        def fit(self, args, consumed_samples=0, num_update_steps_per_epoch=None):
+            self.planned_steps = num_update_steps_per_epoch * self.epochs
+            super().fit(args, consumed_samples, num_update_steps_per_epoch)
+
+        def save_logs_and_checkpoints(self, args, global_step, step_bar, logs_dict=None, client_states=None):
+            report(global_step, self.planned_steps, dict(logs_dict or {}))
+            super().save_logs_and_checkpoints(args, global_step, step_bar, logs_dict, client_states)
+
+    return _rebound(module, name, ReportingTrainer)
 
 
 @contextlib.contextmanager

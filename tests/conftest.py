@@ -1,6 +1,7 @@
-"""Puts tests/e2e on the path, where the tests of the real stack share a module."""
+"""Puts the folders on the path whose tests share a module: tests/core/enumerable.py, tests/e2e/stack.py."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "e2e"))
+for folder in ("core", "e2e"):
+    sys.path.insert(0, str(Path(__file__).parent / folder))

@@ -38,7 +38,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
             f"--train.batch_size {train.batch_size} does not divide --rollout.batch_size x --rollout.n_samples_per_prompt "
             f"= {samples}: the rest would leak into the next step"
         )
-    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size // args.ds.tensor_parallel_size
+    ranks = upstream.policy_ranks(args)
     if not train.dynamic_batch_enable and train.batch_size % (train.micro_batch_size * ranks):
         raise UserError(
             f"--train.batch_size {train.batch_size} is not a multiple of --train.micro_batch_size x policy ranks "
@@ -48,28 +48,44 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         raise UserError(
             f"--rollout.micro_batch_size {rollout.micro_batch_size} does not spread {samples} samples evenly over {ranks} policy ranks"
         )
+    if args.spo.mode == "tree" and train.batch_size % (rollout.micro_batch_size * ranks):
+        raise UserError(
+            f"--rollout.micro_batch_size {rollout.micro_batch_size} x {ranks} policy ranks does not divide --train.batch_size "
+            f"{train.batch_size}: an iteration of --spo.mode tree trains any multiple of the latter"
+        )
     if train.colocate_all and ranks and args.actor.num_nodes * args.actor.num_gpus_per_node != (
         args.vllm.num_engines * args.vllm.tensor_parallel_size
     ):
         raise UserError("--train.colocate_all needs as many engine devices (engines x tensor parallel size) as policy devices")
-    if not flash_attn_stand_in.is_installed():
-        if args.ds.packing_samples:
-            raise UserError("--ds.packing_samples (also set by dynamic batches and ring attention) needs flash-attn, which is not installed")
-        if args.ds.attn_implementation == "flash_attention_2":
-            if "ds.attn_implementation" in explicit:
-                raise UserError("--ds.attn_implementation flash_attention_2: flash-attn is not installed; use sdpa")
-            args.ds.attn_implementation = "sdpa"
-            notes.append("--ds.attn_implementation sdpa: flash-attn is not installed")
+    if args.critic.model_name_or_path and train.colocate_all and (
+        args.critic.num_nodes * args.critic.num_gpus_per_node != args.actor.num_nodes * args.actor.num_gpus_per_node
+    ):
+        raise UserError("--train.colocate_all needs as many critic devices (--critic.num_gpus_per_node) as policy devices")
+    notes += check_attention(args, explicit)
     if cpu.is_cpu():
         notes += cpu.settle(args)
     return notes
 
 
-def check_model(name: str, *, must_load: bool) -> None:
+def check_attention(args: SimpleNamespace, explicit: set[str]) -> list[str]:
+    """Settle which attention runs where flash-attn is not installed. Returns lines to show."""
+    if flash_attn_stand_in.is_installed():
+        return []
+    if args.ds.packing_samples:
+        raise UserError("--ds.packing_samples (also set by dynamic batches and ring attention) needs flash-attn, which is not installed")
+    if args.ds.attn_implementation != "flash_attention_2":
+        return []
+    if "ds.attn_implementation" in explicit:
+        raise UserError("--ds.attn_implementation flash_attention_2: flash-attn is not installed; use sdpa")
+    args.ds.attn_implementation = "sdpa"
+    return ["--ds.attn_implementation sdpa: flash-attn is not installed"]
+
+
+def check_model(role: str, name: str, *, must_load: bool) -> None:
     """The model's configuration can be read; a name on a hub only where `must_load`."""
     if is_local(name):
         if not (Path(name) / "config.json").is_file():
-            raise UserError(f"--actor.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name")
+            raise UserError(f"--{role}.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name")
     elif must_load:
         from transformers import AutoConfig
 
@@ -77,7 +93,7 @@ def check_model(name: str, *, must_load: bool) -> None:
             AutoConfig.from_pretrained(name, trust_remote_code=True)
         except Exception as error:
             raise UserError(
-                f"--actor.model_name_or_path {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
+                f"--{role}.model_name_or_path {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
             ) from None
 
 
@@ -100,7 +116,8 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
             if not Path(name).exists():
                 raise UserError(f"--{flag} {name}: no such file or folder")
             if name.endswith(".jsonl"):
-                check_jsonl(flag, name, [args.data.input_key, *([args.data.label_key] if args.data.label_key else [])])
+                keys = {"input_key": args.data.input_key, "label_key": args.data.label_key}
+                check_jsonl(flag, name, {option: key for option, key in keys.items() if key})
         elif not must_load:
             return []
     tokenizer = upstream.get_tokenizer(
@@ -129,8 +146,11 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
     return pairs
 
 
-def check_jsonl(flag: str, path: str, keys: list[str]) -> None:
-    """Every line of a local file is a JSON object with the keys, so that the error names the line."""
+def check_jsonl(flag: str, path: str, keys: dict[str, str]) -> int:
+    """Every line of a local file is a JSON object with the keys (by option), so that the error names the line.
+
+    Returns the number of lines.
+    """
     with open(path, encoding="utf-8") as lines:
         number = 0
         for number, line in enumerate(lines, start=1):
@@ -140,11 +160,12 @@ def check_jsonl(flag: str, path: str, keys: list[str]) -> None:
                 raise UserError(f"--{flag} {path}: line {number} is not JSON") from None
             if not isinstance(row, dict):
                 raise UserError(f"--{flag} {path}: line {number} is not a JSON object")
-            for option, key in zip(("input_key", "label_key"), keys):
+            for option, key in keys.items():
                 if row.get(key) is None:
                     raise UserError(f"--{flag} {path}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})")
         if number == 0:
             raise UserError(f"--{flag} {path}: it is empty; give a file with one JSON object a line")
+    return number
 
 
 def check_lengths(args: SimpleNamespace, flag: str, names: str, tokenizer, prompts: list[str]) -> None:
@@ -177,7 +198,9 @@ def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
 
 def check_inputs(args: SimpleNamespace, *, must_load: bool) -> None:
     """Model, datasets and reward. Names on a hub are read only where `must_load` (a dry run leaves them)."""
-    check_model(args.actor.model_name_or_path, must_load=must_load)
+    check_model("actor", args.actor.model_name_or_path, must_load=must_load)
+    if args.critic.model_name_or_path:
+        check_model("critic", args.critic.model_name_or_path, must_load=must_load)
     check_reward(args)
     readable = must_load or is_local(args.actor.model_name_or_path)
     datasets = [("data.prompt_dataset", args.data.prompt_dataset, args.data.prompt_split)]

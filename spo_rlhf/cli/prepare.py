@@ -3,22 +3,22 @@
 import argparse
 import json
 import logging
-import math
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from types import ModuleType
 
+from spo_rlhf.cli import processes
+from spo_rlhf.cli.arguments import refuse_in_one_line, seconds, share, whole
 from spo_rlhf.cli.console import Console, count, duration
 from spo_rlhf.cli.record import write_json
 from spo_rlhf.errors import UserError
-from spo_rlhf.tasks import arithmetic
+from spo_rlhf.tasks import arithmetic, knights_knaves, knights_knaves_reward
 
 PROGRAM = "prepare"
 RECORD = "prepare.json"
@@ -26,6 +26,35 @@ INTERRUPTED = f"{PROGRAM}: interrupted; nothing was kept"
 # Enough for the warm-up to see hardly any problem twice, and for the tokenizer to see every word often.
 SUPERVISED_PROBLEMS, TOKENIZER_PROBLEMS = 32768, 4096
 SPARE_TOKENS = 8  # a response may be this much longer than the longest solution: its end of text, a longer number
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: its module (with `PROMPT_TEMPLATE` and `write_task`) and what is its own.
+
+    settings: names and defaults. check: raises ValueError for values out of range. solves: (response, answer) -> bool, where
+    it is not the reward of mathematics.
+    """
+
+    module: ModuleType
+    settings: dict[str, int]
+    check: Callable[..., None]
+    solves: Callable[[str, str], bool] | None = None
+    vocabulary_size: int = 512
+    evaluate_every: int = 40
+
+
+TASKS = {
+    "arithmetic": Task(arithmetic, {"min_steps": 2, "max_steps": 6}, arithmetic.check_steps),
+    "knights_knaves": Task(
+        knights_knaves,
+        {"people": 3},
+        knights_knaves.check_people,
+        knights_knaves_reward.is_correct,
+        vocabulary_size=768,  # for fifty names; with 512 a sequence is a fifth longer
+        evaluate_every=200,  # measuring takes as long as many steps, the responses being long
+    ),
+}
 EXAMPLES = """\
 writes to DIR: train.jsonl (problems for reinforcement learning), sft.jsonl (for the warm-up), test.jsonl (held out),
 model/ (Hugging Face format, with its tokenizer), prepare.json (settings, accuracy, time); no problem is in two files
@@ -34,6 +63,7 @@ examples:
   python -m spo_rlhf.cli.prepare --output runs/task
   python -m spo_rlhf.cli.prepare --output runs/random --warm-up-steps 0   # random weights, in seconds
   python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12
+  python -m spo_rlhf.cli.prepare --output runs/knights --task knights_knaves --max-seconds 900
 """
 
 
@@ -43,18 +73,16 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
     from spo_rlhf.tasks.warm_up import WarmUpProgress, WarmUpSettings, warm_up
 
     start = time.monotonic()
-    splits = arithmetic.write_task(
-        directory,
-        settings["seed"],
-        settings["train"],
-        settings["test"],
-        SUPERVISED_PROBLEMS,
-        min_steps=settings["min_steps"],
-        max_steps=settings["max_steps"],
+    task = TASKS[settings["task"]]
+    own = {name: settings[name] for name in task.settings}
+    splits = task.module.write_task(
+        directory, settings["seed"], settings["train"], settings["test"], SUPERVISED_PROBLEMS, **own
     )
-    examples = [(arithmetic.PROMPT_TEMPLATE.format(row["problem"]), row["solution"]) for row in splits["sft"]]
-    held_out = [(arithmetic.PROMPT_TEMPLATE.format(row["problem"]), row["answer"]) for row in splits["test"]]
-    tokenizer = build_tokenizer(prompt + solution for prompt, solution in examples[:TOKENIZER_PROBLEMS])
+    template = task.module.PROMPT_TEMPLATE
+    examples = [(template.format(row["problem"]), row["solution"]) for row in splits["sft"]]
+    held_out = [(template.format(row["problem"]), row["answer"]) for row in splits["test"]]
+    texts = (prompt + solution for prompt, solution in examples[:TOKENIZER_PROBLEMS])
+    tokenizer = build_tokenizer(texts, task.vocabulary_size)
     model = build_model(tokenizer, settings["seed"])
     problems = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
     console.line(f"{PROGRAM}: problems: {problems}; model: Qwen2 with {count(model.num_parameters())} parameters")
@@ -64,6 +92,7 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
         max_seconds=settings["max_seconds"],
         max_steps=settings["warm_up_steps"],
         max_new_tokens=longest + SPARE_TOKENS,
+        evaluate_every=task.evaluate_every,
         seed=settings["seed"],
     )
 
@@ -74,7 +103,7 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
             f" (stops at {training.target_accuracy:.0%}, or in {duration(max(0, progress.seconds_left))})"
         )
 
-    end = warm_up(model, tokenizer, examples, held_out, training, report)
+    end = warm_up(model, tokenizer, examples, held_out, training, report, *filter(None, [task.solves]))
     logging.disable(logging.WARNING)  # saving imports DeepSpeed, which says what accelerator it looks for
     model.save_pretrained(directory / "model")
     logging.disable(logging.NOTSET)
@@ -113,18 +142,10 @@ def reusable(output: Path, settings: dict, force: bool) -> dict | None:
 def load_libraries() -> None:
     """Import what takes seconds to import, and keep it from writing over the progress."""
 
-    def leave(signum, frame) -> NoReturn:
-        print(f"\n{INTERRUPTED}", flush=True)
-        os._exit(130)
-
-    # A KeyboardInterrupt inside an import can be caught there and come out as another error, or not at all.
-    previous = signal.signal(signal.SIGINT, leave)
-    try:
+    with processes.leaving_on_interrupt(INTERRUPTED):
         from transformers.utils import logging as transformers_logging
 
         import spo_rlhf.tasks.warm_up  # noqa: F401
-    finally:
-        signal.signal(signal.SIGINT, previous)
     transformers_logging.disable_progress_bar()
 
 
@@ -161,21 +182,22 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to make")
-    parser.add_argument("--task", choices=["arithmetic"], default="arithmetic", help="default: %(default)s")
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="default: %(default)s")
-    parser.add_argument("--train", type=_whole(1), default=8192, metavar="N", help="problems; default: %(default)s")
-    parser.add_argument("--test", type=_whole(1), default=256, metavar="N", help="problems; default: %(default)s")
-    parser.add_argument("--min-steps", type=_whole(2), default=2, metavar="N", help="a problem; default: %(default)s")
-    parser.add_argument("--max-steps", type=_whole(2), default=6, metavar="N", help="a problem; default: %(default)s")
+    parser.add_argument("--task", choices=TASKS, default="arithmetic", help="default: %(default)s")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="default: %(default)s")
+    parser.add_argument("--train", type=whole(1), default=8192, metavar="N", help="problems; default: %(default)s")
+    parser.add_argument("--test", type=whole(1), default=256, metavar="N", help="problems; default: %(default)s")
+    parser.add_argument("--min-steps", type=whole(2), metavar="N", help="a problem of arithmetic; default: 2")
+    parser.add_argument("--max-steps", type=whole(2), metavar="N", help="a problem of arithmetic; default: 6")
+    parser.add_argument("--people", type=whole(2), metavar="N", help="a problem of knights_knaves; default: 3")
     parser.add_argument(
-        "--target-accuracy", type=_share, default=0.42, metavar="SHARE",
+        "--target-accuracy", type=share, default=0.42, metavar="SHARE",
         help="of held-out problems solved, where the warm-up ends; default: %(default)s",
     )  # fmt: skip
     parser.add_argument(
-        "--max-seconds", type=_seconds, default=360.0, metavar="S", help="of warm-up, at most; default: %(default)s"
+        "--max-seconds", type=seconds, default=360.0, metavar="S", help="of warm-up, at most; default: %(default)s"
     )
     parser.add_argument(
-        "--warm-up-steps", type=_whole(0), metavar="N", help="of supervised training, at most; 0: random weights"
+        "--warm-up-steps", type=whole(0), metavar="N", help="of supervised training, at most; 0: random weights"
     )
     parser.add_argument("--force", action="store_true", help="replace a directory made with other settings")
     return parser
@@ -184,12 +206,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
     parser = build_parser()
-    parser.error = lambda message: _refuse(message)
+    refuse_in_one_line(parser)
     console = Console()
     try:
         settings = vars(parser.parse_args(argv))
         output, force = settings.pop("output"), settings.pop("force")
-        _check_steps(settings)
+        _settle(settings)
         if record := reusable(output, settings, force):
             console.line(f"{PROGRAM}: {output} has these settings and is used as it is; --force makes it again")
         else:
@@ -208,42 +230,19 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _check_steps(settings: dict) -> None:
+def _settle(settings: dict) -> None:
+    """Keep the task's own settings, filled in. Raises UserError for one of another task, or out of range."""
+    chosen = settings["task"]
+    flags = {name: f"--{name.replace('_', '-')}" for task in TASKS.values() for name in task.settings}
+    own = TASKS[chosen].settings
+    for name, flag in flags.items():
+        if name not in own and settings.pop(name) is not None:
+            raise UserError(f"{flag} is not for --task {chosen}")
+    settings.update({name: default if settings[name] is None else settings[name] for name, default in own.items()})
     try:
-        arithmetic.check_steps(settings["min_steps"], settings["max_steps"])
+        TASKS[chosen].check(*(settings[name] for name in own))
     except ValueError as error:
-        raise UserError(f"--min-steps, --max-steps: {error}") from None
-
-
-def _refuse(message: str) -> None:
-    raise UserError(f"{message}; see {PROGRAM} --help")
-
-
-def _whole(smallest: int):
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest}")
-        return int(text)
-
-    return parse
-
-
-def _share(text: str) -> float:
-    return _between(text, 1.0, "a share above 0, at most 1")
-
-
-def _seconds(text: str) -> float:
-    return _between(text, math.inf, "a number of seconds above 0")
-
-
-def _between(text: str, largest: float, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= largest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
+        raise UserError(f"{', '.join(flags[name] for name in own)}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """Ending what this process started: on Ctrl-C nothing may go on running."""
 
 import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import NoReturn, TextIO
 
 import psutil
 
@@ -23,3 +28,21 @@ def end(processes: list[psutil.Process]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(deaf, timeout=GRACE_S)
+
+
+@contextlib.contextmanager
+def leaving_on_interrupt(message: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Ctrl-C in this block says `message` and ends the process with status 130, at once.
+
+    For imports: a KeyboardInterrupt inside one can be caught there and come out as another error, or not at all.
+    """
+
+    def leave(signum, frame) -> NoReturn:
+        print(f"\n{message}", file=stream or sys.stdout, flush=True)
+        os._exit(130)
+
+    previous = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

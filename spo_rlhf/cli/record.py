@@ -74,9 +74,10 @@ class RunRecord:
         self.summary["mc_tokens"] += int(metrics["rollout/mc_tokens"])
         for key, phase in PHASES.items():
             self.summary["seconds_by_phase"][phase] += metrics.get(key, 0.0)
+        mc = f" + {count(metrics['rollout/mc_tokens'])} MC" if metrics["rollout/mc_tokens"] else ""
         text = (
             f"step {step}/{self.planned}  reward {metrics['rollout/reward_mean']:.3f}"
-            f"  tokens {count(metrics['rollout/response_tokens'])} + {count(metrics['rollout/mc_tokens'])} MC"
+            f"  tokens {count(metrics['rollout/response_tokens'])}{mc}"
             f"  mask {metrics.get('mask_density', float('nan')):.0%}  grad {metrics.get('actor_grad_norm', float('nan')):.3f}"
             f"  {metrics['timing/step_total']:.1f} s  {self._left()}"
         )

@@ -138,6 +138,7 @@ def run(args: SimpleNamespace, record: RunRecord) -> None:
     upstream.bind(
         engine=engine_factory(args.spo, use_fast_tokenizer=not args.data.disable_fast_tokenizer),
         policy=actor.RemotePolicyActor,
+        critic=actor.RemoteCriticActor,
         reference=actor.RemoteReferenceActor,
         reward=actor.RemoteRewardActor,
         trainer=loop.RemoteSegmentTrainer,

@@ -10,6 +10,7 @@ CONCLUSION = re.compile(r"\**\s*conclusion\s*\**\s*:?\s*\**", re.IGNORECASE)
 STATEMENT = re.compile(
     r"\b([A-Z][a-z]+)\s*(?:\**\s*)(?:is|:|=|->)\s*(?:\**\s*)(?:an?\s+)?\**(knight|knave)\b", re.IGNORECASE
 )
+ROLE = re.compile(r"kn(?:ight|ave)", re.IGNORECASE)
 HEDGE = re.compile(
     r"\b(?:if|not|either|or|unless|suppose|assume|assuming|maybe|perhaps|possibly|otherwise|isn't|cannot|can't)\b",
     re.IGNORECASE,
@@ -52,6 +53,8 @@ def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False)
         return Grade(False, None, f"conclusion longer than {MAX_CONCLUSION_CHARS} characters")
     if HEDGE.search(conclusion):
         return Grade(False, conclusion.strip()[:200], "the conclusion has a condition or a negation")
+    if len(ROLE.findall(conclusion)) > len(STATEMENT.findall(conclusion)):  # "Zoey is a knight, a knave"
+        return Grade(False, conclusion.strip()[:200], "the conclusion names a role that it gives to nobody")
     said = stated_roles(conclusion)
     if said is None:
         return Grade(False, conclusion.strip()[:200], "the conclusion contradicts itself")

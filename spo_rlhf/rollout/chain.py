@@ -7,12 +7,13 @@ once. Runs inside the engine's process on token ids; the engine and the grader a
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Awaitable, Callable, Sequence
+from typing import Awaitable, Callable
 
 import numpy as np
 
 from spo_rlhf.core import advantages, partition, values
-from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, Grader, derive_seed
+from spo_rlhf.rollout.prompt import PromptSampler, gather
+from spo_rlhf.rollout.protocol import Completion, Grade
 
 
 @dataclass
@@ -26,56 +27,23 @@ class Sample:
     adv_T: list[float] = field(default_factory=list)
 
 
-@dataclass
-class RolloutCounts:
-    """What a rollout cost; summed over prompts."""
-
-    responses: int = 0
-    response_tokens: int = 0
-    mc_states: int = 0  # inner states of all responses
-    mc_requests: int = 0  # of these, asked (states that responses share are asked once)
-    mc_continuations: int = 0
-    mc_tokens: int = 0
-    mc_truncated: int = 0
-    prompt_tokens: int = 0  # prefix tokens of all requests ...
-    cached_tokens: int = 0  # ... and how many of them came from the prefix cache
-
-    def add(self, other: "RolloutCounts") -> None:
-        for name, count in vars(other).items():
-            setattr(self, name, getattr(self, name) + count)
-
-
-class PromptRollout:
+class PromptRollout(PromptSampler):
     """Samples the responses to one prompt and, with a partition, the values of their inner states.
 
-    Args:
-        engine: continues token ids.
-        grader: reward of a response to this prompt.
-        prompt_ids: (P,) token ids of the prompt.
-        max_tokens: longest response, in tokens; a continuation of b tokens has max_tokens - b left.
-        seed: what the seeds of all requests derive from, e.g. (run seed, iteration, "train").
-        slot: position of the prompt in the batch: equal prompts get different responses, equal states equal seeds.
+    Args, beside those of PromptSampler:
         token_text: text of one token id; only needed by partitions that look at text.
         state_values: values already asked for, by prefix; share one between rollouts of equal prompts with equal answers.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        grader: Grader,
-        prompt_ids: Sequence[int],
-        *,
-        max_tokens: int,
-        seed: tuple,
-        slot: int,
+        *args,
         token_text: Callable[[int], str] | None = None,
         state_values: dict[tuple[int, ...], asyncio.Task] | None = None,
+        **kwargs,
     ):
-        if max_tokens < 1:
-            raise ValueError(f"no room for a response: the prompt of slot {slot} has {len(prompt_ids)} tokens")
-        self.engine, self.grader, self.prompt_ids, self.max_tokens = engine, grader, list(prompt_ids), max_tokens
-        self.seed, self.slot, self.token_text = seed, slot, token_text
-        self.counts = RolloutCounts()
+        super().__init__(*args, **kwargs)
+        self.token_text = token_text
         self._state_values = {} if state_values is None else state_values
 
     async def group(self, num_responses: int) -> list[Sample]:
@@ -137,31 +105,3 @@ class PromptRollout:
         self.counts.mc_truncated += sum(completion.truncated for completion in completions)
         grades = await gather(self._grade(prefix, completion) for completion in completions)
         return values.monte_carlo([grade.reward for grade in grades])
-
-    async def _sample(self, prefix: tuple[int, ...], n: int, name: tuple, *, logprobs: bool) -> list[Completion]:
-        state = self.prompt_ids + list(prefix)
-        max_tokens = self.max_tokens - len(prefix)
-        seed = derive_seed(*self.seed, *name)
-        completions = await self.engine.sample(state, n=n, max_tokens=max_tokens, seed=seed, logprobs=logprobs)
-        if len(completions) != n:
-            raise RuntimeError(f"the engine returned {len(completions)} of {n} continuations")
-        self.counts.prompt_tokens += n * len(state)
-        self.counts.cached_tokens += sum(completion.cached_tokens for completion in completions)
-        return completions
-
-    async def _grade(self, prefix: tuple[int, ...], completion: Completion) -> Grade:
-        if completion.truncated:
-            return TRUNCATED
-        return await self.grader.grade([*prefix, *completion.token_ids])
-
-
-async def gather(awaitables) -> list:
-    """Like asyncio.gather, but when one fails the others are cancelled before the error goes on."""
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -9,10 +9,12 @@ from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.rollout.chain import PromptRollout, RolloutCounts, Sample
+from spo_rlhf.rollout.chain import PromptRollout, Sample
+from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.reward import FileReward, PromptGrader
 from spo_rlhf.rollout.reward_worker import only_number
+from spo_rlhf.rollout.tree import GrownTree, TreeRollout
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class RolloutRequest:
     temperature: float
     top_p: float
     top_k: int
-    segments: bool  # True: Monte Carlo values and segment advantages as well (never in evaluation)
+    mode: str  # --spo.mode while training; "group", whole responses and rewards alone, in evaluation
 
 
 class TokenSampler:
@@ -83,22 +85,25 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         else:
             self._reward = None
 
-    async def rollout(self, request: RolloutRequest) -> list[dict[str, Any]]:
-        """Sample one prompt; response dicts as `generate_responses` returns them, with `segments` where asked for."""
+    async def rollout(self, request: RolloutRequest) -> list[dict[str, Any]] | list[GrownTree]:
+        """Sample one prompt: its tree, or response dicts as `generate_responses` returns them, with `segments` in chain mode."""
         prompt_ids = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
         room = request.max_length - len(prompt_ids)
-        rollout = PromptRollout(
-            TokenSampler(self, request),
-            PromptGrader(self._reward, self._decode, request.prompt, request.label) if self._reward else Ungraded(),
-            prompt_ids,
+        sampler = dict(
+            engine=TokenSampler(self, request),
+            grader=PromptGrader(self._reward, self._decode, request.prompt, request.label) if self._reward else Ungraded(),
+            prompt_ids=prompt_ids,
             max_tokens=room if request.max_new_tokens is None else min(room, request.max_new_tokens),
             seed=request.seed,
             slot=request.slot,
-            token_text=self._token_text,
-            state_values=self._known_values(request),
         )
         version = self.weight_version
-        if request.segments:
+        if request.mode == "tree":
+            rollout = TreeRollout(**sampler)
+            tree = await rollout.grow(self.spo.tree)
+            return [GrownTree(request.prompt, request.label, request.slot, version, tree, rollout.counts)]
+        rollout = PromptRollout(**sampler, token_text=self._token_text, state_values=self._known_values(request))
+        if request.mode == "chain":
             samples = await rollout.chain(request.num_samples, self.spo.partition, self.spo.mc_rollouts)
         else:
             samples = await rollout.group(request.num_samples)
@@ -139,7 +144,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
             "scores": sample.grade.score if graded else None,
             "extra_logs": {**sample.grade.logs, "weight_version": float(version)},
             "slot": request.slot,
-            "segments": sample if request.segments else None,
+            "segments": sample if request.mode == "chain" else None,
             "counts": RolloutCounts(),
         }
 

@@ -14,11 +14,12 @@ What makes it hard for a small model: operands are scattered over the text, some
 part, factors are words ("three times as many"), and every line needs the result of the line before.
 """
 
-import json
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+
+from spo_rlhf.tasks.splits import write_splits
 
 #: The prompt of this task; the response is the solution, starting right after. The trainer passes it as
 #: `--data.input_template`, together with `--data.input_key problem` and `--data.label_key answer`.
@@ -135,18 +136,12 @@ def write_task(
     min_steps: int = 2,
     max_steps: int = 6,
 ) -> dict[str, list[dict]]:
-    """Write test.jsonl (held out), sft.jsonl (supervised) and train.jsonl (reinforcement learning); return their rows.
+    """Write test.jsonl, sft.jsonl and train.jsonl, see `write_splits`; return their rows."""
 
-    No problem is in two of them, and the held-out ones do not depend on how many of the others are asked for.
-    """
-    held_out = generate(seed, test_count, min_steps=min_steps, max_steps=max_steps)
-    texts = {row["problem"] for row in held_out}
-    others = generate(seed + 1, sft_count + train_count, min_steps=min_steps, max_steps=max_steps, exclude=texts)
-    splits = {"test": held_out, "sft": others[:sft_count], "train": others[sft_count:]}
-    for name, rows in splits.items():
-        lines = (json.dumps({**row, "id": f"arithmetic/{name}/{i}"}) for i, row in enumerate(rows))
-        (directory / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return splits
+    def of(seed: int, count: int, exclude: Set[str]) -> list[dict]:
+        return generate(seed, count, min_steps=min_steps, max_steps=max_steps, exclude=exclude)
+
+    return write_splits(directory, "arithmetic", of, seed, train_count, test_count, sft_count)
 
 
 def _problem(rng: Random, steps: int) -> dict:

@@ -11,6 +11,7 @@ from spo_rlhf.graders import algebra
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.grade import gold_answer, grade_here
 from spo_rlhf.graders.normalize import normalize
+from spo_rlhf.tasks.queries import response_of
 
 algebra.warm_up()  # a second, once per process, and before the first answer's time limit runs
 
@@ -31,16 +32,6 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> di
         for query, prompt, label in zip(queries, prompts, labels, strict=True)
     ]
     return {"rewards": rewards, "scores": list(rewards), "extra_logs": {}}
-
-
-def response_of(query: str, prompt: str) -> str:
-    """Return what follows the prompt; decoding may have put a token before it or changed the space around it."""
-    if query.startswith(prompt):
-        return query[len(prompt) :]
-    start = query.find(prompt.strip())
-    if start < 0:
-        raise ValueError("a query does not contain its prompt: raise --data.max_len if prompts are being cut")
-    return query[start + len(prompt.strip()) :]
 
 
 def is_correct(response: str, label: str, prompt: str) -> bool:

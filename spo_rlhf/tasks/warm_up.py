@@ -12,6 +12,12 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 from spo_rlhf.graders.grade import grade_here
 
 Example = tuple[str, str]  # prompt and response, or prompt and answer
+Solves = Callable[[str, str], bool]  # (response, answer)
+
+
+def grades_correct(response: str, answer: str) -> bool:
+    """What the reward of mathematics says (spo_rlhf/tasks/math_reward.py)."""
+    return grade_here(answer, response).correct
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ def warm_up(
     held_out: list[Example],
     settings: WarmUpSettings,
     report: Callable[[WarmUpProgress], None] = lambda progress: None,
+    solves: Solves = grades_correct,
 ) -> WarmUpProgress:
     """Train the model in place on (prompt, response) pairs; return where it ended.
 
@@ -76,13 +83,13 @@ def warm_up(
         step += 1
         report(progress("training"))
         if step == next_evaluation:
-            accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens)
+            accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, solves)
             report(progress("evaluating"))
             if accuracy >= settings.target_accuracy:
                 return progress("finished")
             is_near = accuracy >= settings.target_accuracy / 2
             next_evaluation += max(1, settings.evaluate_every // 2) if is_near else settings.evaluate_every
-    accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens)
+    accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, solves)
     return progress("finished")
 
 
@@ -92,12 +99,13 @@ def greedy_accuracy(
     tokenizer: Qwen2Tokenizer,
     held_out: list[Example],
     max_new_tokens: int,
+    solves: Solves = grades_correct,
 ) -> float:
     """Return the share of (prompt, answer) pairs that greedy decoding, all in one batch, solves."""
     inputs = tokenizer([prompt for prompt, _ in held_out], padding=True, padding_side="left", return_tensors="pt")
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     responses = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    correct = [grade_here(answer, response).correct for response, (_, answer) in zip(responses, held_out, strict=True)]
+    correct = [solves(response, answer) for response, (_, answer) in zip(responses, held_out, strict=True)]
     return sum(correct) / len(correct)
 
 

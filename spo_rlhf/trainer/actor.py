@@ -221,10 +221,15 @@ class ReferenceActor(upstream.ReferenceModelActor):
     """OpenRLHF's reference model; a class of this project, so that the worker that unpickles it is adapted."""
 
 
+class CriticActor(upstream.CriticModelActor):
+    """OpenRLHF's critic, likewise."""
+
+
 class RewardActor(upstream.RewardModelActor):
     """OpenRLHF's reward model, likewise."""
 
 
 RemotePolicyActor = ray.remote(num_gpus=1)(SegmentPolicyActor)
 RemoteReferenceActor = ray.remote(num_gpus=1)(ReferenceActor)
+RemoteCriticActor = ray.remote(num_gpus=1)(CriticActor)
 RemoteRewardActor = ray.remote(num_gpus=1)(RewardActor)

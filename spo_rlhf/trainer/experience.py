@@ -1,11 +1,14 @@
 """From sampled responses to what the actor trains on: advantages per token, and which tokens the policy loss covers."""
 
+import copy
+
 import torch
 
 from spo_rlhf import upstream
-from spo_rlhf.config import SpoConfig
+from spo_rlhf.config import SEGMENT_MODES, SpoConfig
 from spo_rlhf.core.advantages import normalize
 from spo_rlhf.core.loss import policy_mask
+from spo_rlhf.trainer.trees import fill_from
 
 
 def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Tensor:
@@ -21,10 +24,27 @@ def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Ten
 class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
     """Keeps the segment advantages that came with the samples; in group mode OpenRLHF computes its own."""
 
+    def make_experience_batch(self, samples):
+        if self.args.spo.mode == "tree":  # `add_log_probs` was called when they were sampled
+            return self.compute_advantages_and_returns(self.split_rollout_samples(samples))
+        return super().make_experience_batch(samples)
+
+    def add_log_probs(self, samples: list[upstream.Experience]) -> None:
+        """Old log-probs, and those of the reference, of single samples, in place: by the policy that sampled them."""
+        ranks = upstream.policy_ranks(self.args)
+        # Every rank has to take part in every forward pass: repeat the last sample, or batch, where there are too few.
+        spare = [copy.copy(samples[-1]) for _ in range(ranks - len(samples))]
+        batches = self.split_rollout_samples(samples + spare)
+        batches += batches[-1:] * (-len(batches) % ranks)
+        for batch in self.make_experience(batches):
+            for row, number in enumerate(batch.index):
+                if number < len(samples):
+                    fill_from(samples[number], batch, row)
+
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences):
         spo: SpoConfig = self.args.spo
-        if spo.mode == "chain":
+        if spo.mode in SEGMENT_MODES:
             for experience in experiences:
                 experience.returns = experience.advantages.clone()
                 experience.info["return"] = experience.rewards.float()

@@ -9,9 +9,11 @@ from vllm import SamplingParams
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.rollout.chain import RolloutCounts
+from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.engine import RolloutRequest
+from spo_rlhf.rollout.tree import GrownTree
 from spo_rlhf.trainer.events import Reporter
+from spo_rlhf.trainer.trees import node_responses
 
 
 def to_columns(value_T, prompt_length: int, total_length: int) -> torch.Tensor:
@@ -43,6 +45,8 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
 
     def generate_samples(self, **generate_kwargs):
         samples, pass_rate, prompts_consumed, exhausted = super().generate_samples(**generate_kwargs)
+        if self.spo.mode == "tree":
+            return samples, pass_rate, prompts_consumed, exhausted
         # An optimizer step that its samples do not fill would leak its gradient into the next iteration.
         whole = len(samples) // self.args.train.batch_size * self.args.train.batch_size
         if whole < len(samples):
@@ -94,7 +98,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             temperature=generate_kwargs.get("temperature", 1.0),
             top_p=generate_kwargs.get("top_p", 1.0),
             top_k=generate_kwargs.get("top_k", -1),
-            segments=self.spo.mode == "chain" and self._purpose == "train",
+            mode=self.spo.mode if self._purpose == "train" else "group",
         )
 
     def _upstream_rollout(self, engine, request: RolloutRequest, image):
@@ -119,6 +123,10 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         )
 
     def _process_response_into_experience(self, response, **generate_kwargs):
+        if isinstance(response, GrownTree):
+            self.counts.add(response.counts)
+            self.reporter.progress("generate")
+            return response  # whole; `nodes` makes samples of it
         experience = super()._process_response_into_experience(response, **generate_kwargs)
         experience.index = [response.get("slot", 0)]
         if "counts" in response:
@@ -132,3 +140,12 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             experience.info["segments"] = torch.tensor([float(len(sample.boundaries) - 1)])
             experience.info["value_prompt"] = torch.tensor([float(sample.value_K[0])])
         return experience
+
+    def nodes(self, grown: GrownTree) -> list[upstream.Experience]:
+        """The trained nodes of a tree, a sample each."""
+        experiences = []
+        for response, advantage in node_responses(grown, self.spo.tree_advantage):
+            experience = super()._process_response_into_experience(response, max_len=self.args.data.max_len)
+            experience.advantages = experience.action_mask.float() * advantage
+            experiences.append(experience)
+        return experiences

@@ -12,7 +12,7 @@ import pytest
 from spo_rlhf.cli import inspect
 from spo_rlhf.cli.inspect import main
 
-VECTORS = Path(__file__).parents[1] / "vectors" / "chain.jsonl"
+VECTORS = Path(__file__).parents[1] / "vectors"
 COMMAND = [sys.executable, "-m", "spo_rlhf.cli.inspect"]
 ROOT = Path(__file__).parents[2]
 GOOD = {
@@ -50,21 +50,36 @@ def run_on(tmp_path: Path, *cases: object) -> list[dict]:
     return read(target)
 
 
-def test_every_vector_through_the_command(tmp_path: Path) -> None:
-    target = tmp_path / "out.jsonl"
+@pytest.mark.parametrize("mode", ["chain", "tree"])
+def test_every_vector_through_the_command(tmp_path: Path, mode: str) -> None:
+    vectors, target = VECTORS / f"{mode}.jsonl", tmp_path / "out.jsonl"
     done = subprocess.run(
-        [*COMMAND, "--input", str(VECTORS), "--output", str(target)], cwd=ROOT, capture_output=True, text=True
+        [*COMMAND, "--input", str(vectors), "--output", str(target)], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    expected = [case["expected"] for case in read(VECTORS)]
+    expected = [case["expected"] for case in read(vectors)]
     results = read(target)
     assert len(results) == len(expected)
     for result, wanted in zip(results, expected):
         assert result.keys() == wanted.keys()
-        for key in ("boundaries", "mask"):
-            assert result[key] == wanted[key]
-        for key in ("advantages", "token_advantages"):
-            assert result[key] == pytest.approx(wanted[key], abs=1e-12)
+        for key in ("boundaries", "mask", "trained"):
+            assert result.get(key) == wanted.get(key)
+        for key in ("advantages", "token_advantages", "values"):
+            assert result.get(key) == (wanted.get(key) and pytest.approx(wanted[key], abs=1e-9))
+
+
+def test_a_tree_may_come_in_any_order_and_with_any_ids(tmp_path: Path) -> None:
+    nodes = [
+        {"id": "leaf", "parent": "inner", "reward": 1},
+        {"id": "inner", "parent": "prompt"},
+        {"id": 7, "parent": "prompt", "reward": 0},
+        {"id": "other leaf", "parent": "inner", "reward": 0},
+        {"id": "prompt", "parent": None},
+    ]
+    [result] = run_on(tmp_path, {"mode": "tree", "nodes": nodes})
+    assert result["values"] == {"prompt": 0.25, "inner": 0.5, "7": 0.0, "leaf": 1.0, "other leaf": 0.0}
+    assert result["advantages"] == {"inner": 0.25, "7": -0.25, "leaf": 0.5, "other leaf": -0.5}
+    assert result["trained"] == ["inner", 7, "leaf", "other leaf"]
 
 
 def test_standard_input_and_output() -> None:
@@ -110,8 +125,29 @@ def without(key: str) -> dict:
     return {name: value for name, value in GOOD.items() if name != key}
 
 
+def nodes(*parents: object, **changes: object) -> dict:
+    """A tree with these parents, whose last node alone has a reward."""
+    listed = [{"id": number, "parent": parent} for number, parent in enumerate(parents)]
+    listed[-1]["reward"] = 1.0
+    return {"mode": "tree", "nodes": listed, **changes}
+
+
 NEWLINE = {"type": "newline"}
 BAD_LINES = {
+    "no nodes": ({"mode": "tree"}, "'nodes' is missing"),
+    "empty tree": (nodes(None, nodes=[]), "'nodes' is not a list"),
+    "node no object": (nodes(None, nodes=[1]), "'nodes' is not a list of objects"),
+    "node without id": (nodes(None, nodes=[{"parent": None}]), "'id' is missing"),
+    "node without parent": (nodes(None, nodes=[{"id": 1}]), "'parent' is missing"),
+    "id of a wrong type": (nodes(None, nodes=[{"id": [1], "parent": None}]), "'id' of a node is [1]"),
+    "id twice": (nodes(None, nodes=[{"id": 1, "parent": None}, {"id": 1, "parent": None}]), "two nodes have the id 1"),
+    "two prompts": (nodes(None, None), "2 nodes have no parent"),
+    "no prompt": (nodes(0, 0), "0 nodes have no parent"),
+    "unknown parent": (nodes(None, 9), "node 1 has parent 9, which is no node"),
+    "circle": (nodes(None, 2, 1), "round in a circle"),
+    "leaf without reward": (nodes(None, 0, 0), "node 1 is a leaf without a finite reward"),
+    "inner node with reward": (nodes(None, 0, nodes=[{"id": 0, "parent": None, "reward": 1}, {"id": 1, "parent": 0, "reward": 1}]), "children and a reward"),
+    "unknown tree advantage": (nodes(None, 0, advantage="median"), "unknown tree advantage 'median'"),
     "not JSON": ("{'mode'", "not JSON"),
     "half a line": (json.dumps(GOOD)[:30], "not JSON"),
     "not UTF-8": (b'{"mode": "\xff"}', "UTF-8"),
@@ -216,8 +252,8 @@ def test_the_example_of_the_help_text_is_true(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    example, result = (json.JSONDecoder().raw_decode("{" + part)[0] for part in shown.split("\n  {")[1:3])
-    assert run_on(tmp_path, example) == [result]
+    found = [json.JSONDecoder().raw_decode("{" + part)[0] for part in shown.split("\n  {")[1:]]
+    assert run_on(tmp_path, *found[:2]) == found[2:]
 
 
 def test_long_files_report_progress(monkeypatch) -> None:
@@ -229,6 +265,6 @@ def test_long_files_report_progress(monkeypatch) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    pipeline = f"{' '.join(COMMAND)} --input {VECTORS} --output - | true"
+    pipeline = " ".join([*COMMAND, "--input", str(VECTORS / "chain.jsonl"), "--output", "-", "| true"])
     done = subprocess.run(pipeline, cwd=ROOT, shell=True, capture_output=True, text=True)
     assert done.stderr == ""

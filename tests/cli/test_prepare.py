@@ -119,11 +119,29 @@ def test_long_problems_and_a_few_steps_of_training_in_an_empty_directory(tmp_pat
     assert record["warm_up"]["max_new_tokens"] > 0.9 * longest
 
 
+def test_knights_and_knaves(tmp_path):
+    arguments = ["--task", "knights_knaves", "--people", "2", "--train", "5", "--test", "5", "--warm-up-steps", "1"]
+    assert prepare.main(["--output", str(tmp_path), *arguments]) == 0
+    assert {len(row["names"]) for name in ("train", "sft", "test") for row in rows(tmp_path / f"{name}.jsonl")} == {2}
+    record = json.loads((tmp_path / "prepare.json").read_text(encoding="utf-8"))
+    assert record["settings"]["people"] == 2 and not {"min_steps", "max_steps"} & set(record["settings"])
+    assert record["steps"] == 1 and json.loads((tmp_path / "model" / "config.json").read_text())["vocab_size"] > 512
+
+
+def test_the_record_of_the_default_task_has_the_settings_it_had(finished):
+    record = json.loads((finished[0] / "prepare.json").read_text(encoding="utf-8"))
+    names = ["task", "seed", "train", "test", "min_steps", "max_steps", "target_accuracy", "max_seconds", "warm_up_steps"]
+    assert list(record["settings"]) == names and record["settings"]["task"] == "arithmetic"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "--output"),
         (["--output", "x", "--task", "chess"], "arithmetic"),
+        (["--output", "x", "--people", "4"], "--people is not for --task arithmetic"),
+        (["--output", "x", "--task", "knights_knaves", "--max-steps", "4"], "--max-steps is not for"),
+        (["--output", "x", "--task", "knights_knaves", "--people", "9"], "2 to 8 people"),
         (["--output", "x", "--train", "0"], "--train"),
         (["--output", "x", "--test", "many"], "--test"),
         (["--output", "x", "--seed", "-1"], "--seed"),

@@ -12,8 +12,8 @@ from evaluation.__main__ import main, parse
 from evaluation.contexts import as_rows
 from evaluation.results import summarize
 from evaluation.settings import RunSettings
-from evaluation.store import read_json, write_json, write_jsonl
 from evaluation.stored import regrade, write_results
+from spo_rlhf.sampling.store import read_json, write_json, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +125,7 @@ def test_flags_win_over_a_preset():
 
 def test_evaluation_never_imports_the_trainer():
     code = (
-        "import sys, evaluation.__main__, evaluation.run, evaluation.engine\n"
+        "import sys, evaluation.__main__, evaluation.run, spo_rlhf.sampling.engine\n"
         "heavy = ('spo_rlhf.trainer', 'spo_rlhf.rollout', 'openrlhf', 'deepspeed', 'vllm', 'ray.')\n"
         "print(*[name for name in sys.modules if name.startswith(heavy)])"
     )

@@ -20,6 +20,8 @@ WRONG = [
     ("CONCLUSION:\n" + GOLD + "\nZoey is a knave", "contradicts"),
     ("CONCLUSION:\nIf Penelope is a knave, David is a knave and Zoey is a knight", "condition"),
     ("CONCLUSION: Penelope is a knave, David is a knave or Zoey is a knight", "condition"),
+    ("CONCLUSION:\n" + GOLD + " and a knave", "gives to nobody"),
+    ("CONCLUSION:\n" + GOLD + "/knave", "gives to nobody"),
     (GOLD, "no conclusion"),
     ("<think>CONCLUSION:\n" + GOLD, "not finished"),
     ("CONCLUSION:\n", "no conclusion"),

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -68,26 +68,34 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class SampleLog:
-    """One task's samples, appended as they finish. Opening it repairs a last line that a kill left half written.
+    """Samples, appended as they finish. Opening it repairs a last line that a kill left half written.
+
+    Args:
+        path: of the file; its folder is made.
+        key: names of the fields that tell samples apart, the problem's id first.
 
     Attributes:
         rows: the samples already there, by key.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, key: Sequence[str]) -> None:
+        self.path, self.key = path, tuple(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_half_line(path)
-        self.rows = {sample_key(row): row for row in read_jsonl(path)} if path.exists() else {}
+        self.rows = {self.key_of(row): row for row in read_jsonl(path)} if path.exists() else {}
         self._file: TextIO = open(path, "a", encoding="utf-8")
+
+    def key_of(self, row: dict[str, Any]) -> tuple:
+        """The values of the key's fields."""
+        return tuple(row[name] for name in self.key)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a finished sample; it is handed to the operating system before this returns."""
         self._file.write(_line(row))
         self._file.flush()
-        self.rows[sample_key(row)] = row
+        self.rows[self.key_of(row)] = row
 
-    def close(self, order: list[str] | None = None) -> None:
+    def close(self, order: Sequence | None = None) -> None:
         """Close the file; with `order` (problem ids) also sort it, so that it does not tell in which order samples
         finished.
         """
@@ -96,11 +104,6 @@ class SampleLog:
             rank = {problem: number for number, problem in enumerate(order)}
             keys = sorted(self.rows, key=lambda key: (rank.get(key[0], len(rank)), key))
             write_jsonl(self.path, (self.rows[key] for key in keys))
-
-
-def sample_key(row: dict[str, Any]) -> tuple[str, int, int]:
-    """What a sample is told apart by: problem id, number of the sample, context it was generated for."""
-    return row["id"], row["sample"], row["context"]
 
 
 def _cut_half_line(path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Values of command-line options, and errors that are one line."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+from spo_rlhf.errors import UserError
+
+
+def refuse_in_one_line(parser: argparse.ArgumentParser) -> None:
+    """Let the parser raise UserError where it would print its usage and exit."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; see {parser.prog} --help")
+
+    parser.error = refuse
+
+
+def whole(smallest: int) -> Callable[[str], int]:
+    """Type of an option that is an integer from `smallest`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest}")
+        return int(text)
+
+    return parse
+
+
+def share(text: str) -> float:
+    """Type of an option that is above 0 and at most 1."""
+    value = _float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0, at most 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Type of an option that is a time above 0."""
+    value = _float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def temperature(text: str) -> float:
+    """Type of an option that is a finite number from 0."""
+    value = _float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return value
+
+
+def rows(text: str) -> slice:
+    """Type of an option that is a range such as 0:7000, :100 or 7000:."""
+    start, colon, end = text.partition(":")
+    if not colon or any(part and not part.isdecimal() for part in (start, end)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:7000, :100 or 7000:")
+    return slice(int(start) if start else None, int(end) if end else None)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

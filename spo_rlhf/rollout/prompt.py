@@ -1,0 +1,93 @@
+"""What the samplers of one prompt share: requests with their own seeds, grades, counts."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Sequence
+
+from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, Grader, derive_seed
+
+
+@dataclass
+class RolloutCounts:
+    """What a rollout cost; summed over prompts."""
+
+    responses: int = 0  # in a tree: its leaves
+    response_tokens: int = 0  # in a tree: those of all nodes, each once
+    mc_states: int = 0  # inner states of all responses
+    mc_requests: int = 0  # of these, asked (states that responses share are asked once)
+    mc_continuations: int = 0
+    mc_tokens: int = 0
+    mc_truncated: int = 0
+    trees: int = 0
+    nodes: int = 0  # below the prompts
+    duplicate_siblings: int = 0  # nodes with the same tokens as an earlier sibling
+    saved_tokens: int = 0  # what the leaves' responses would have cost more, had they been sampled one by one
+    prompt_tokens: int = 0  # prefix tokens of all requests ...
+    cached_tokens: int = 0  # ... and how many of them came from the prefix cache
+
+    @property
+    def generated_tokens(self) -> int:
+        """All tokens that were sampled."""
+        return self.response_tokens + self.mc_tokens
+
+    def add(self, other: "RolloutCounts") -> None:
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
+
+class PromptSampler:
+    """Samples and grades continuations of one prompt.
+
+    Args:
+        engine: continues token ids.
+        grader: reward of a response to this prompt.
+        prompt_ids: (P,) token ids of the prompt.
+        max_tokens: longest response, in tokens; a continuation of b tokens has max_tokens - b left.
+        seed: what the seeds of all requests derive from, e.g. (run seed, iteration, "train").
+        slot: position of the prompt in the batch: equal prompts get different responses, equal states equal seeds.
+    """
+
+    def __init__(
+        self, engine: Engine, grader: Grader, prompt_ids: Sequence[int], *, max_tokens: int, seed: tuple, slot: int
+    ):
+        if max_tokens < 1:
+            raise ValueError(f"no room for a response: the prompt of slot {slot} has {len(prompt_ids)} tokens")
+        self.engine, self.grader, self.prompt_ids, self.max_tokens = engine, grader, list(prompt_ids), max_tokens
+        self.seed, self.slot = seed, slot
+        self.counts = RolloutCounts()
+
+    async def _sample(
+        self, prefix: Sequence[int], n: int, name: tuple, *, logprobs: bool, limit: int | None = None
+    ) -> list[Completion]:
+        """`n` continuations of the response `prefix`, at most `limit` tokens long; `name` tells their seed from others."""
+        state = [*self.prompt_ids, *prefix]
+        room = self.max_tokens - len(prefix)
+        completions = await self.engine.sample(
+            state,
+            n=n,
+            max_tokens=room if limit is None else min(limit, room),
+            seed=derive_seed(*self.seed, *name),
+            logprobs=logprobs,
+        )
+        if len(completions) != n:
+            raise RuntimeError(f"the engine returned {len(completions)} of {n} continuations")
+        self.counts.prompt_tokens += n * len(state)
+        self.counts.cached_tokens += sum(completion.cached_tokens for completion in completions)
+        return completions
+
+    async def _grade(self, prefix: Sequence[int], completion: Completion) -> Grade:
+        if completion.truncated:
+            return TRUNCATED
+        return await self.grader.grade([*prefix, *completion.token_ids])
+
+
+async def gather(awaitables) -> list:
+    """Like asyncio.gather, but when one fails the others are cancelled before the error goes on."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

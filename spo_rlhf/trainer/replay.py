@@ -1,0 +1,96 @@
+"""Nodes of SPO-tree that wait to be trained: a tree's nodes may be spread over several iterations."""
+
+import os
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Sequence
+
+import torch
+
+from spo_rlhf.rollout.protocol import derive_seed
+
+PREFIX, SUFFIX = "step", ".pt"
+
+
+@dataclass
+class Entry:
+    """One sample, and when and for which prompt it was made."""
+
+    prompt: str
+    iteration: int
+    sample: Any
+
+
+class NodeReplay:
+    """Holds each sample until it is drawn, once, or has grown too old; what is dropped is counted.
+
+    Args:
+        max_age: a sample made in iteration i can be drawn in the iterations i .. i + max_age - 1.
+        per_prompt: most samples of one prompt in a draw; 0: no limit.
+        seed: of the draws; each also depends on its iteration alone, so a resumed run draws what an unbroken one does.
+    """
+
+    def __init__(self, max_age: int, per_prompt: int, seed: int):
+        self.max_age, self.per_prompt, self.seed = max_age, per_prompt, seed
+        self.entries: list[Entry] = []
+        self.added = self.drawn = self.expired = 0  # since the start of the run
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def add(self, prompt: str, iteration: int, samples: Sequence[Any]) -> None:
+        """Take the samples of one prompt."""
+        self.entries += [Entry(prompt, iteration, sample) for sample in samples]
+        self.added += len(samples)
+
+    def draw(self, iteration: int, budget: int, multiple: int) -> tuple[list[Any], Counter]:
+        """Remove at most `budget` samples, a multiple of `multiple`, at random; the samples, and how many had which age.
+
+        Before the draw, samples that are too old are dropped; those left over stay for the next draw.
+        """
+        rng = random.Random(derive_seed(self.seed, "replay", iteration))
+        alive = [entry for entry in self.entries if iteration - entry.iteration < self.max_age]
+        self.expired += len(self.entries) - len(alive)
+        by_prompt: dict[str, list[int]] = {}
+        for number, entry in enumerate(alive):
+            by_prompt.setdefault(entry.prompt, []).append(number)
+        candidates = [
+            number
+            for numbers in by_prompt.values()
+            for number in rng.sample(numbers, min(len(numbers), self.per_prompt or len(numbers)))
+        ]
+        count = min(len(candidates), budget) // multiple * multiple
+        chosen = rng.sample(candidates, count)
+        left = set(chosen)
+        self.entries = [entry for number, entry in enumerate(alive) if number not in left]
+        self.drawn += count
+        return [alive[number].sample for number in chosen], Counter(iteration - alive[n].iteration for n in chosen)
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write the buffer of a checkpoint, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{PREFIX}{step}{SUFFIX}"
+        temporary = path.with_suffix(".part")
+        counts = {name: getattr(self, name) for name in ("added", "drawn", "expired")}
+        torch.save({"counts": counts, "entries": [vars(entry) for entry in self.entries]}, temporary)
+        os.replace(temporary, path)
+
+    def load(self, folder: Path, step: int) -> bool:
+        """Read the buffer that belongs to the checkpoint of `step`; False if there is none."""
+        path = folder / f"{PREFIX}{step}{SUFFIX}"
+        if not path.exists():
+            return False
+        state = torch.load(path, weights_only=False)  # written by `save`, beside the model's own checkpoint
+        self.entries = [Entry(**entry) for entry in state["entries"]]
+        vars(self).update(state["counts"])
+        return True
+
+    @staticmethod
+    def prune(folder: Path, keep: set[int]) -> None:
+        """Delete the buffers of checkpoints that are gone."""
+        for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+            step = path.name[len(PREFIX) : -len(SUFFIX)]
+            if step.isdigit() and int(step) not in keep:
+                path.unlink()

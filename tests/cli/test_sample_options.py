@@ -1,0 +1,84 @@
+"""spo-sample: wrong usage is one line and status 2 before any library is loaded; names are those of spo-train."""
+
+import json
+import sys
+
+import pytest
+
+from spo_rlhf.cli import sample
+from spo_rlhf.cli.sample_options import build_parser
+from spo_rlhf.cli.train import build_parser as build_train_parser
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    rows = [{"problem": "1+1?", "answer": "2"}, {"problem": "2+2?", "answer": "4"}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "broken.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": \n')
+    (tmp_path / "reward.py").write_text("def reward_func(queries, prompts, labels):\n    return {'rewards': [0.0]}\n")
+    return tmp_path
+
+
+def arguments(files, **changes) -> list[str]:
+    values = {
+        "model": files / "model", "data": files / "data.jsonl", "input-key": "problem", "label-key": "answer",
+        "reward": files / "reward.py", "output": files / "out",
+    } | {name.replace("_", "-"): value for name, value in changes.items()}  # fmt: skip
+    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "/nowhere/model"}, "no such folder with a config.json"),
+        ({"data": "nowhere.jsonl"}, "--data nowhere.jsonl: no such file"),
+        ({"data": "broken.jsonl"}, "line 2 is not JSON"),
+        ({"input_key": "question"}, "row 1 has no 'question'; set --data.input_key"),
+        ({"label_key": "gold"}, "row 1 has no 'gold'"),
+        ({"reward": "nowhere.py"}, "no such .py file"),
+        ({"reward": "http://localhost:1"}, "not a .py file"),
+        ({"template": "Question:"}, "--template"),
+        ({"select": "best"}, "'best'"),
+        ({"select": "pairs", "samples": 1}, "--samples 2 or more"),
+        ({"samples": 0}, "--samples"),
+        ({"temperature": -1}, "--temperature"),
+        ({"top_p": 1.5}, "--top-p"),
+        ({"rows": "7"}, "--rows"),
+        ({"rows": "a:b"}, "--rows"),
+        ({"max_len": "none"}, "--max-len"),
+        ({"model": None}, "--model"),
+        ({"output": None}, "--output"),
+        ({"speed": 9}, "--speed"),
+    ],
+)
+def test_wrong_usage_is_one_line(files, changes, message, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    assert sample.main(arguments(files, **changes)) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert captured.err.startswith("spo-sample: error: ") and not (files / "out").exists()
+
+
+def test_a_dry_run_starts_nothing_and_takes_the_names_of_spo_train(files, capsys):
+    shared = ["--rollout.temperature", "0.6", "--rollout.n_samples_per_prompt", "3", "--data.max_len", "100"]
+    before = set(sys.modules)
+    assert sample.main([*arguments(files), *shared, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert {"  temperature = 0.6", "  samples = 3", "  max_len = 100"} <= set(out.splitlines()) and "dry run" in out
+    assert not (files / "out").exists() and not {"vllm", "openrlhf"} & (set(sys.modules) - before)
+
+
+def test_every_dotted_name_is_one_of_spo_trains():
+    here, there = (
+        {flag for action in parser._actions for flag in action.option_strings if "." in flag}
+        for parser in (build_parser(), build_train_parser())
+    )
+    assert len(here) > 10 and here <= there
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        sample.main(["--help"])
+    assert "--select pairs --engines 4" in capsys.readouterr().out

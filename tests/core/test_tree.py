@@ -1,0 +1,118 @@
+"""The token tree: recorded cases, and what holds for every tree."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spo_rlhf.core import tree
+from spo_rlhf.core.tree import NO_PARENT, TokenTree
+
+CASES = [
+    json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "tree.jsonl").read_text().splitlines()
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=range(1, len(CASES) + 1))
+def test_tree_vector(case: dict) -> None:
+    nodes, expected = case["input"]["nodes"], case["expected"]
+    parent_N = [NO_PARENT if node["parent"] is None else node["parent"] for node in nodes]
+    value_N = tree.values(parent_N, [node.get("reward", np.nan) for node in nodes])
+    adv_N = tree.advantages(parent_N, value_N, case["input"]["advantage"])
+    assert value_N.tolist() == pytest.approx([expected["values"][str(n)] for n in range(len(nodes))], abs=1e-12)
+    assert adv_N[1:].tolist() == pytest.approx(
+        [expected["advantages"][str(n)] for n in range(1, len(nodes))], abs=1e-9
+    )
+    assert tree.trained(adv_N) == expected["trained"]
+
+
+@st.composite
+def token_trees(draw) -> TokenTree:
+    """Any tree: each further node below any earlier one, leaves with rewards."""
+    grown = TokenTree(prompt_ids=[7, 8, 9])
+    for size in draw(st.lists(st.integers(1, 3), min_size=1, max_size=20)):
+        parent = draw(st.integers(0, len(grown) - 1))
+        tokens = draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+        grown.add(parent, tokens, [-0.5] * size)
+    for leaf in grown.leaves():
+        grown.reward_N[leaf] = draw(st.sampled_from([0.0, 1.0, 1 / 3]))
+    return grown
+
+
+@given(token_trees(), st.sampled_from(sorted(tree.ADVANTAGES)))
+def test_siblings_cancel(grown: TokenTree, kind: str) -> None:
+    value_N = tree.values(grown.parent_N, grown.reward_N)
+    adv_N = tree.advantages(grown.parent_N, value_N, kind)
+    assert adv_N[0] == 0
+    for nodes in filter(None, tree.children(grown.parent_N)):
+        assert sum(adv_N[nodes]) == pytest.approx(0, abs=1e-7)
+        if np.ptp(value_N[nodes]) < 1e-9:
+            assert not adv_N[nodes].any()
+
+
+@given(token_trees())
+def test_advantages_of_a_path_sum_to_the_reward_minus_the_value_of_the_prompt(grown: TokenTree) -> None:
+    value_N = tree.values(grown.parent_N, grown.reward_N)
+    adv_N = tree.advantages(grown.parent_N, value_N, "mean")
+    for leaf in grown.leaves():
+        assert sum(adv_N[grown.path(leaf)]) == pytest.approx(grown.reward_N[leaf] - value_N[0])
+
+
+@given(token_trees())
+def test_every_token_has_one_owner_and_responses_are_their_paths(grown: TokenTree) -> None:
+    owner_S = grown.owner_S()
+    assert len(owner_S) == len(grown.token_S) == len(grown.logprob_S)
+    for node in range(1, len(grown)):
+        assert grown.tokens(node) == [token for token, owner in zip(grown.token_S, owner_S) if owner == node]
+        parent = grown.parent_N[node]
+        assert grown.prefix(node) == grown.prefix(parent) + grown.tokens(parent) if parent else not grown.prefix(node)
+    responses = [grown.prefix(leaf) + grown.tokens(leaf) for leaf in grown.leaves()]
+    assert grown.tokens_saved() == sum(map(len, responses)) - len(grown.token_S) >= 0
+
+
+@given(token_trees())
+def test_a_saved_tree_comes_back(tmp_path_factory, grown: TokenTree) -> None:
+    path = tmp_path_factory.mktemp("tree") / "tree.npz"
+    grown.save(path)
+    loaded = TokenTree.load(path)
+    np.testing.assert_array_equal(loaded.reward_N, grown.reward_N)
+    assert {**vars(loaded), "reward_N": 0} == {**vars(grown), "reward_N": 0}
+
+
+def test_duplicate_siblings_are_counted_but_not_cousins() -> None:
+    grown = TokenTree(prompt_ids=[1])
+    for parent, tokens in ((0, [5]), (0, [5]), (0, [6]), (1, [6]), (2, [6]), (1, [6])):
+        grown.add(parent, tokens, [-1.0] * len(tokens))
+    assert grown.duplicate_siblings() == 2
+
+
+def test_an_only_child_has_no_advantage() -> None:
+    for kind in tree.ADVANTAGES:
+        assert tree.advantages([NO_PARENT, 0, 1, 1], [0.5, 0.5, 1.0, 0.0], kind)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("parent_N", "reward_N", "message"),
+    [
+        ([0], [1.0], "node 0 has a parent"),
+        ([NO_PARENT, 1], [np.nan, 1.0], "parents stand before"),
+        ([NO_PARENT, NO_PARENT], [1.0, 1.0], "parents stand before"),
+        ([NO_PARENT, 0], [1.0, 1.0], "children and a reward"),
+        ([NO_PARENT, 0], [np.nan, np.nan], "without a finite reward"),
+    ],
+)
+def test_what_is_no_tree_is_refused(parent_N, reward_N, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        tree.values(parent_N, reward_N)
+
+
+def test_a_node_needs_a_known_parent_and_tokens() -> None:
+    grown = TokenTree(prompt_ids=[1])
+    for parent, tokens, logprobs in ((1, [2], [-1.0]), (0, [], []), (0, [2], [])):
+        with pytest.raises(ValueError):
+            grown.add(parent, tokens, logprobs)
+    with pytest.raises(ValueError, match="mean, loo, std"):
+        tree.advantages([NO_PARENT, 0], [1.0, 1.0], "median")

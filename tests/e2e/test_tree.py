@@ -1,0 +1,93 @@
+"""SPO-tree on the real stack: what is trained, what waits, and a run that goes on from its checkpoint."""
+
+import shutil
+
+import pytest
+import stack
+import torch
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+MAX_AGE, BATCH = 2, 8
+
+
+def options(task, run_dir, **changes):
+    replay = {"spo.replay_max_age": MAX_AGE, "spo.replay_per_prompt": 4}
+    return stack.options(task, run_dir, **{**stack.TREE, **replay, "ckpt.save_steps": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
+
+
+@pytest.fixture(scope="module")
+def unbroken(task, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("unbroken")
+    return run_dir, stack.train(options(task, run_dir), run_dir)
+
+
+def test_every_node_is_trained_once_waits_or_is_counted(unbroken):
+    _, run = unbroken
+    assert len(run["steps"]) == 4
+    new = trained = 0
+    for metrics in run["steps"]:
+        new, trained = new + metrics["replay/new"], trained + metrics["replay/trained"]
+        assert new == trained + metrics["replay/waiting"] + metrics["replay/expired"]
+        assert metrics["replay/trained"] == BATCH == sum(metrics[f"replay/age_{age}"] for age in range(MAX_AGE))
+        assert metrics["replay/new"] == round((1 - metrics["tree/zero_advantage_nodes"]) * metrics["rollout/nodes"])
+    assert sum(metrics["replay/age_1"] for metrics in run["steps"]) > 0, "nothing waited for the next iteration"
+    assert run["steps"][-1]["replay/expired"] > 0 and "grew too old" in run["stdout"]
+
+
+def test_trees_share_their_tokens(unbroken):
+    for metrics in unbroken[1]["steps"]:
+        assert metrics["rollout/trees"] == 4 and 4 * 4 < metrics["rollout/nodes"] <= 4 * (4 + 16 + 48)
+        assert metrics["rollout/saved_tokens"] > 0 and metrics["rollout/cache_hit_rate"] > 0.3
+        assert metrics["rollout/mc_tokens"] == 0 and metrics["rollout/duplicate_siblings"] >= 0
+        assert 0 < metrics["mask_density"] <= 1 and metrics["actor_grad_norm"] > 0
+
+
+def test_old_log_probs_are_those_of_the_time_of_sampling(unbroken):
+    """The engine's and the actor's agree on every trained node, those that waited for an update included."""
+    late = [metrics for metrics in unbroken[1]["steps"] if metrics["replay/age_1"]]
+    for metrics in unbroken[1]["steps"]:
+        assert 0 < metrics["rollout/logprob_gap_max"] < 1e-3
+    for step, metrics in enumerate(unbroken[1]["steps"]):
+        assert metrics["weight_version"] == pytest.approx(step - metrics["replay/age_1"] / BATCH)
+    assert late and all(metrics["ppo_kl"] > 0 for metrics in late), "the policy has moved on since they were sampled"
+
+
+def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
+    """From step 2, buffer included: the same trees, the same nodes, the same weights as the run that was not interrupted."""
+    unbroken_dir, whole = unbroken
+    shutil.copytree(unbroken_dir / "checkpoints", tmp_path / "checkpoints")
+    actor = tmp_path / "checkpoints" / "_actor"
+    shutil.rmtree(actor / "global_step4")
+    (actor / "latest").write_text("global_step2")
+    run = stack.train(options(task, tmp_path, ckpt__load_enable=True), tmp_path)
+    assert "no replay buffer" not in run["stdout"]
+    assert len(run["steps"]) == 2
+    for resumed, expected in zip(run["steps"], whole["steps"][2:]):
+        for name, value in expected.items():
+            if name.startswith(("rollout/", "tree/", "replay/")) and not name.endswith(("gap_max", "cached_tokens", "hit_rate")):
+                assert resumed[name] == pytest.approx(value, abs=1e-5), name
+        assert resumed["actor_grad_norm"] == pytest.approx(expected["actor_grad_norm"], rel=1e-3)
+        assert resumed["actor_lr"] == pytest.approx(expected["actor_lr"])
+    one, two = stack.weights(tmp_path / "model"), stack.weights(unbroken_dir / "model")
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+def test_a_token_budget_ends_the_run(task, unbroken, tmp_path):
+    budget = round(unbroken[1]["steps"][1]["rollout/total_tokens"])
+    run = stack.train(options(task, tmp_path, spo__token_budget=budget, ckpt__save_steps=-1), tmp_path)
+    assert [metrics["rollout/total_tokens"] for metrics in run["steps"]] == [
+        metrics["rollout/total_tokens"] for metrics in unbroken[1]["steps"][:2]
+    ]
+    assert run["summary"]["finished"] and run["summary"]["generated_tokens"] == budget
+
+
+def test_a_buffer_that_is_gone_is_told(task, unbroken, tmp_path):
+    shutil.copytree(unbroken[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "checkpoints" / "_replay")
+    run = stack.train(options(task, tmp_path, ckpt__load_enable=True, train__num_episodes=1), tmp_path)
+    assert "no replay buffer" in run["stdout"] and run["steps"] == []

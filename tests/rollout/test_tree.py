@@ -1,0 +1,121 @@
+"""The tree sampler on a tabular model: which nodes it grows, when, and what they hold."""
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+
+from spo_rlhf.core import tree as core
+from spo_rlhf.core.tree import TreeShape
+from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
+from spo_rlhf.rollout.tree import TreeRollout
+
+PROMPT = [7, 7, 7]
+
+
+def toy(max_tokens=7, seed=0):
+    return ToyLanguageModel(3, max_tokens, lambda response: float(sum(response) % 2), seed)
+
+
+def grow(model, shape, *, seed=(1, "train", 0), **engine_options):
+    engine = ToyEngine(model, len(PROMPT), **engine_options)
+    job = TreeRollout(engine, ToyGrader(model), PROMPT, max_tokens=model.max_tokens, seed=seed, slot=0)
+    return asyncio.run(job.grow(shape)), job, engine
+
+
+SHAPES = [TreeShape((3, 2, 2), (2,)), TreeShape((2, 3, 2), (1, 3)), TreeShape((4,), ()), TreeShape((1, 2, 1, 3), (1,))]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("model_seed", range(3))
+def test_every_node_is_what_the_shape_says(shape, model_seed):
+    model = toy(seed=model_seed)
+    grown, job, engine = grow(model, shape)
+    child_lists = core.children(grown.parent_N)
+    assert len(child_lists[0]) == shape.branching[0]
+    for node in range(1, len(grown)):
+        level, tokens = len(grown.path(node)), grown.tokens(node)
+        response = grown.prefix(node) + tokens
+        limit = shape.limit(level - 1)
+        ended = tokens[-1] == 0
+        assert limit is None or len(tokens) <= limit
+        if child_lists[node]:
+            assert not ended and len(tokens) == limit and len(child_lists[node]) == shape.branching[level]
+            assert np.isnan(grown.reward_N[node])
+        else:
+            assert ended or len(response) == model.max_tokens
+            assert grown.reward_N[node] == model.final_reward(response)
+            assert grown.truncated_N[node] == (not ended)
+        expected = [np.log(model.probabilities(response[:t])[response[t]]) for t in range(len(response))]
+        assert grown.logprobs(node) == pytest.approx(expected[-len(tokens) :])
+    assert len(grown) - 1 <= shape.max_nodes()
+    assert len(engine.requests) == len(grown) - 1 == job.counts.nodes
+    assert job.counts.responses == len(grown.leaves()) and job.counts.response_tokens == len(grown.token_S)
+
+
+def test_no_two_requests_share_a_seed():
+    _, _, engine = grow(toy(), SHAPES[0])
+    seeds = [seed for _, n, seed in engine.requests]
+    assert len(set(seeds)) == len(seeds) and all(n == 1 for _, n, _ in engine.requests)
+
+
+def test_the_order_of_the_answers_does_not_matter():
+    rng = random.Random(0)
+    one, *_ = grow(toy(), SHAPES[0])
+    two, *_ = grow(toy(), SHAPES[0], delay=lambda prefix: rng.random() / 100)
+    np.testing.assert_array_equal(one.reward_N, two.reward_N)
+    assert {**vars(one), "reward_N": 0} == {**vars(two), "reward_N": 0}
+    other, *_ = grow(toy(), SHAPES[0], seed=(1, "train", 1))
+    assert other.token_S != one.token_S
+
+
+def test_a_child_is_expanded_while_its_siblings_are_still_sampled():
+    """The first request for the prompt is the slow one; grandchildren are asked for before it is answered."""
+    slow, log = [], []
+
+    def delay(prefix):
+        log.append(prefix)
+        if not prefix and not slow:
+            slow.append(prefix)
+            return 0.2
+        return 0.0
+
+    class Engine(ToyEngine):
+        async def sample(self, state, **options):
+            completions = await super().sample(state, **options)
+            if len(state) == len(PROMPT):
+                log.append("answered")
+            return completions
+
+    model = toy(seed=1)
+    engine = Engine(model, len(PROMPT), delay=delay)
+    job = TreeRollout(engine, ToyGrader(model), PROMPT, max_tokens=7, seed=(1,), slot=0)
+    asyncio.run(job.grow(TreeShape((3, 2, 2), (1,))))
+    last_answer = len(log) - log[::-1].index("answered")
+    assert sum(len(entry) == 2 for entry in log[:last_answer] if entry != "answered") >= 2, "two levels deep by then"
+
+
+def test_a_failing_request_ends_the_whole_tree():
+    def fault(prefix):
+        if len(prefix) == 2:
+            raise RuntimeError("engine died")
+
+    model = toy(seed=1)
+    engine = ToyEngine(model, len(PROMPT), fault=fault)
+    job = TreeRollout(engine, ToyGrader(model), PROMPT, max_tokens=7, seed=(1,), slot=0)
+
+    async def main():
+        with pytest.raises(RuntimeError, match="engine died"):
+            await job.grow(SHAPES[0])
+        return engine.in_flight
+
+    assert asyncio.run(main()) == 0
+
+
+@pytest.mark.parametrize(
+    ("branching", "lengths"), [((), (1,)), ((1, 1), (1,)), ((2, 0), (1,)), ((2, 2), ()), ((2, 2, 2), (0,)), ((2, 2), (1, 1))]
+)
+def test_what_is_no_shape_is_refused(branching, lengths):
+    with pytest.raises(ValueError):
+        TreeShape(branching, lengths)

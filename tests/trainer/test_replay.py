@@ -1,0 +1,86 @@
+"""The replay buffer of tree nodes: what goes in comes out once, or is counted."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spo_rlhf.trainer.replay import NodeReplay
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=25),
+    max_age=st.integers(1, 5),
+    per_prompt=st.integers(0, 12),
+    budget=st.integers(1, 40),
+    multiple=st.integers(1, 8),
+)
+def test_nothing_is_lost_without_being_counted(sizes, max_age, per_prompt, budget, multiple) -> None:
+    replay = NodeReplay(max_age, per_prompt, seed=0)
+    made_in, seen = {}, []
+    for iteration, size in enumerate(sizes):
+        new = [(iteration, number) for number in range(size)]
+        made_in |= dict.fromkeys(new, iteration)
+        # Two prompts share the samples; the second comes back in every other iteration.
+        replay.add("a", iteration, new[::2])
+        replay.add(f"b{iteration // 2}", iteration, new[1::2])
+        drawn, ages = replay.draw(iteration, budget, multiple)
+        assert len(drawn) % multiple == 0 and len(drawn) <= budget
+        assert ages == Counter(iteration - made_in[sample] for sample in drawn)
+        assert all(age < max_age for age in ages)
+        if per_prompt:
+            prompts = Counter("a" if number % 2 == 0 else f"b{made // 2}" for made, number in drawn)
+            assert max(prompts.values(), default=0) <= per_prompt
+        seen += drawn
+        assert replay.added == replay.drawn + replay.expired + len(replay)
+    assert len(seen) == len(set(seen)) == replay.drawn, "a node is trained once"
+
+
+def test_without_replay_an_iteration_sees_its_own_nodes_alone() -> None:
+    replay = NodeReplay(max_age=1, per_prompt=0, seed=0)
+    for iteration in range(3):
+        replay.add("a", iteration, [(iteration, n) for n in range(10)])
+        drawn, ages = replay.draw(iteration, budget=8, multiple=4)
+        assert len(drawn) == 8 and set(ages) == {0}
+    assert replay.expired == 4 and len(replay) == 2
+
+
+def test_new_nodes_are_not_needed_to_draw() -> None:
+    replay = NodeReplay(max_age=3, per_prompt=4, seed=0)
+    replay.add("a", 0, list(range(12)))
+    sizes = []
+    for iteration in range(4):
+        replay.add("b", iteration, [])
+        sizes.append(len(replay.draw(iteration, budget=8, multiple=2)[0]))
+    assert sizes == [4, 4, 4, 0]
+
+
+def test_a_resumed_buffer_draws_what_the_unbroken_one_draws(tmp_path) -> None:
+    def fill(replay, iteration):
+        replay.add("a", iteration, [f"{iteration}-{n}" for n in range(9)])
+        return replay.draw(iteration, budget=4, multiple=2)
+
+    unbroken = NodeReplay(4, 6, seed=3)
+    for iteration in range(3):
+        fill(unbroken, iteration)
+    unbroken.save(tmp_path, step=3)
+    resumed = NodeReplay(4, 6, seed=3)
+    assert resumed.load(tmp_path, step=3)
+    for iteration in range(3, 8):
+        assert fill(resumed, iteration) == fill(unbroken, iteration)
+    assert (resumed.added, resumed.drawn, resumed.expired) == (unbroken.added, unbroken.drawn, unbroken.expired)
+
+
+@pytest.mark.parametrize("step", [2, 30])
+def test_the_buffer_of_another_step_is_not_taken(tmp_path, step) -> None:
+    NodeReplay(4, 6, seed=3).save(tmp_path, step=3)
+    assert not NodeReplay(4, 6, seed=3).load(tmp_path, step=step)
+
+
+def test_buffers_of_checkpoints_that_are_gone_are_deleted(tmp_path) -> None:
+    for step in (1, 2, 3):
+        NodeReplay(4, 6, seed=3).save(tmp_path, step=step)
+    NodeReplay.prune(tmp_path, keep={2, 3})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step2.pt", "step3.pt"]
