@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.grade import Grader
+from spo_rlhf.graders.grade import Grader, Mode
+from spo_rlhf.graders.roles import stated_roles
 from spo_rlhf.sampling.store import read_jsonl, write_jsonl
 
 IN_FLIGHT = 64
@@ -44,12 +45,17 @@ def grade_file(source: Path, target: Path, mode: str, workers: int | None) -> tu
     graded = []
     with Grader(workers) as grader:
         jobs = (
-            (row, grader.submit(str(row["gold"]), str(row["pred"]), _text(row.get("problem")), mode)) for row in rows
+            (row, _submit(grader, str(row["gold"]), str(row["pred"]), _text(row.get("problem")), mode)) for row in rows
         )
         for row, grade in in_order(jobs):
             graded.append({**row, "correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason})
     write_jsonl(target, graded)
     return len(graded), sum(row["correct"] for row in graded)
+
+
+def _submit(grader: Grader, gold: str, output: str, problem: str | None, mode: Mode) -> Future:
+    """Grade as roles where the gold answer says who is a knight and who a knave, else as mathematics."""
+    return grader.submit(gold, output, problem, mode, kind="roles" if stated_roles(gold) else "math")
 
 
 def _text(value: Any) -> str | None:
@@ -66,7 +72,7 @@ def run_grade(args: argparse.Namespace) -> None:
     if args.gold is None or args.pred is None:
         raise UserError("grade needs --file IN.jsonl --output OUT.jsonl, or --gold X --pred Y")
     with Grader(workers=1) as grader:
-        grade = grader.grade(args.gold, args.pred, args.problem, args.mode)
+        grade = _submit(grader, args.gold, args.pred, args.problem, args.mode).result()
     print(
         json.dumps(
             {"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}, ensure_ascii=False

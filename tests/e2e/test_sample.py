@@ -24,7 +24,7 @@ RESPONSES = 200
 def task(tmp_path_factory) -> Path:
     """A model that knows six problems by heart, and these: mostly right when greedy, often wrong when sampled."""
     folder = tmp_path_factory.mktemp("tiny")
-    script = stack.ROOT / "tests" / "evaluation" / "tiny_model.py"
+    script = stack.ROOT / "tests" / "e2e" / "tiny_model.py"
     subprocess.run([sys.executable, script, folder], check=True, cwd=stack.ROOT, capture_output=True,
                    env={**stack.environment(), "PYTHONPATH": str(stack.ROOT)})  # fmt: skip
     return folder

@@ -42,6 +42,8 @@ def test_grade_keeps_the_order_and_adds_its_columns(tmp_path, capsys):
 def test_grade_one_pair_and_both_modes(capsys):
     assert main(["grade", "--gold", "0.5", "--pred", r"It is \boxed{\frac12}."]) == 0
     assert json.loads(capsys.readouterr().out)["correct"] is True
+    assert main(["grade", "--gold", "Zoey is a knave", "--pred", "CONCLUSION:\n(1) Zoey is a knave"]) == 0
+    assert json.loads(capsys.readouterr().out)["correct"] is True
     assert main(["grade", "--gold", "5", "--pred", "The answer is 5.", "--mode", "lenient"]) == 0
     assert json.loads(capsys.readouterr().out)["correct"] is True
 
@@ -66,7 +68,7 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkey
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run", "--model", "m"], ["run", "--contexts", "a"], ["grade", "--mode", "soft"], ["sample"], ["report", "-x"]],
+    [[], ["run", "--model", "m"], ["run", "--contexts", "a"], ["grade", "--mode", "x"], ["sample"], ["report", "-x"]],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
