@@ -5,8 +5,12 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from evaluation import grading, report
+from evaluation.prompts import PROMPTS
+from evaluation.settings import RunOptions, RunSettings
+from evaluation.tasks import TASKS
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.grade import MODES
 
@@ -26,6 +30,24 @@ PRESETS = {
         "gpu_memory_utilization": 0.8,
     },
 }
+
+
+EXAMPLES = """\
+examples:
+  spo-eval run --model MODEL --tasks math500,aime24 --contexts 2048,4096,32768 --output runs/eval/mine
+  spo-eval run --model MODEL --preset spo-paper --output runs/eval/mine        # as the paper's Table 1 was made
+  spo-eval run --model MODEL --tasks mine=problems.jsonl --contexts 4096 --output runs/eval/mine
+  spo-eval report runs/eval/mine runs/eval/base --format md,html,png,json
+  spo-eval grade --gold 1/2 --pred 'so it is \\boxed{0.5}'
+  spo-eval grade --file answers.jsonl --output graded.jsonl
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def integers(text: str) -> tuple[int, ...]:
@@ -51,77 +73,76 @@ def positive(text: str) -> int:
 
 def build_parser(preset: str | None = None) -> argparse.ArgumentParser:
     """The command line; a preset's values become the defaults of `run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="spo-eval",
         description="Accuracy at every context length from one pass, with graders that can be trusted.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands).set_defaults(**PRESETS.get(preset, {}))
     sub = commands.add_parser("report", help="tables, comparisons and the curve of finished runs")
-    sub.add_argument("folders", nargs="+", metavar="DIR")
+    sub.add_argument("folders", nargs="+", metavar="DIR", help="output folder of a finished run")
     sub.add_argument("--format", default="md", help=f"comma-separated: {', '.join(report.FORMATS)} (default: md)")
-    sub.add_argument("--output", help="folder for the files (default: the first DIR)")
+    sub.add_argument("--output", metavar="DIR", help="folder for the files (default: the first DIR)")
     sub.add_argument("--paper", action="store_true", help="show the paper's Table 1 beside the numbers")
     sub = commands.add_parser("grade", help="grade answers: a JSONL file, or one pair")
-    sub.add_argument("--file", help='JSONL with "gold", "pred" (a full model output) and optionally "problem"')
-    sub.add_argument("--output", help="the same rows with correct, extracted and reason")
-    sub.add_argument("--gold")
-    sub.add_argument("--pred")
-    sub.add_argument("--problem")
-    sub.add_argument("--mode", choices=MODES, default="strict")
-    sub.add_argument("--workers", type=positive, help="grading processes (default: one less than the cores)")
+    sub.add_argument("--file", metavar="IN.jsonl", help='"gold", "pred" (a full model output), optionally "problem"')
+    sub.add_argument("--output", metavar="OUT.jsonl", help="the same rows with correct, extracted and reason")
+    sub.add_argument("--gold", help="the right answer of one pair")
+    sub.add_argument("--pred", help="the model's output of one pair")
+    sub.add_argument("--problem", help="the problem of one pair, to refuse answers copied from it")
+    sub.add_argument("--mode", choices=MODES, default="strict", help="(default: %(default)s)")
+    sub.add_argument("--workers", type=positive, metavar="N", help="processes (default: one less than the cores)")
     sub = commands.add_parser("regrade", help="grade stored samples again and rewrite the results; needs no GPU")
-    sub.add_argument("folder", metavar="DIR")
-    sub.add_argument("--workers", type=positive)
+    sub.add_argument("folder", metavar="DIR", help="output folder of a finished run")
+    sub.add_argument("--workers", type=positive, metavar="N", help="processes (default: one less than the cores)")
     return parser
 
 
 def _add_run(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    sub = commands.add_parser("run", help="sample and grade; run the same command again to continue a stopped run")
-    sub.add_argument(
-        "--preset", choices=sorted(PRESETS), help="set everything as a published run did; other flags still win"
+    sub = commands.add_parser(
+        "run",
+        help="sample and grade; run the same command again to continue a stopped run",
+        description="Sample and grade. The same command continues a stopped run; with more --samples it adds to one.",
     )
-    sub.add_argument("--model", required=True, help="folder or name of a Hugging Face model")
-    sub.add_argument("--output", required=True, help="folder for results.json and samples/")
-    sub.add_argument("--tasks", default="math500", help="names or NAME=PATH.jsonl, comma-separated")
-    sub.add_argument("--data-dir", help="folder with the tasks' JSONL files (default: Hugging Face data sets)")
-    sub.add_argument("--contexts", type=integers, default=(32768,), help="context limits in tokens, comma-separated")
-    sub.add_argument(
-        "--separate-contexts",
-        action="store_true",
-        help="sample once per context instead of cutting the longest responses",
-    )
-    sub.add_argument(
-        "--budget",
-        choices=("total", "response"),
-        default="total",
-        help="whether a limit counts the prompt (total) or not",
-    )
-    sub.add_argument("--samples", type=positive, default=1, help="responses per problem")
-    sub.add_argument("--temperature", type=float, default=0.6)
-    sub.add_argument("--top-p", type=float, default=0.95)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--prompt", help="preset or template file with {problem} (default: the task's own)")
-    sub.add_argument("--system", help="system message")
-    sub.add_argument("--chat-template", default="auto", help="auto, none, or a Jinja file")
-    sub.add_argument("--few-shot", type=int, default=0, metavar="K", help="K solved examples before the problem")
-    sub.add_argument("--few-shot-file", help='JSONL with "problem" and "solution"')
-    sub.add_argument("--limit", type=positive, help="first problems of each task only")
-    sub.add_argument(
-        "--no-curve", dest="curve", action="store_false", help="grade at --contexts only, not at the lengths between"
-    )
-    sub.add_argument("--dtype", default="auto", help="weights' type in vLLM (without a GPU always float32)")
-    sub.add_argument(
-        "--data-parallel",
-        type=positive,
-        default=1,
-        help="engines, one per GPU (or per --tensor-parallel GPUs), through Ray",
-    )
-    sub.add_argument("--tensor-parallel", type=positive, default=1)
-    sub.add_argument("--gpu-memory-utilization", type=float, default=0.9)
-    sub.add_argument("--trust-remote-code", action="store_true")
-    sub.add_argument("--workers", type=positive, help="grading processes")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    add = sub.add_argument_group("what to evaluate").add_argument
+    add("--model", required=True, help="folder or name of a Hugging Face model")
+    add("--output", required=True, metavar="DIR", help="folder for results.json and samples/")
+    add("--preset", choices=sorted(PRESETS), help="set everything as a published run did; other flags still win")
+    add("--tasks", default="math500", help=f"comma-separated: {', '.join(TASKS)}, or NAME=PATH.jsonl")
+    add("--data-dir", metavar="DIR", help="folder with the tasks' JSONL files (default: Hugging Face data sets)")
+    add("--limit", type=positive, metavar="N", help="first problems of each task only")
+    add = sub.add_argument_group("lengths").add_argument
+    add("--contexts", type=integers, default=(32768,), metavar="N,N", help="limits in tokens (default: 32768)")
+    add("--budget", choices=("total", "response"), default=RunSettings.budget,
+        help="a limit counts the prompt (total) or not (default: %(default)s)")  # fmt: skip
+    add("--separate-contexts", action="store_true", help="sample once per context, cut nothing")
+    add("--no-curve", dest="curve", action="store_false", help="grade at --contexts only, not between them")
+    add = sub.add_argument_group("sampling").add_argument
+    add("--samples", type=positive, default=RunSettings.samples, metavar="N",
+        help="responses per problem (default: %(default)s)")  # fmt: skip
+    add("--temperature", type=float, default=RunSettings.temperature, metavar="T", help="(default: %(default)s)")
+    add("--top-p", type=float, default=RunSettings.top_p, metavar="P", help="(default: %(default)s)")
+    add("--seed", type=int, default=RunSettings.seed, metavar="N", help="(default: %(default)s)")
+    add = sub.add_argument_group("prompt").add_argument
+    add("--prompt", help=f"{', '.join(PROMPTS)}, or a file with {{problem}} in it (default: the task's own)")
+    add("--system", metavar="TEXT", help="system message")
+    add("--chat-template", default=RunSettings.chat_template, metavar="T",
+        help="auto (the model's), none, or a Jinja file (default: %(default)s)")  # fmt: skip
+    add("--few-shot", type=int, default=RunSettings.few_shot, metavar="K", help="K solved examples first")
+    add("--few-shot-file", metavar="FILE", help='JSONL with "problem" and "solution"')
+    add = sub.add_argument_group("engine").add_argument
+    add("--dtype", default=RunSettings.dtype, help="weights' type in vLLM (without a GPU always float32)")
+    add("--data-parallel", type=positive, default=RunOptions.data_parallel, metavar="N",
+        help="engines, one per GPU (or per --tensor-parallel GPUs), through Ray (default: %(default)s)")  # fmt: skip
+    add("--tensor-parallel", type=positive, default=RunOptions.tensor_parallel, metavar="N",
+        help="GPUs per engine (default: %(default)s)")  # fmt: skip
+    add("--gpu-memory-utilization", type=float, default=RunOptions.gpu_memory_utilization, metavar="SHARE",
+        help="(default: %(default)s)")  # fmt: skip
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    add("--workers", type=positive, metavar="N", help="grading processes (default: one less than the cores)")
+    add("--quiet", action="store_true", help="no progress bar")
     return sub
 
 
@@ -133,7 +154,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def run_run(args: argparse.Namespace) -> None:
     from evaluation.run import run
-    from evaluation.settings import RunOptions, RunSettings
 
     if args.temperature < 0 or not 0 < args.top_p <= 1:
         raise UserError("--temperature must be 0 or more, --top-p above 0 and at most 1")
@@ -190,16 +210,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         COMMANDS[args.command](args)
     except UserError as error:
-        print(f"spo-eval {args.command}: {error}", file=sys.stderr)
+        print(f"spo-eval {args.command}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            f"spo-eval {args.command}: stopped. The samples so far are kept; the same command continues.",
-            file=sys.stderr,
-        )
-        return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"spo-eval {args.command}: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        kept = " The samples so far are kept; the same command continues." if args.command == "run" else ""
+        print(f"\nspo-eval {args.command}: stopped.{kept}", file=sys.stderr)
+        return 130
     return 0
 
 

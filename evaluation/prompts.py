@@ -70,7 +70,6 @@ PUBLISHED_HASHES = {
         "f9804bfb1e04507e": "prompts without <think>",
     },
 }
-OPEN_THOUGHT = ("<think>", "<thinking>", "<|begin_of_thought|>")
 
 
 def choose_prompt(name: str, system: str | None, chat_template: str) -> Prompt:
@@ -133,11 +132,6 @@ def render(prompt: Prompt, text: str, tokenizer: Any, chat_template: str | None 
         messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template
     )
     return templated, tokenizer(templated, add_special_tokens=False)["input_ids"]
-
-
-def opens_thought(templated: str) -> bool:
-    """The prompt ends inside a thought, so that the response starts in it."""
-    return templated.rstrip().endswith(OPEN_THOUGHT)
 
 
 def prompts_hash(texts: list[str]) -> str:

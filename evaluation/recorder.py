@@ -11,9 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from evaluation.contexts import as_rows, cut_response, grades_needed
-from evaluation.prompts import opens_thought
 from evaluation.settings import RunSettings
 from evaluation.tasks import LoadedTask, Problem
+from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.grade import MODES, Grade, Grader, Mode
 from spo_rlhf.sampling.engine import Response
 from spo_rlhf.sampling.store import SampleLog

@@ -1,8 +1,11 @@
 """The command `report`: one or more runs as tables, a page, a picture or data."""
 
 import argparse
+import base64
 import html
+import io
 from pathlib import Path
+from typing import BinaryIO
 
 from evaluation.tables import Run, cells, comparisons, load_runs, notes, sections
 from spo_rlhf.errors import UserError
@@ -25,24 +28,27 @@ def markdown(runs: list[Run], paper: bool) -> str:
     return "\n".join(parts + [f"- {line}" for line in notes(runs)]) + "\n"
 
 
-def page(runs: list[Run], paper: bool, picture: str | None) -> str:
-    """The report as one HTML page; `picture` is the file name of the curve beside it."""
+def page(runs: list[Run], paper: bool) -> str:
+    """The report as one HTML page that needs no other file; the picture of the curves is in it."""
     body = []
     for title, header, rows in sections(runs, paper):
         body.append(
-            f"<h2>{html.escape(title)}</h2><table><tr>"
+            f"<h2>{html.escape(title)}</h2><div><table><tr>"
             + "".join(f"<th>{html.escape(name.strip())}</th>" for name in header)
             + "</tr>"
         )
         body += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows] + [
-            "</table>"
+            "</table></div>"
         ]
     body += [f"<p>{html.escape(line)}</p>" for line in notes(runs)]
-    if picture:
-        body.append(f'<img src="{html.escape(picture)}" alt="accuracy at every context length">')
+    picture = io.BytesIO()
+    draw(runs, picture)
+    encoded = base64.b64encode(picture.getvalue()).decode()
+    body.append(f'<h2>Accuracy over context</h2><img src="data:image/png;base64,{encoded}" alt="the curves">')
     style = (
-        "body{font-family:sans-serif;margin:2em}table{border-collapse:collapse}"
-        "th,td{border:1px solid #ccc;padding:.3em .6em;text-align:right}"
+        "body{font-family:sans-serif;margin:2em}div{overflow-x:auto}table{border-collapse:collapse}img{max-width:100%}"
+        "th,td{border-bottom:1px solid #ddd;padding:.3em .6em;text-align:right;white-space:nowrap}"
+        "th{white-space:normal;background:#f5f5f5}th:first-child,td:first-child{text-align:left}"
     )
     return (
         f'<!DOCTYPE html><html><head><meta charset="utf-8"><title>Evaluation</title><style>{style}</style></head>'
@@ -65,21 +71,14 @@ def curves(
     return lines
 
 
-def draw(runs: list[Run], path: Path) -> None:
-    """Accuracy over context length, a panel per task, bands showing the 95 % intervals."""
+def draw(runs: list[Run], target: Path | BinaryIO) -> None:
+    """Accuracy over context length as PNG, a panel per task, bands showing the 95 % intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
     lines = curves(runs)
-    # The contexts that were asked for, of the longest ones at most MAX_TICKS.
-    ticks = {
-        task: sorted({int(c) for run in runs for c in run.value["tasks"].get(task, {}).get("contexts", ())})[
-            -MAX_TICKS:
-        ]
-        for task in lines
-    }
     figure, axes = pyplot.subplots(1, len(lines), figsize=(5 * len(lines), 3.8), squeeze=False, layout="constrained")
     for axis, (task, models) in zip(axes[0], lines.items()):
         for model, points in models.items():
@@ -94,14 +93,23 @@ def draw(runs: list[Run], path: Path) -> None:
                     alpha=0.15,
                 )
         axis.set_xscale("log", base=2)
-        axis.set_xticks(ticks[task], labels=map(str, ticks[task]))
+        ticks = _ticks(runs, task, shortest=min(points[0][0] for points in models.values()))
+        axis.set_xticks(ticks, labels=map(str, ticks))
         axis.xaxis.set_minor_locator(ticker.NullLocator())
         axis.set(title=task, xlabel="context (tokens)", ylabel="accuracy, strict (%)", ylim=(0, None))
         axis.grid(alpha=0.3)
     labels = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(labels.values(), labels.keys(), loc="outside lower center", fontsize=8)
-    figure.savefig(path, dpi=120)
+    figure.savefig(target, format="png", dpi=120)
     pyplot.close(figure)
+
+
+def _ticks(runs: list[Run], task: str, shortest: int) -> list[int]:
+    """The contexts that were asked for, and below them every second halving; of the longest ones at most MAX_TICKS."""
+    ticks = {int(context) for run in runs for context in run.value["tasks"].get(task, {}).get("contexts", ())}
+    while (lower := min(ticks) // 4) >= shortest:
+        ticks.add(lower)
+    return sorted(ticks)[-MAX_TICKS:]
 
 
 def run_report(args: argparse.Namespace) -> None:
@@ -118,9 +126,7 @@ def run_report(args: argparse.Namespace) -> None:
     if "png" in formats:
         draw(runs, target / "report.png")
     if "html" in formats:
-        (target / "report.html").write_text(
-            page(runs, args.paper, "report.png" if "png" in formats else None), encoding="utf-8"
-        )
+        (target / "report.html").write_text(page(runs, args.paper), encoding="utf-8")
     if "json" in formats:
         write_json(
             target / "report.json", {"cells": cells(runs), "comparisons": comparisons(runs), "curves": curves(runs)}

@@ -23,7 +23,8 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     Raises:
         UserError: wrong settings, data or model; nothing has been sampled then.
     """
-    if settings.model.startswith(("/", ".", "~")) and not Path(settings.model).is_dir():
+    is_path = settings.model.startswith(("/", ".", "~")) or settings.model.count("/") > 1
+    if is_path and not Path(settings.model).is_dir():
         raise UserError(f"--model {settings.model}: no such folder")
     tasks = [load_task(spec, options.data_dir, settings.limit) for spec in settings.tasks]
     tokenizer, limit = _load_tokenizer(settings, options)
@@ -115,7 +116,10 @@ def _load_tokenizer(settings: RunSettings, options: RunOptions) -> tuple[Any, in
         tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:150]
-        raise UserError(f"--model {settings.model}: cannot be loaded ({reason})") from error
+        raise UserError(
+            f"--model {settings.model}: neither a folder here nor loaded from the hub ({reason}); "
+            "give a folder with config.json, weights and tokenizer, or download the model first"
+        ) from error
     return tokenizer, getattr(config, "max_position_embeddings", None)
 
 

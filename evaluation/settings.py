@@ -64,15 +64,21 @@ def request_seed(seed: int, task: str, problem: str, sample: int) -> int:
 
 
 def check_folder(settings: RunSettings, output: Path) -> None:
-    """Refuse to continue a run under other settings; write down the settings of a new one."""
+    """Refuse to continue a run under other settings, except with more samples; write down the settings of a new one.
+
+    Raises:
+        UserError: the folder holds a run with other settings.
+    """
     path, asked = output / "run.json", _plain(asdict(settings))
     if path.exists():
         before = read_json(path)
         changed = [key for key in asked if before.get(key) != asked[key]]
-        if changed:
+        if changed == ["samples"] and asked["samples"] > before["samples"]:
+            write_json(path, asked)  # each sample has its own seed, so more of them leave the others as they are
+        elif changed:
             raise UserError(
                 f"--output {output} holds a run with another {', '.join(changed)}; "
-                "choose another folder, or remove that one"
+                "choose another folder, or remove that one (only --samples may grow)"
             )
     else:
         write_json(path, asked)

@@ -58,6 +58,7 @@ class SpoConfig:
     eval_ends: bool
     run_dir: str | None
     verbose: bool
+    token_budget: int | None = None
     # mode tree:
     tree: TreeShape | None = None
     tree_advantage: str = "mean"
@@ -104,6 +105,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
            help="tokens under the KL loss: all trained tokens, or only those that pass the probability mask")  # fmt: skip
     option("advantage_norm", choices=ADVANTAGE_NORMS, default="none",
            help="batch: whiten advantages over the unmasked tokens of the whole rollout batch")  # fmt: skip
+    option("token_budget", type=int, default=None, metavar="N",
+           help="stop after the step in which the tokens generated for training, Monte Carlo included, reach N")  # fmt: skip
     option("reward_timeout", type=float, default=10.0, metavar="S", help="seconds a reward may take; then it is 0")
     option("reward_workers", type=int, default=2, metavar="N", help="reward processes per engine")
     option("max_num_seqs", type=int, default=512, metavar="N", help="sequences in flight per vLLM engine")
@@ -206,6 +209,7 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         ("mc_rollouts", spo.mc_rollouts, 1),
         ("reward_workers", spo.reward_workers, 1),
         ("max_num_seqs", spo.max_num_seqs, 1),
+        ("token_budget", spo.token_budget, 1),
         ("replay_max_age", spo.replay_max_age, 1),
         ("replay_per_prompt", spo.replay_per_prompt, 0),
     ):
@@ -240,6 +244,7 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         eval_ends=spo.eval_ends,
         run_dir=spo.run_dir,
         verbose=spo.verbose,
+        token_budget=spo.token_budget,
     )
 
 

@@ -15,7 +15,7 @@ from spo_rlhf.cli.record import write_json
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
 
 PROGRAM = "quickstart"
-REWARD_FILE = Path(__file__).parents[1] / "tasks" / "gsm8k.py"
+REWARD_FILE = Path(__file__).parents[1] / "tasks" / "math_reward.py"
 # Chosen for a machine with 2 cores: many different problems a step, few responses each, few continuations.
 PROBLEMS_PER_STEP, STEPS, HELD_OUT = 64, 40, 256
 TRAIN_OPTIONS = {

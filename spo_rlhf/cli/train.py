@@ -28,7 +28,7 @@ POLL_S = 0.2
 EXAMPLES = """examples:
   # SPO-chain on a local file, one device, everything colocated
   spo-train --spo.mode chain --actor.model_name_or_path MODEL --data.prompt_dataset train.jsonl --data.input_key problem \\
-      --data.label_key answer --reward.remote_url spo_rlhf/tasks/gsm8k.py --rollout.n_samples_per_prompt 8 \\
+      --data.label_key answer --reward.remote_url spo_rlhf/tasks/math_reward.py --rollout.n_samples_per_prompt 8 \\
       --actor.num_gpus_per_node 1 --ref.num_gpus_per_node 1 --vllm.num_engines 1 --train.colocate_all
 
   # GRPO, the same command otherwise; with the probability mask: add --spo.prob_mask

@@ -12,16 +12,22 @@ MAX_BOXES = 100
 MAX_DISTINCT_ANSWERS = 8
 MAX_GAP_CHARS = 60
 
-SPECIAL_TOKEN = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text|end)\|>|<｜[^｜>]{1,40}｜>|</s>|<eos>")
+SPECIAL_TOKEN = re.compile(
+    r"<\|(?:im|end|begin|start|eot|eom|pad|return)[a-z_]{0,30}\|>|<｜[^｜>]{1,40}｜>|</?s>|<(?:eos|bos|pad|end_of_turn)>"
+)
 THOUGHT_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
-BOX_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+(?:boxed|fbox)\s*(?P<bare>[-+]?[\w.,/]*\w)|\\[\s\S]|[{}]")
+BOX_TOKEN = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{|\\{1,4}(?:boxed|fbox)\s*(?P<bare>[-+]?[\w.,/]*\w)|\\[\s\S]|[{}]")
 HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
 ANSWER_IS = re.compile(r"^(?:final )?answer\s*(?:is\b|:)\s*", re.IGNORECASE)
-REMARK = re.compile(r"\s+\((?![^()]*\bor\b)[^()]*[A-Za-z]{2}[^()]*\)\s*$")  # "18 (since 9 * 2 = 18)"
+REMARK = re.compile(r"\s+\((?![^()]*\bor\b)[^()\\]*[A-Za-z]{2}[^()\\]*\)\s*$")  # "18 (since 9 * 2 = 18)"
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")
 VALUE_START = re.compile(r"[-+(\[{*]*\s*(?:\\?\$\s*)*[-+]?\s*(?:[\d.]|\\(?!text))")
+# What may stand between boxes of one answer: "and", "or maybe", "; ", "$ and $y = $", "Option 2: ".
 CONNECTOR = re.compile(
-    r"(?:\s|[,;&$.]|\\[()\[\],;]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*", re.IGNORECASE
+    r"(?:\s|[,;:&$.*/()]|\\[()\[\],;]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|"
+    r"\b(?:and|or|maybe|perhaps|possibly|alternatively|either|also)\b|\b(?:option|case|possibility)\s*\w?\b|"
+    r"[A-Za-z](?:_(?:\w|\{\w\}))?\s*=)*",
+    re.IGNORECASE,
 )
 
 
@@ -68,7 +74,7 @@ def extract(output: str, in_thought: bool = False) -> Extraction:
         return Extraction(None, f"more than {MAX_BOXES} answers given")
     if len({_key(span.content) for span in boxes + hashes}) > MAX_DISTINCT_ANSWERS:
         return Extraction(None, f"more than {MAX_DISTINCT_ANSWERS} different answers given")
-    if last_open > max((span.end for span in boxes + hashes), default=-1):
+    if last_open >= max((span.end for span in boxes + hashes), default=-1):
         return Extraction(None, "the last box is not closed")
     if hashes and (not boxes or hashes[-1].start > boxes[-1].end):
         return Extraction(hashes[-1].content.strip())
@@ -87,6 +93,11 @@ def after_thought(output: str, in_thought: bool = False) -> str | None:
             end, opened = max(end, last + len(end_tag)), False
     tail = output[end:]
     return None if opened or any(start_tag in tail for start_tag, _ in THOUGHT_TAGS) else tail
+
+
+def opens_thought(prompt: str) -> bool:
+    """The prompt ends inside a thought, so that the response starts in it."""
+    return prompt.rstrip().endswith(tuple(start_tag for start_tag, _ in THOUGHT_TAGS))
 
 
 def closed_boxes(text: str) -> tuple[list[_Span], int]:

@@ -90,9 +90,9 @@ class Grader:
     def __init__(
         self, workers: int | None = None, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES
     ) -> None:
-        from spo_rlhf.graders import compare
+        from spo_rlhf.graders import algebra
 
-        self._pool = WorkerPool(compare.warm_up, workers or max(1, (os.cpu_count() or 2) - 1), timeout_s, memory_bytes)
+        self._pool = WorkerPool(algebra.warm_up, workers or max(1, (os.cpu_count() or 2) - 1), timeout_s, memory_bytes)
 
     def submit(
         self,

@@ -2,6 +2,7 @@
 with.
 """
 
+import functools
 import re
 
 from spo_rlhf.graders.normalize import normalize, skeleton
@@ -34,6 +35,7 @@ _FAMILIES = {
 FAMILIES = {name: re.compile(pattern) for name, pattern in _FAMILIES.items()}
 # Arithmetic left undone: an operator or a bracketed product between two operands.
 ARITHMETIC = re.compile(r"(?<=[\w)}!])\s*(?:[-+*/]|\\times|\\cdot|\\div)|[)}\d]\s*\(|\)\s*[\w\\(]")
+_DEGREES = re.compile(r"\bdegrees\b|°|\^\s*\{?\s*\\(?:circ|degree)", re.IGNORECASE)
 _LITERAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)|\\?[A-Za-z]+")
 _SUPERSCRIPT = re.compile(r"\^\s*(?:\{|\S)")
 _BIG_EXPONENT = re.compile(r"\^\s*\{?\s*\(?\s*[-+]?\s*(\d{4,})")
@@ -59,18 +61,32 @@ class Problem:
     """The problem's text, ready to be searched for copies."""
 
     def __init__(self, text: str | None) -> None:
-        self.skeleton = skeleton(_fractions(normalize((text or "")[:MAX_PROBLEM_CHARS])))
+        self.text = (text or "")[-MAX_PROBLEM_CHARS:]  # the end, where the problem is that follows examples
+
+    @property
+    def skeleton(self) -> str:
+        return _problem_skeleton(self.text)
+
+    @property
+    def in_degrees(self) -> bool:
+        """The problem speaks of degrees of an angle."""
+        return bool(_DEGREES.search(self.text))
 
     def contains(self, answer: str) -> bool:
         """`answer` (normalised) stands in the problem as an expression of its own, up to spaces, braces and
         multiplication signs.
         """
         symbols = skeleton(_fractions(answer))
-        if not self.skeleton or not symbols or is_literal(answer):
+        if not self.text or not symbols or is_literal(answer):
             return False
         before = r"(?<![\d.])" if symbols[0].isdigit() else ""
         after = r"(?![\d])" if symbols[-1].isdigit() else ""
         return re.search(before + re.escape(symbols) + after, self.skeleton) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _problem_skeleton(text: str) -> str:
+    return skeleton(_fractions(normalize(text)))
 
 
 def _fractions(text: str) -> str:

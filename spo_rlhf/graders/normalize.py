@@ -7,6 +7,8 @@ functions.
 import re
 import unicodedata
 
+from spo_rlhf.graders.words import symbols_for_words
+
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -72,7 +74,8 @@ TEXT_LIKE = re.compile(
     r"emph|mbox|hbox|textnormal|underline|bold)\s*" + _BRACED
 )
 PREAMBLE = re.compile(
-    r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:)\s*\}?\s*(?=[^\s}])", re.IGNORECASE
+    r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|(?=[\d\\$(]))\s*\}?\s*(?=[^\s}])",
+    re.IGNORECASE,
 )
 REWRITES = [
     (re.compile(pattern), replacement)
@@ -83,7 +86,14 @@ REWRITES = [
         (r"\\(?:text)?color\s*\{[^{}]*\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
         (r"\\color\s*\{[^{}]*\}", " "),
         (r"\\text\s*\{([\s.,;:!]*)\}", r"\1"),
-        (r"^\\text\s*\{([^{}]*,[^{}]*)\}$", r"\1"),
+        (r"^\\text\s*\{([^{}]*(?:,|\s(?:and|or)\s)[^{}]*)\}$", r"\1"),
+        (r"\\text\s*\{\s*([ie])\s*\}", r" \1 "),
+        (r"\\(?:begin|end)\{(?:aligned|align\*?|equation\*?|gathered|gather\*?|split)\}", " "),
+        (r"\\checkmark(?![A-Za-z])", " "),
+        (r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)$", r"\1:\2"),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
+        (r"\\cr(?![A-Za-z])", r"\\\\"),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (r"\\le(?![A-Za-z])|\\leqslant|<=|=<", r"\\leq "),
@@ -113,7 +123,7 @@ REWRITES = [
         (r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-z]))", lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}"),
         (
             r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\w)}\]$ ])\s+(?:and|or)\s+(?=[-+\w(\\$\[{])|"
-            r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\])",
+            r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\]|[A-Za-z](?:\([A-Za-z]\))?\s*=)",
             " , ",
         ),
         (r"\\(?:tfrac|frac)\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
@@ -171,6 +181,7 @@ def strip_wrapping(text: str) -> str:
         before = text
         text = text.strip().rstrip(TRAILING).strip()
         text = re.sub(r"\\[;:,!]?$", "", text) if re.search(r"(?<!\\)\\[;:,!]?$", text) else text
+        text = text.removesuffix(r"\\")
         for opening, closing in (
             (r"\(", r"\)"),
             (r"\[", r"\]"),
@@ -203,7 +214,7 @@ def normalize(text: str) -> str:
     text = SPACING.sub(" ", text)
     for _ in range(3):  # nested wrappers
         text = TEXT_LIKE.sub(lambda m: rf"\text{{{m.group(1)}}}", text)
-    text = PREAMBLE.sub("", text)
+    text = symbols_for_words(re.sub(r"^\s*=(?!=)", "", PREAMBLE.sub("", text)))
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
     text = text.replace(r"\%", "%").replace(r"\_", "_").replace(r"\&", "&")

@@ -1,10 +1,10 @@
-"""Numbers, percentages and units in normalised text, exactly: no floating point, no evaluation of anything but a
-number.
-"""
+"""Numbers and quantities in normalised text, exactly: no floating point, no evaluation of anything but a number."""
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+
+from spo_rlhf.graders.units import DEGREE, MAX_WORDS, UNIT_OF, Unit, unit_of
 
 MAX_DIGITS = 1000
 MAX_EXPONENT = 1000
@@ -45,43 +45,6 @@ _PATTERNS: list[tuple[re.Pattern, callable]] = [
 ]
 MIXED_WITH_SPACE = re.compile(rf"([-+]?{_INT})\s+({_INT})\s*/\s*({_INT})")
 
-# Spellings of one unit. Units that are not listed are not compared: "18 apples" and "18 fruits" are both 18.
-_UNITS = {
-    "mm": "millimeter millimetre",
-    "cm": "centimeter centimetre",
-    "m": "meter metre",
-    "km": "kilometer kilometre",
-    "in": "inch inche",
-    "ft": "foot feet",
-    "yd": "yard",
-    "mi": "mile",
-    "s": "second sec",
-    "min": "minute",
-    "h": "hour hr",
-    "d": "day",
-    "week": "wk",
-    "month": "",
-    "year": "yr",
-    "g": "gram",
-    "kg": "kilogram",
-    "mg": "milligram",
-    "lb": "pound",
-    "oz": "ounce",
-    "l": "liter litre",
-    "ml": "milliliter millilitre",
-    "gal": "gallon",
-    "$": "dollar usd buck",
-    "cent": "¢",
-    "euro": "€ eur",
-    "£": "gbp",
-    "deg": "degree",
-    "rad": "radian",
-    "mph": "",
-    "n": "newton",
-    "j": "joule",
-    "w": "watt",
-}
-UNIT_OF = {spelling: unit for unit, spellings in _UNITS.items() for spelling in (unit, *spellings.split())}
 PLAIN_LETTER_UNITS = frozenset("mgs")  # the letters that stand for a unit without \text, after a space: "5 m"
 # Words that make a trailing text more than a unit.
 NOT_A_UNIT = frozenset(
@@ -89,13 +52,23 @@ NOT_A_UNIT = frozenset(
     "million billion trillion thousand hundred dozen half third quarter mod".split()
 )
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-MAX_UNIT_WORDS = 6
 
 _TEXT_UNIT = re.compile(r"^(.*[\d})!A-Za-z.%])\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?(\d)\}?)?$")
 _PLAIN_UNIT = re.compile(
-    r"^(.*?[\d})%]\s*)((?:[A-Za-z][A-Za-z'./-]*+\s*+)+)(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
+    r"^(.*?(?:[\d})%]|\\pi(?![A-Za-z]))\s*)((?:/\s*)?(?:[A-Za-z][A-Za-z'./-]*+\s*+)+)"
+    r"(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
 )
-_CURRENCY = re.compile(r"^([-+]?)\s*(\\\$|€|£|US\\\$)\s*")
+_CURRENCY_NAME = (
+    r"(?:US\s*)?\\\$|[€£₹¥¢]|\b(?:USD|EUR|GBP|INR|JPY|Rs)\b\.?|\\text\s*\{\s*(?:USD|EUR|Rs)\.?\s*\}"
+)
+_CURRENCY = re.compile(rf"^([-+]?)\s*({_CURRENCY_NAME})\s*(?=[-+\d.\\])")
+_CURRENCY_BEHIND = re.compile(rf"^(.*[\d)}}])\s*({_CURRENCY_NAME})$")
+# Units written as a fraction or a product: "\frac{\text{km}}{\text{h}}", "\text{km}\cdot\text{h}^{-1}".
+_UNIT_NAME = r"\\text\s*\{([^{}]*)\}"
+_UNIT_RATIO = re.compile(
+    rf"\\frac\s*\{{\s*{_UNIT_NAME}\s*\}}\s*\{{\s*{_UNIT_NAME}\s*(?:\^\s*(\d))?\s*\}}"
+    rf"|{_UNIT_NAME}\s*(?:\\cdot)?\s*{_UNIT_NAME}\s*\^\s*\{{\s*-1\s*\}}|{_UNIT_NAME}\s*/\s*{_UNIT_NAME}"
+)
 _SCALE = re.compile(r"^(.*\d)\s*(?:\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b\s*\}?\s*(.*)$")
 
 
@@ -106,7 +79,7 @@ class Quantity:
     core: str
     value: Fraction | None
     percent: bool = False
-    unit: str | None = None
+    unit: Unit | None = None
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
@@ -141,24 +114,13 @@ def number(text: str) -> Fraction | None:
     return None
 
 
-def canonical_unit(words: str, power: str | None = None) -> str | None:
-    """A listed unit with its power ("square inches" -> "in^2"), None for a unit that is not listed."""
-    parts = re.sub(r"[^a-z$€£¢ ]", " ", words.lower().replace(".", "")).split()
-    if parts and parts[0] in ("square", "sq", "cubic"):
-        power = "3" if parts[0] == "cubic" else "2"
-        parts = parts[1:]
-    if len(parts) != 1:
-        return None
-    name = parts[0]
-    unit = UNIT_OF.get(name) or UNIT_OF.get(name.removesuffix("s"))
-    return None if unit is None else unit + (f"^{power}" if power and power != "1" else "")
-
-
 def quantity(text: str) -> Quantity:
     """Take the unit, currency and percent sign off a normalised answer."""
-    core, unit, percent, scale = text.strip(), None, False, 1
+    core, unit, percent, scale = _UNIT_RATIO.sub(_joined_units, text.strip()), None, False, 1
     if match := _CURRENCY.match(core):
-        core, unit = match[1] + core[match.end() :], canonical_unit(match[2].replace("\\", "").replace("US", ""))
+        core, unit = match[1] + core[match.end() :], _currency(match[2])
+    elif match := _CURRENCY_BEHIND.match(core):
+        core, unit = match[1], _currency(match[2])
     if (match := _SCALE.match(core)) and number(match[1]) is not None:
         core, scale = f"{match[1]} {match[3]}".strip(), SCALES[match[2]]
     for pattern in (_TEXT_UNIT, _PLAIN_UNIT):
@@ -169,10 +131,10 @@ def quantity(text: str) -> Quantity:
             if words.split() and words.split()[0] in ("percent", "percentage", "percents"):
                 percent = True
             else:
-                unit = canonical_unit(words, match[3]) or unit
+                unit = unit_of(words, match[3]) or unit
             break
     if match := re.match(r"^(.*\S)\s*\^\s*\\circ\s*(?:[CFK]|\\text\{\s*[CFK]\s*\})?$", core):
-        core, unit = match[1], "deg"
+        core, unit = match[1], DEGREE
     if core.endswith("%") or core.endswith(r"\%"):
         core, percent = core.rstrip("%\\ "), True
     if match := re.match(r"^(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}?\}?$", core):
@@ -181,29 +143,43 @@ def quantity(text: str) -> Quantity:
     return Quantity(core, None if value is None else value * scale, percent, unit)
 
 
+def _joined_units(match: re.Match) -> str:
+    above, below, power, *rest = match.groups(default="")
+    above, below = (above, below) if above else (rest[0] or rest[2], rest[1] or rest[3])
+    return rf"\text{{{above}/{below}{'^' + power if power else ''}}}"
+
+
+def _currency(name: str) -> Unit | None:
+    return unit_of(re.sub(r"\\text|US(?=\s*\\)|[\\{}.\s]", "", name))
+
+
 def _is_unit(words: str, plain: bool, core: str) -> bool:
     names = re.findall(r"[a-z]+", words.lower())
-    if not names or len(names) > MAX_UNIT_WORDS or NOT_A_UNIT & set(names) or re.search(r"\d", words):
+    if not names or len(names) > MAX_WORDS or NOT_A_UNIT & set(names) or re.search(r"(?<!\^)\d", words):
         return False
     if not plain:
         return bool(re.search(r"[\d}]|\\pi|[a-z]", core))
     # Without \text, letters after a number may be variables: "5x" is no quantity, "5 km", "5 m" and "5 apples" are.
     if number(core.rstrip("%\\ ")) is None:
-        return False
+        return len(words.strip()) > 1 and (unit_of(words) is not None or names[-1] in ("unit", "units"))
+    if words.startswith("/"):  # "$20/month"
+        return all(name in UNIT_OF or name.removesuffix("s") in UNIT_OF for name in names)
     if len(names) == 1 and len(names[0]) <= 2:
-        return canonical_unit(words) is not None and (
+        return unit_of(words) is not None and (
             len(names[0]) == 2 or core[-1:] == " " and names[0] in PLAIN_LETTER_UNITS
         )
     return any(len(name) > 2 for name in names) or core[-1:] == " " and all(name in UNIT_OF for name in names)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """Equal values and no two different known units. A percent sign on one side only may stand for /100 or be left
-    out.
+    """Equal values, of two known units after exact conversion. A percent sign on one side only may stand for /100 or
+    be left out.
     """
-    if gold.value is None or answer.value is None or not compatible_units(gold, answer):
+    if gold.value is None or answer.value is None or not compatible_units(gold, answer, converted=True):
         return False
     if gold.percent == answer.percent:
+        if gold.unit and answer.unit and gold.unit.size != answer.unit.size:
+            return gold.value * gold.unit.size == answer.value * answer.unit.size
         return gold.value == answer.value or _is_rounded(gold, answer) or _is_rounded(answer, gold)
     plain, percent = (answer.value, gold.value) if gold.percent else (gold.value, answer.value)
     return plain == percent or plain == percent / 100
@@ -219,6 +195,8 @@ def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
     return abs(exact.value - decimal.value) < Fraction(1, 10 ** len(match[1]))
 
 
-def compatible_units(gold: Quantity, answer: Quantity) -> bool:
-    """False only if both have a known unit and the two differ."""
-    return gold.unit is None or answer.unit is None or gold.unit == answer.unit
+def compatible_units(gold: Quantity, answer: Quantity, converted: bool = False) -> bool:
+    """False only if both have a known unit and the two differ; with `converted`, if they do not measure the same."""
+    if gold.unit is None or answer.unit is None or gold.unit == answer.unit:
+        return True
+    return converted and gold.unit.dimensions == answer.unit.dimensions

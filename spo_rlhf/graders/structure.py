@@ -3,8 +3,11 @@ expression.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+
+from spo_rlhf.graders.numbers import number
+from spo_rlhf.graders.words import symbols_for_words
 
 MAX_DEPTH = 12
 MAX_NAME_CHARS = 60
@@ -26,8 +29,15 @@ _RELATION = re.compile(r"\\leq(?![A-Za-z])|\\geq(?![A-Za-z])|<|>")
 _VARIABLE = re.compile(r"(?:[a-zA-Z]|\\(?:theta|alpha|beta|lambda|mu|phi))(?:_\w|\(\w\))?")
 # What a tuple or a set of solutions may be given to: "(x, y) = ", "x \\in ".
 _OWNER = re.compile(
-    r"(?:\((?:\s*[A-Za-z](?:_\w)?\s*,?)++\)\s*=|(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in(?![A-Za-z]))\s*(.+)"
+    r"(?:\((?:\s*[A-Za-z](?:_\w)?\s*,?)++\)\s*=|(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in(?![A-Za-z])|"
+    r"(?:[A-Za-z]|\\(?:text|vec)\s*\{[A-Za-z]+\})(?:_\w|\^\{-1\}|\^\{?T\}?)?\s*=\s*(?=\\begin\{pmatrix\}))\s*(.+)",
+    re.DOTALL,
 )
+_SET_BUILDER = re.compile(
+    r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\})?\s*(?:\\mid(?![A-Za-z])|:|\|)\s*(.+?)\s*\\\}"
+)
+_WITHOUT = re.compile(r"(?:\\mathbb\{R\}|\(-\\infty\s*,\s*\\infty\s*\))\s*(?:\\setminus|\\backslash|-)\s*\\\{(.+)\\\}")
+_UNEQUAL = re.compile(r"([a-zA-Z])\s*\\neq(?![A-Za-z])\s*(.+)")
 
 
 @dataclass(frozen=True)
@@ -103,9 +113,15 @@ def parse(text: str, depth: int = 0) -> Node:
                 Node("row", items=tuple(parse(cell, depth + 1) for cell in split_top(row, "&"))) for row in rows
             ),
         )
+    if match := _SET_BUILDER.fullmatch(text):
+        text = match[2]
+    if match := _WITHOUT.fullmatch(text):
+        return _all_but(split_top(match[1], ",;"), depth)
+    if len(text) > 2 and (text[0] == "]" or text[-1] == "[") and text[0] in "][(" and text[-1] in "][)":  # ]1,2[
+        text = ("(" if text[0] == "]" else text[0]) + text[1:-1] + (")" if text[-1] == "[" else text[-1])
     parts = [part for part in split_top(text, ",;") if part]
     if len(parts) > 1:
-        return Node("list", items=_flatten(parse(part, depth + 1) for part in parts))
+        return Node("list", items=_grouped(_flatten(parse(part, depth + 1) for part in parts)))
     unions = re.split(r"\\cup(?![A-Za-z])", text)
     if len(unions) > 1 and all(part.strip() for part in unions):
         return Node("union", items=tuple(parse(part, depth + 1) for part in unions))
@@ -115,11 +131,13 @@ def parse(text: str, depth: int = 0) -> Node:
     if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and closes_at_end(text, 1, 1):
         parts = split_top(text[1:-1], ",;")
         if len(parts) > 1 and all(parts):
-            return Node("bracket", text[0] + text[-1], tuple(parse(part, depth + 1) for part in parts))
+            return _bracket(text[0] + text[-1], tuple(parse(part, depth + 1) for part in parts))
         if text[0] + text[-1] == "()":
             return parse(text[1:-1], depth + 1)
     if text == r"\mathbb{R}":
         return parse(r"(-\infty,\infty)", depth + 1)
+    if (match := _UNEQUAL.fullmatch(text)) and "=" not in match[2]:
+        return _all_but([match[2]], depth)
     return _inequality(text, depth) or _plus_minus(text, depth) or _leaf(text)
 
 
@@ -129,6 +147,45 @@ def _flatten(nodes) -> tuple[Node, ...]:
     for node in nodes:
         flat.extend(node.items if node.kind == "list" else (node,))
     return tuple(flat)
+
+
+def _grouped(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """ "p = 5, q = 2, p = 7, q = 2" as the two points (5, 2) and (7, 2)."""
+    names = [item.name for item in items]
+    width = names.index(names[0], 1) if names[0] in names[1:] else 0
+    if width < 2 or None in names or names != names[:width] * (len(names) // width):
+        return items
+    points = (items[start : start + width] for start in range(0, len(items), width))
+    return tuple(Node("bracket", "()", in_order_of_names(point)) for point in points)
+
+
+def in_order_of_names(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Coordinates given by distinct letters, in the order of the alphabet and without names; other items as they
+    are.
+    """
+    names = [item.name or "" for item in items]
+    if len(set(names)) < len(names) or not all(re.fullmatch("[a-z]", name) for name in names):
+        return items
+    return tuple(replace(item, name=None) for item in sorted(items, key=lambda item: item.name))
+
+
+def _bracket(brackets: str, items: tuple[Node, ...]) -> Node:
+    """A tuple or an interval; rows in square brackets, "[[1, 2], [3, 4]]", are a matrix."""
+    if brackets == "[]" and all(item.kind == "bracket" and item.text == "[]" for item in items):
+        return Node("matrix", items=tuple(Node("row", items=item.items) for item in items))
+    return Node("bracket", brackets, items)
+
+
+def _all_but(points: list[str], depth: int) -> Node:
+    """The real line without some points, as a union of open intervals; the points in rising order if they are
+    numbers.
+    """
+    values = [number(point) for point in points]
+    if None not in values:
+        points = [point for _, point in sorted(zip(values, points))]
+    ends = [r"-\infty", *points, r"\infty"]
+    nodes = [parse(end, depth + 1) for end in ends]
+    return Node("union", items=tuple(Node("bracket", "()", pair) for pair in zip(nodes, nodes[1:])))
 
 
 def _inequality(text: str, depth: int) -> Node | None:
@@ -170,7 +227,10 @@ def _plus_minus(text: str, depth: int) -> Node | None:
 
 def _leaf(text: str) -> Node:
     name = None
+    text = symbols_for_words(text)
     sides = split_top(text, "=")
+    if len(sides) == 2 and all(sides) and _VARIABLE.fullmatch(sides[1]) and not _NAME.fullmatch(sides[0]):
+        sides.reverse()  # "5 = x"
     if len(sides) == 2 and all(sides) and len(sides[0]) <= MAX_NAME_CHARS and _NAME.fullmatch(sides[0]):
         name, text = re.sub(r"\s+", "", sides[0]), sides[1]
         return Node("text", as_text(text), name=name) if is_text(text) else Node("expr", text, name=name)

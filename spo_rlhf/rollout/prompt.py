@@ -25,6 +25,11 @@ class RolloutCounts:
     prompt_tokens: int = 0  # prefix tokens of all requests ...
     cached_tokens: int = 0  # ... and how many of them came from the prefix cache
 
+    @property
+    def generated_tokens(self) -> int:
+        """All tokens that were sampled."""
+        return self.response_tokens + self.mc_tokens
+
     def add(self, other: "RolloutCounts") -> None:
         for name, count in vars(other).items():
             setattr(self, name, getattr(self, name) + count)

@@ -8,6 +8,7 @@ import ray
 import torch
 
 from spo_rlhf import upstream
+from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.experience import SegmentExperienceMaker
 from spo_rlhf.trainer.samples import SegmentSamplesGenerator
@@ -41,6 +42,8 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.vllm_engines,
             reporter=self.reporter,
         )
+        self.counts = RolloutCounts()  # since the last step
+        self.tokens = 0  # generated for training since the start, Monte Carlo included
         in_trees = self.args.spo.mode == "tree"
         self.nodes = NodeSupply(self.samples_generator, self.experience_maker, self.reporter) if in_trees else None
 
@@ -50,6 +53,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.restore_best_checkpoint_state(state)
         step, consumed = max(global_step, state["global_step"]), state["total_consumed_prompts"]
         iteration = state.get("iteration", step)  # ahead of the step where an iteration had nothing to train
+        self.tokens = state.get("generated_tokens", 0)
         if step:
             self.broadcast_to_vllm()
             if self.nodes is not None:
@@ -62,10 +66,10 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.evaluate_held_out(step)
 
         for episode in range(state["episode"], self.args.train.num_episodes):
-            exhausted = False
+            exhausted = self.spent()
             while not exhausted:
                 samples, pass_rate, prompts, exhausted, extra = self.generate(iteration)
-                consumed, iteration = consumed + prompts, iteration + 1
+                consumed, iteration, exhausted = consumed + prompts, iteration + 1, exhausted or self.spent()
                 if not samples:
                     continue
                 self.reporter.stage("train")
@@ -75,6 +79,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                     "episode": episode,
                     "global_step": step,
                     "iteration": iteration,
+                    "generated_tokens": self.tokens,
                     "total_consumed_prompts": consumed,
                     "data_loader_state_dict": self.prompts_dataloader.state_dict(),
                 }
@@ -87,6 +92,11 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.nodes.report_end()
         for logger in filter(None, (self.wandb_logger, self.tensorboard_logger)):
             logger.close()
+
+    def spent(self) -> bool:
+        """The token budget, where there is one, is used up."""
+        budget = self.args.spo.token_budget
+        return budget is not None and self.tokens >= budget
 
     def planned_steps(self) -> int:
         """Iterations of the whole run."""
@@ -101,6 +111,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         start = time.monotonic()
         samples, *rest = self.samples_generator.generate_samples(**self.generate_kwargs)
         metrics = {"timing/generation": time.monotonic() - start}
+        self.counts.add(self.samples_generator.counts)
+        self.tokens += self.samples_generator.counts.generated_tokens
         if self.nodes is not None and samples:
             samples, more = self.nodes.exchange(samples, iteration)
             metrics |= more
@@ -112,8 +124,9 @@ class SegmentTrainer(upstream.PPOTrainer):
         # The time of an experience is spent in two places where nodes wait for their turn.
         extra["timing/make_experience"] = extra.get("timing/make_experience", 0.0) + status["timing/make_experience"]
         status.update(extra)
-        counts = self.samples_generator.counts
+        counts, self.counts = self.counts, RolloutCounts()
         status.update({f"rollout/{name}": count for name, count in vars(counts).items()})
+        status["rollout/total_tokens"] = self.tokens
         status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
         status["rollout/logprob_gap_max"] = self.experience_maker.logprob_gap_max
         timeouts = ray.get([engine.reward_timeouts.remote() for engine in self.vllm_engines])

@@ -40,6 +40,7 @@ CONTRADICTIONS = [
     (dict(spo__mode="group", spo__mc_rollouts=None, critic__adam__lr=1e-6), "--critic.adam.lr needs a critic"),
     (dict(spo__mode="group", spo__mc_rollouts=None, algo__advantage__estimator="gae", critic__num_gpus_per_node=2), "critic devices"),
     (dict(spo__mode="group", spo__mc_rollouts=None, algo__advantage__estimator="gae", critic__num_gpus_per_node=1, critic__model_name_or_path="./nothing"), "--critic.model_name_or_path ./nothing"),
+    (dict(spo__token_budget=0), "--spo.token_budget 0: must be at least 1"),
     (dict(spo__mode="tree"), "--spo.mc_rollouts has no meaning with --spo.mode tree"),
     (dict(spo__mode="chain", spo__tree_branching="2,2"), "--spo.tree_branching has no meaning with --spo.mode chain"),
     (dict(spo__mode="group", spo__mc_rollouts=None, spo__replay_max_age=1), "--spo.replay_max_age has no meaning with --spo.mode group"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,7 @@ from spo_rlhf.tasks import arithmetic, small_model
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 600
-# Half of all responses get it, whatever the model: advantages are not zero.
-REWARD_SOURCE = '''
-def reward_func(queries, prompts, labels):
-    return {"rewards": [float(sum(query.encode()) % 2) for query in queries]}
-'''
-
-
+COIN_REWARD = ROOT / "examples" / "scripts" / "lib" / "coin_reward.py"
 # Changes to `options` for SPO-tree: small trees, and one optimizer step an iteration.
 TREE = {
     "spo.mode": "tree",
@@ -41,7 +36,7 @@ def make_task(directory: Path, *, train: int, test: int) -> Path:
     tokenizer = small_model.build_tokenizer(row["problem"] + row["solution"] for row in rows)
     tokenizer.save_pretrained(directory / "model")
     small_model.build_model(tokenizer, seed=0, hidden_size=64, layers=2).save_pretrained(directory / "model")
-    (directory / "reward.py").write_text(REWARD_SOURCE, encoding="utf-8")
+    shutil.copy(COIN_REWARD, directory / "reward.py")
     return directory
 
 

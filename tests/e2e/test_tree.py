@@ -77,6 +77,15 @@ def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
+def test_a_token_budget_ends_the_run(task, unbroken, tmp_path):
+    budget = round(unbroken[1]["steps"][1]["rollout/total_tokens"])
+    run = stack.train(options(task, tmp_path, spo__token_budget=budget, ckpt__save_steps=-1), tmp_path)
+    assert [metrics["rollout/total_tokens"] for metrics in run["steps"]] == [
+        metrics["rollout/total_tokens"] for metrics in unbroken[1]["steps"][:2]
+    ]
+    assert run["summary"]["finished"] and run["summary"]["generated_tokens"] == budget
+
+
 def test_a_buffer_that_is_gone_is_told(task, unbroken, tmp_path):
     shutil.copytree(unbroken[0] / "checkpoints", tmp_path / "checkpoints")
     shutil.rmtree(tmp_path / "checkpoints" / "_replay")

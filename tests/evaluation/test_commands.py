@@ -178,7 +178,7 @@ def test_report_writes_every_format(two_runs, tmp_path, capsys):
     assert "| base | demo | 64 | 4 | 8 | 37.5 |" in shown and "+25.0" in shown
     assert (target / "report.png").read_bytes().startswith(b"\x89PNG")
     page = (target / "report.html").read_text()
-    assert "<td>tuned</td>" in page and 'src="report.png"' in page
+    assert "<td>tuned</td>" in page and 'src="data:image/png;base64,' in page
     data = read_json(target / "report.json")
     assert data["curves"]["demo"]["tuned"][-1][:2] == [64, 0.625]
     assert main(["report", str(two_runs[0]), "--format", "pdf"]) == 2

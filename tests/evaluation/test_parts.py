@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from evaluation import contexts, prompts, tasks
 from evaluation.settings import SAMPLE_KEY, request_seed
 from spo_rlhf.errors import UserError
+from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.sampling import store
 
 DATA_DIR = Path(os.environ.get("SPO_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -126,7 +127,7 @@ def test_curve_reaches_from_the_longest_context_down_and_holds_those_asked_for()
 
 
 def test_a_thought_may_start_in_the_prompt():
-    assert prompts.opens_thought("...<｜Assistant｜><think>\n") and not prompts.opens_thought("...<｜Assistant｜>")
+    assert opens_thought("...<｜Assistant｜><think>\n") and not opens_thought("...<｜Assistant｜>")
 
 
 def test_seeds_differ_and_repeat():

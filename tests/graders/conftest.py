@@ -1,12 +1,15 @@
-"""Where the data sets are: SPO_DATA_DIR, or ../shared/data next to the repository."""
+"""`agreement.py` as a module (tests are no package), and the data sets' rows."""
 
-import json
-import os
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
-DATA_DIR = Path(os.environ.get("SPO_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
+spec = importlib.util.spec_from_file_location("agreement", Path(__file__).with_name("agreement.py"))
+agreement = importlib.util.module_from_spec(spec)
+sys.modules["agreement"] = agreement
+spec.loader.exec_module(agreement)
 
 
 @pytest.fixture(scope="session")
@@ -14,9 +17,9 @@ def data_rows():
     """A function from a data file's name to its rows; skips the test where the file is not there."""
 
     def load(name: str) -> list[dict]:
-        path = DATA_DIR / name
+        path = agreement.DATA_DIR / name
         if not path.exists():
             pytest.skip(f"{path} is not there; set SPO_DATA_DIR")
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return agreement.read_rows(path)
 
     return load

@@ -4,53 +4,37 @@ hostile input.
 
 import asyncio
 import importlib.metadata
-import importlib.util
-import json
 import re
 import threading
 import time
-from pathlib import Path
 
+import agreement
 import pytest
 
-from spo_rlhf.graders import compare
+from spo_rlhf.graders import algebra, compare
 from spo_rlhf.graders.extract import MAX_BOXES, MAX_OUTPUT_CHARS, extract
 from spo_rlhf.graders.grade import Grader, gold_answer, grade_here
 from spo_rlhf.graders.normalize import normalize
 
-HERE = Path(__file__).parent
-LABELLED = [json.loads(line) for line in (HERE / "labelled.jsonl").read_text(encoding="utf-8").splitlines()]
-spec = importlib.util.spec_from_file_location("variants", HERE / "variants.py")
-variants = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(variants)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def warm():
-    compare.warm_up()
+    algebra.warm_up()
 
 
-@pytest.mark.parametrize("category", sorted({case["category"] for case in LABELLED}))
-def test_labelled_answers(category):
-    wrong = [
-        case
-        for case in LABELLED
-        if case["category"] == category
-        and grade_here(case["gold"], case["pred"], case.get("problem")).correct != case["correct"]
-    ]
-    assert not wrong
+def check(table: agreement.Table) -> None:
+    """No pair is graded against its label, and the table in the documentation is the measured one."""
+    assert not {key: row.wrong for key, row in table.items() if row.wrong}
+    rows = agreement.markdown(table).removeprefix(agreement.HEADER)
+    assert rows in agreement.DOCUMENT.read_text(encoding="utf-8"), "run: python tests/graders/agreement.py --write"
 
 
-@pytest.mark.parametrize("name, step", [("math500.jsonl", 2), ("aime24.jsonl", 3), ("amc23.jsonl", 3)])
-def test_variants_of_real_answers(data_rows, name, step):
-    wrong = [
-        (row["answer"], category, output)
-        for row in data_rows(name)[::step]
-        for label, make in ((True, variants.right_variants), (False, variants.wrong_variants))
-        for category, output in make(row["answer"])
-        if grade_here(row["answer"], output).correct != label
-    ]
-    assert not wrong
+def test_labelled_answers():
+    check(agreement.measure_labelled())
+
+
+def test_variants_of_real_answers(data_rows):
+    check(agreement.measure_variants([row["answer"] for name in agreement.VARIANT_FILES for row in data_rows(name)]))
 
 
 @pytest.mark.parametrize("name", ["math500.jsonl", "aime24.jsonl", "amc23.jsonl", "gsm8k_test.jsonl"])
@@ -145,6 +129,7 @@ HOSTILE = {
     "unclosed boxes": r"\boxed{" * 28_000,
     "hundreds of boxes": r"\boxed{5}" * 300,
     "null bytes": "\x00" * 1000 + r"\boxed{5}",
+    "backslashes": "\\" * 199_000 + r"\boxed{6}",
     "open braces": "{" * 199_000,
     "nested roots": r"\boxed{" + r"\sqrt{" * 200 + "5" + "}" * 201,
     "nested fractions": r"\boxed{" + r"\frac{1}{1+" * 40 + "1" + "}" * 41,

@@ -6,7 +6,7 @@ case $DATA in
     *) INPUT_KEY=${INPUT_KEY:-question} EVAL_SPLIT=test ;;
 esac
 LABEL_KEY=${LABEL_KEY:-answer}
-REWARD=${REWARD:-spo_rlhf/tasks/gsm8k.py}
+REWARD=${REWARD:-spo_rlhf/tasks/math_reward.py}
 # The prompt of the supervised model; <s> is its beginning-of-text token, which it was trained with.
 TEMPLATE=${TEMPLATE:-$'<s>[MATH_TASK] Problem:\n{}\n\nSolution:'}
 

@@ -3,8 +3,8 @@
 # DEVICES: GPUs of this machine, or of the cluster at RAY_ADDRESS. SMOKE=1: 2 steps on the CPU with the quickstart's kind of
 # model, made at OUTPUT/task or taken from SMOKE_MODEL, on DATA=FILE.jsonl, a local file of the real data set.
 DEVICES=${DEVICES:-1}
-PYTHON=python
-if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
+PYTHON=${PYTHON:-python}
+if [ "$PYTHON" = python ] && [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
 
 if [ "${SMOKE:-0}" = 1 ]; then
     case $DATA in *.jsonl) ;; *) echo "SMOKE=1 needs DATA=FILE.jsonl, a local file of the data set" >&2; exit 2 ;; esac

@@ -1,0 +1,129 @@
+"""Are two single values the same: numbers, quantities, angles, numerals with a base, expressions?"""
+
+import re
+from fractions import Fraction
+
+from spo_rlhf.graders.algebra import algebraically_equal, mathematical
+from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
+from spo_rlhf.graders.normalize import squash
+from spo_rlhf.graders.numbers import Quantity, compatible_units, quantity, same_quantity
+from spo_rlhf.graders.structure import as_text, split_top
+from spo_rlhf.graders.units import DEGREE, RADIAN
+from spo_rlhf.graders.words import ONES, lone_number
+
+MAX_SIDES = 4
+_NUMERIC_COMMAND = re.compile(r"\\(?:sqrt|frac|cdot|times|div|pi|binom|log|ln)(?![A-Za-z])")
+_SYMBOL = re.compile(r"[A-Za-z]")
+_BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(?:\\text\{)?\s*(\w+)\s*\}?\s*\}?")
+_PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
+_EMPTY = ("\\emptyset", "\\{\\}")
+
+
+class Scalars:
+    """Compares single values of answers to one problem. `reason` says why a guard refused one."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.reason = "different"
+
+    def same(self, gold: str, answer: str, name: str | None = None) -> bool:
+        """Equality of two pieces without commas. `name`: what the gold answer is said to be."""
+        if squash(gold) == squash(answer):
+            return True
+        if {squash(gold), squash(answer)} <= set(_EMPTY):
+            return True
+        if _PLAIN_WORDS.fullmatch(gold) and _PLAIN_WORDS.fullmatch(answer) and _letters(gold) == _letters(answer):
+            return True
+        gold_base, answer_base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
+        if gold_base or answer_base:
+            return _same_base(gold, answer, gold_base, answer_base)
+        gold_q, answer_q = quantity(gold), quantity(answer)
+        if gold_q.value is not None and (number := lone_number(answer)):
+            answer_q = quantity(number)
+        if (
+            not is_literal(answer_q.core)
+            and squash(gold_q.core) != squash(answer_q.core)
+            and self.problem.contains(answer_q.core)
+        ):
+            return self._refuse("copied from the problem")
+        if gold_q.value is not None and answer_q.value is not None:
+            return same_quantity(gold_q, answer_q)
+        if self._is_angle(gold_q, answer_q):
+            return self._same_angle(gold_q, answer_q)
+        if squash(gold_q.core) == squash(answer_q.core):
+            return gold_q.percent == answer_q.percent and compatible_units(gold_q, answer_q)
+        return (
+            compatible_units(gold_q, answer_q)
+            and gold_q.percent == answer_q.percent
+            and self._same_algebra(gold_q, answer_q, name)
+        )
+
+    def _is_angle(self, gold: Quantity, answer: Quantity) -> bool:
+        """One is in degrees and the other in radians, a multiple of pi; and the gold or the problem is in degrees."""
+        in_degrees = [part.unit == DEGREE for part in (gold, answer)]
+        if not any(in_degrees) and self.problem.in_degrees:
+            in_degrees[0] = gold.value is not None and gold.unit is None
+        elif in_degrees == [False, True] and not self.problem.in_degrees:
+            return False
+        in_radians = [part.unit in (None, RADIAN) and r"\pi" in part.core for part in (gold, answer)]
+        return in_degrees[0] and in_radians[1] or in_degrees[1] and in_radians[0]
+
+    def _same_angle(self, gold: Quantity, answer: Quantity) -> bool:
+        degrees, radians = (answer, gold) if r"\pi" in gold.core else (gold, answer)
+        if degrees.value is None or not mathematical(radians.core) or too_large(radians.core):
+            return False
+        turn = degrees.value / Fraction(180)
+        return algebraically_equal(rf"\frac{{{turn.numerator}\pi}}{{{turn.denominator}}}", radians.core)
+
+    def _same_algebra(self, gold: Quantity, answer: Quantity, name: str | None) -> bool:
+        sides = split_top(answer.core, "=")
+        if len(sides) > 1 and "=" not in gold.core:
+            return self._same_chain(gold, sides, name)
+        if r"\text" in answer.core or not mathematical(gold.core) or not mathematical(answer.core):
+            return _words(gold.core) == _words(answer.core) != ""
+        if reason := unevaluated(gold.core, answer.core, gold.value is not None):
+            return self._refuse(reason)
+        if too_large(gold.core):
+            return self._refuse("gold answer too large to compute with")
+        return algebraically_equal(gold.core, answer.core)
+
+    def _same_chain(self, gold: Quantity, sides: list[str], name: str | None) -> bool:
+        """ "2+3=5" and "m+n=5" count if the last side has the gold's value and so has every other side that is a
+        number; "4=5" does not.
+        """
+        *steps, last = sides
+        if not all(sides) or len(sides) > MAX_SIDES or not self.same(gold.core, last):
+            return False
+        return all(
+            name in (None, squash(step))
+            if _SYMBOL.search(_NUMERIC_COMMAND.sub("", step))
+            else too_large(step) is None
+            and (
+                quantity(step).value == gold.value
+                if quantity(step).value is not None and gold.value is not None
+                else algebraically_equal(gold.core, step)
+            )
+            for step in steps
+        )
+
+    def _refuse(self, reason: str) -> bool:
+        self.reason = reason
+        return False
+
+
+def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: re.Match | None) -> bool:
+    """Numerals with a base: equal digits, and equal bases unless one side leaves the base out."""
+    digits = [
+        match[1] if match else re.sub(r"[\s()]", "", text)
+        for match, text in ((gold_base, gold), (answer_base, answer))
+    ]
+    bases = {str(ONES.get(match[2], match[2])) for match in (gold_base, answer_base) if match}
+    return digits[0] == digits[1] and len(bases) == 1
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\s.]", "", text.lower())
+
+
+def _words(text: str) -> str:
+    return as_text(text) if re.search(r"[A-Za-z]{2}", text) else ""

@@ -1,0 +1,106 @@
+"""Numbers and sets that an answer gives in words: "twenty-one", "two thirds", "no solution", "all real numbers"."""
+
+import re
+
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+ONES = {word: value for value, word in enumerate(_SMALL)}
+TENS = {
+    word: 10 * value
+    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+}
+LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+PARTS = {
+    "half": 2,
+    "halves": 2,
+    "quarter": 4,
+    **{
+        word: value
+        for value, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), start=3)
+    },
+}
+NUMBER_WORDS = frozenset([*ONES, *TENS, *LARGE, "hundred"])
+MAX_CHARS = 120
+_WORD = re.compile(r"\s*(-)?\s*([A-Za-z]+)")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_PHRASES = {
+    r"\emptyset": r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set",
+    r"\mathbb{R}": r"(?:the set of )?all (?:real numbers|reals)|(?:the )?(?:set of )?real numbers",
+    r"\infty": r"(?:positive )?infinity",
+    r"-\infty": r"(?:negative|minus) infinity",
+}
+PHRASES = {symbol: re.compile(pattern, re.IGNORECASE) for symbol, pattern in _PHRASES.items()}
+# A sentence around one number says that number, unless a word in it takes that back or makes it a limit or a heading.
+_LONE_NUMBER = re.compile(
+    r"((?:[A-Za-z'][\w'-]*[,:]?\s+)+)([^\sA-Za-z]*\d[^\sA-Za-z]*)((?:\s+[A-Za-z][\w'.,-]*)*)[.!]?"
+)
+_NO_SENTENCE = frozenset(
+    "or not no nor never without except unless if either neither than least most between from to about around "
+    "roughly approximately nearly almost over under above below within up maybe perhaps possibly wrong incorrect and "
+    "minus plus times half twice hundred thousand million billion dozen percent step part question problem section chapter case "
+    "example method exercise option choice page line".split()
+)
+
+
+def lone_number(text: str) -> str | None:
+    """The one number in a short sentence ("Janet makes \\$18 every day" -> "\\$18"); None for any other text."""
+    plain = " ".join(_TEXT.sub(r" \1 ", text).split())
+    match = _LONE_NUMBER.fullmatch(plain) if len(plain) <= MAX_CHARS else None
+    if not match or _NO_SENTENCE & set(re.findall(r"[a-z]+", (match[1] + match[3]).lower())):
+        return None
+    return match[2].rstrip(".,:;")
+
+
+def symbols_for_words(text: str) -> str:
+    """A normalised answer with the number at its start, or a set, in symbols; any other text as it is.
+
+    "twenty-one" -> "21", "three apples" -> "3 apples", "two-thirds" -> "2/3", "no solutions" -> "\\emptyset".
+    """
+    if len(text) > MAX_CHARS or not text[:1].isalpha() and not text.startswith(r"\text"):
+        return text
+    plain = " ".join(_TEXT.sub(r" \1 ", text).split()).rstrip(".")
+    for symbol, pattern in PHRASES.items():
+        if pattern.fullmatch(plain):
+            return symbol
+    words, end = _leading_words(plain)
+    value, used = _whole_number(words)
+    if not used:
+        return text
+    if used < len(words) and (part := PARTS.get(words[used].removesuffix("s"), PARTS.get(words[used]))):
+        number, used = f"{value}/{part}", used + 1
+    else:
+        number = str(value)
+    rest = plain[end[used - 1] :]
+    return text if rest.startswith("-") or used < len(words) and words[used] in NUMBER_WORDS else number + rest
+
+
+def _leading_words(text: str) -> tuple[list[str], list[int]]:
+    """The words at the start of a text in lower case, and where each ends."""
+    words, ends, at = [], [], 0
+    while match := _WORD.match(text, at):
+        words.append(match[2].lower())
+        ends.append(at := match.end())
+    return words, ends
+
+
+def _whole_number(words: list[str]) -> tuple[int, int]:
+    """The number that the first words say, and how many words say it; (0, 0) where they say none."""
+    total = group = used = 0
+    can_take = "tens"  # what may follow: tens or ones, ones only, or a scale
+    for index, word in enumerate(words):
+        if word == "and" and used == index and index and words[index - 1] in ("hundred", *LARGE):
+            continue  # "two hundred and fifty"
+        if word in TENS and can_take == "tens":
+            group, can_take = group + TENS[word], "ones"
+        elif word in ONES and (can_take == "tens" or can_take == "ones" and 0 < ONES[word] < 10):
+            group, can_take = group + ONES[word], "scale"
+        elif word == "hundred" and 0 < group < 10:
+            group, can_take = 100 * group, "tens"
+        elif word in LARGE and group:
+            total, group, can_take = total + group * LARGE[word], 0, "tens"
+        else:
+            break
+        used = index + 1
+    return total + group, used
