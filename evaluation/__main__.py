@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -205,6 +207,9 @@ COMMANDS = {"run": run_run, "report": report.run_report, "grade": grading.run_gr
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     args = parse(argv)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; else it tells of NUMA nodes
+    # Batch systems stop a job by SIGTERM: the same as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
     try:
@@ -215,7 +220,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:  # a folder that cannot be written, a full disk
-        print(f"spo-eval {args.command}: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        reason = f"{error.filename or 'output'}: {error.strerror or error}"
+        print(f"spo-eval {args.command}: error: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = " The samples so far are kept; the same command continues." if args.command == "run" else ""

@@ -109,8 +109,10 @@ def describe(args: SimpleNamespace, notes: list[str]) -> str:
 
 
 def start_ray(args: SimpleNamespace) -> None:
-    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine."""
+    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine. Raises UserError."""
     import ray
+
+    address, needed, here = os.environ.get("RAY_ADDRESS"), num_devices(placement(args)), os.getcwd()
 
     environment = {
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
@@ -121,9 +123,22 @@ def start_ray(args: SimpleNamespace) -> None:
     if cpu.is_cpu():
         environment |= cpu.worker_environment()
         os.environ.update({name: os.environ.get(name, value) for name, value in cpu.RAY_ENVIRONMENT.items()})
-        if not os.environ.get("RAY_ADDRESS"):
-            options = cpu.ray_resources(num_devices(placement(args)))
-    ray.init(runtime_env={"env_vars": environment}, include_dashboard=False, **options)
+        if not address:
+            options = cpu.ray_resources(needed)
+
+    def work_here() -> None:
+        os.chdir(here)
+
+    # Workers of a cluster that others started are in the folder of its start: relative paths would lead elsewhere.
+    runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": work_here} if address else {})
+    try:
+        ray.init(runtime_env=runtime_env, include_dashboard=False, **options)
+    except ConnectionError:
+        raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set its own
+    if address and (offered := ray.cluster_resources().get("GPU", 0)) < needed:
+        message = f"the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer"
+        raise UserError(f"RAY_ADDRESS {address}: {message}")
 
 
 def run(args: SimpleNamespace, record: RunRecord) -> None:
@@ -180,12 +195,15 @@ def output_to(path: str | Path):
 
 
 def shut_down() -> None:
-    """Leave Ray and end every process that was started here, a second Ctrl-C notwithstanding."""
+    """Leave Ray and end every process that was started here, a second Ctrl-C notwithstanding.
+
+    In a cluster that was not started here Ray itself ends what belonged to this run.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
     import ray
 
     started = processes.descendants()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
     with contextlib.suppress(Exception):
         ray.shutdown()
     processes.end(started)
@@ -216,7 +234,7 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             run(args, record)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter: SIGTERM while ray.init is at work
             status, message = 130, "interrupted; nothing is left running"
         except Exception as error:
             traceback.print_exc()

@@ -49,7 +49,7 @@ PLAIN_LETTER_UNITS = frozenset("mgs")  # the letters that stand for a unit witho
 # Words that make a trailing text more than a unit.
 NOT_A_UNIT = frozenset(
     "or and to not no if when either between but than into plus minus times except only is are was were because "
-    "million billion trillion thousand hundred dozen half third quarter mod".split()
+    "million billion trillion thousand hundred dozen half third quarter mod squared cubed factorial".split()
 )
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 

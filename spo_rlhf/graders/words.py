@@ -32,23 +32,28 @@ _PHRASES = {
     r"-\infty": r"(?:negative|minus) infinity",
 }
 PHRASES = {symbol: re.compile(pattern, re.IGNORECASE) for symbol, pattern in _PHRASES.items()}
-# A sentence around one number says that number, unless a word in it takes that back or makes it a limit or a heading.
+# A sentence around one number says that number, unless a word in it takes that back, makes it a limit or a heading, or
+# computes with it. A sentence has a verb ("is", "makes") or a colon.
 _LONE_NUMBER = re.compile(
     r"((?:[A-Za-z'][\w'-]*[,:]?\s+)+)([^\sA-Za-z]*\d[^\sA-Za-z]*)((?:\s+[A-Za-z][\w'.,-]*)*)[.!]?"
 )
+_VERB = re.compile(r":|\b(?:is|are|was|were|has|have|had|be|[a-z]{2,}s)\b", re.IGNORECASE)
 _NO_SENTENCE = frozenset(
     "or not no nor never without except unless if either neither than least most between from to about around "
-    "roughly approximately nearly almost over under above below within up maybe perhaps possibly wrong incorrect and "
-    "minus plus times half twice hundred thousand million billion dozen percent step part question problem section chapter case "
-    "example method exercise option choice page line".split()
+    "roughly approximately nearly almost over under above below within up maybe perhaps possibly wrong incorrect "
+    "and minus plus less negative times squared cubed cube square root sqrt log ln sin cos tan factorial power "
+    "double mod modulo reciprocal inverse opposite half twice hundred thousand million billion dozen percent step "
+    "part question problem section chapter case example method exercise option choice page line".split()
 )
 
 
 def lone_number(text: str) -> str | None:
-    """The one number in a short sentence ("Janet makes \\$18 every day" -> "\\$18"); None for any other text."""
+    """The one number in a short sentence ("Janet makes \\$18 every day" -> "\\$18"); None for other text."""
     plain = " ".join(_TEXT.sub(r" \1 ", text).split())
     match = _LONE_NUMBER.fullmatch(plain) if len(plain) <= MAX_CHARS else None
-    if not match or _NO_SENTENCE & set(re.findall(r"[a-z]+", (match[1] + match[3]).lower())):
+    if not match or not _VERB.search(match[1]):
+        return None
+    if _NO_SENTENCE & set(re.findall(r"[a-z]+", (match[1] + match[3]).lower())):
         return None
     return match[2].rstrip(".,:;")
 
@@ -64,6 +69,9 @@ def symbols_for_words(text: str) -> str:
     for symbol, pattern in PHRASES.items():
         if pattern.fullmatch(plain):
             return symbol
+    if match := re.fullmatch(r"(?:negative|minus) (.+)", plain, re.IGNORECASE):
+        number = symbols_for_words(match[1])
+        return f"-{number}" if number[:1].isdigit() else text
     words, end = _leading_words(plain)
     value, used = _whole_number(words)
     if not used:

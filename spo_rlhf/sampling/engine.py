@@ -1,6 +1,7 @@
 """vLLM: one engine in this process, or one per GPU through Ray. Responses come out as they finish."""
 
 import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class LocalEngine:
             "gpu_memory_utilization": settings.gpu_memory_utilization,
             "enable_prefix_caching": True,
             "trust_remote_code": settings.trust_remote_code,
+            "use_tqdm_on_load": False,  # its bar would stand between those of the evaluation
         }
         if is_cpu():
             arguments |= cpu_engine_kwargs(settings.max_model_len) | {"distributed_executor_backend": "uni"}
@@ -125,7 +127,9 @@ class RayEngines:
 
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
+            on_sigterm = signal.getsignal(signal.SIGTERM)
             ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
         gpus = 0 if is_cpu() else settings.tensor_parallel
         actor = ray.remote(num_gpus=gpus, num_cpus=1)(LocalEngine)
         self._actors = [actor.remote(settings) for _ in range(replicas)]

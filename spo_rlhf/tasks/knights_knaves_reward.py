@@ -5,7 +5,7 @@ Hand this file to the trainer as `--reward.remote_url spo_rlhf/tasks/knights_kna
 """
 
 from spo_rlhf.graders import roles
-from spo_rlhf.tasks.response import response_of
+from spo_rlhf.tasks.queries import response_of
 
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> dict:

@@ -11,7 +11,7 @@ from spo_rlhf.graders import algebra
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.grade import gold_answer, grade_here
 from spo_rlhf.graders.normalize import normalize
-from spo_rlhf.tasks.response import response_of
+from spo_rlhf.tasks.queries import response_of
 
 algebra.warm_up()  # a second, once per process, and before the first answer's time limit runs
 

@@ -57,8 +57,8 @@ def warm_up(
     """Train the model in place on (prompt, response) pairs; return where it ended.
 
     The loss is the mean cross-entropy of the responses' tokens and their end of text. Accuracy is that of greedy
-    responses to the held-out (prompt, answer) pairs, graded as answers of `kind`. A run repeats exactly on CPU with the same number of threads,
-    unless the clock ends it.
+    responses to the held-out (prompt, answer) pairs, graded as answers of `kind`. A run repeats exactly on CPU with
+    the same number of threads, unless the clock ends it.
     """
     start = time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from evaluation.results import summarize
 from evaluation.settings import RunSettings
 from evaluation.stored import regrade, write_results
 from spo_rlhf.sampling.store import read_json, write_json, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_grade_keeps_the_order_and_adds_its_columns(tmp_path, capsys):
@@ -59,6 +62,43 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkey
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["run", "--model", "m"], ["run", "--contexts", "a"], ["grade", "--mode", "soft"], ["sample"], ["report", "-x"]],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and "--help" in error
+
+
+def test_what_cannot_be_loaded_or_written_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "rows.jsonl").write_text('{"problem": "1+1?", "answer": "2", "gold": "2", "pred": "2"}\n')
+    run = ["run", "--output", str(tmp_path / "out"), "--tasks"]
+    for arguments, advice in (
+        ([*run, f"mine={tmp_path}/rows.jsonl", "--model", "nobody/nothing"], "download the model first"),
+        ([*run, "gsm8k", "--model", "nobody/nothing"], "give --data-dir with gsm8k_test.jsonl"),
+        ([*run, "gsm8k", "--model", "runs/no/model"], "no such folder"),
+        (["grade", "--file", f"{tmp_path}/rows.jsonl", "--output", f"{tmp_path}/rows.jsonl/x"], "rows.jsonl: "),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err.strip()
+        assert advice in error and "\n" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_sweep_script_shows_its_commands():
+    script = ROOT / "examples" / "scripts" / "eval_context_sweep.sh"
+    done = subprocess.run(["bash", str(script), "some/model", "--dry-run"], capture_output=True, text=True, check=True)
+    run, report = done.stdout.splitlines()
+    args = parse(run.partition(" -m evaluation ")[2].split())
+    assert (args.tasks, args.contexts, args.prompt) == ("math500,aime24,gsm8k", (2048, 4096, 32768), "open-r1")
+    assert "report" in report and "--paper" in report
+    assert subprocess.run(["bash", str(script), "--no-such"], capture_output=True).returncode == 2
 
 
 def test_bad_rows_are_named(tmp_path, capsys):

@@ -1,6 +1,7 @@
-"""The quickstart's model on the real engine: every context from one pass, a killed and resumed run, several engines."""
+"""The quickstart's model on the real engine: every context from one pass, a killed run resumed, more engines."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import pytest
 
 from spo_rlhf.cli import quickstart
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 # The quickstart's own limit, and two below it that cut short problems and most problems.
 LONGEST = str(quickstart.TRAIN_OPTIONS["data.max_len"])
+DATA_DIR = Path(os.environ.get("SPO_DATA_DIR", ROOT.parent / "shared" / "data"))
 CONTEXTS = f"54,80,{LONGEST}"
 # A fifth of the quickstart's warm-up: the model solves a few per cent of the held-out problems.
 WARM_UP_STEPS = "80"
@@ -113,3 +115,20 @@ def test_more_samples_and_more_engines_sample_what_one_run_samples(task, tmp_pat
     one = evaluate(task, tmp_path / "one", *sampled, "--samples", "4")
     two = evaluate(task, tmp_path / "two", *sampled, "--samples", "4", "--data-parallel", "2")
     assert two == one and same_files(tmp_path / "one", tmp_path / "two")
+
+
+def test_the_context_sweep_script_on_the_real_data_sets(task, tmp_path):
+    tasks = {"math500": "math500.jsonl", "aime24": "aime24.jsonl", "gsm8k": "gsm8k_test.jsonl"}
+    if missing := [name for name in tasks.values() if not (DATA_DIR / name).exists()]:
+        pytest.skip(f"no {', '.join(missing)} in {DATA_DIR}; set SPO_DATA_DIR")
+    script = ROOT / "examples" / "scripts" / "eval_context_sweep.sh"
+    environment = {**os.environ, "SMOKE": "1", "DATA_DIR": str(DATA_DIR)}
+    arguments = ["bash", str(script), str(task / "model"), str(tmp_path)]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = json.loads((tmp_path / "results.json").read_text())["tasks"]
+    assert {name: set(known["contexts"]) for name, known in measured.items()} == dict.fromkeys(
+        tasks, {"512", "768", "1024"}
+    )
+    assert "Beside Table 1 of the paper" not in done.stdout, "its contexts are longer"
+    assert all((tmp_path / f"report.{name}").stat().st_size for name in ("md", "html", "png", "json"))

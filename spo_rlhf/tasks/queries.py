@@ -1,4 +1,4 @@
-"""A response without its prompt, for reward files."""
+"""What a reward function is given: OpenRLHF hands it the prompt and the response as one text."""
 
 
 def response_of(query: str, prompt: str) -> str:

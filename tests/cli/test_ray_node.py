@@ -1,0 +1,45 @@
+"""The Ray node of batch jobs: what it refuses, and that nothing in its command is shared with other jobs' nodes."""
+
+import argparse
+import socket
+from pathlib import Path
+
+import pytest
+
+from spo_rlhf.cli import ray_node
+from spo_rlhf.errors import UserError
+
+
+def options_of(**changes) -> dict[str, str]:
+    values = {"temp_dir": Path("/tmp/spo-1.0-0"), "address": None, "interface": None, "name": "n1"} | changes
+    command = ray_node.start_command(argparse.Namespace(**values), {"num_gpus": 4})
+    return dict(part.partition("=")[::2] for part in command[command.index("start") + 1 :])
+
+
+def test_no_port_is_fixed():
+    ports = {name: value for name, value in options_of().items() if name.endswith("port")}
+    client = int(ports.pop("--ray-client-server-port"))
+    assert set(ports) == {"--port", "--min-worker-port", "--max-worker-port", "--dashboard-agent-listen-port"}
+    assert set(ports.values()) == {"0"}
+    with socket.socket() as probe:
+        probe.bind(("", client))
+
+
+def test_head_and_other_nodes():
+    head, other = options_of(), options_of(address="192.0.2.1:6000", interface="lo")
+    assert "--head" in head and "--address" not in head
+    assert (
+        "--head" not in other and other["--address"] == "192.0.2.1:6000" and other["--node-ip-address"] == "127.0.0.1"
+    )
+    assert head["--num-gpus"] == other["--num-gpus"] == "4"
+
+
+def test_unknown_interface_names_those_there_are():
+    with pytest.raises(UserError, match=r"--interface ib9: no such interface.* lo"):
+        ray_node.interface_address("ib9")
+
+
+def test_a_temp_dir_too_long_for_sockets_is_refused(tmp_path, capsys):
+    long = tmp_path / ("x" * 50)
+    assert ray_node.main(["start", "--temp-dir", str(long), "--gpus", "1"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1 and not long.exists()
