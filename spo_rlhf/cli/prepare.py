@@ -18,7 +18,8 @@ from spo_rlhf.cli.arguments import refuse_in_one_line, seconds, share, whole
 from spo_rlhf.cli.console import Console, count, duration
 from spo_rlhf.cli.record import write_json
 from spo_rlhf.errors import UserError
-from spo_rlhf.tasks import arithmetic, knights_knaves, knights_knaves_reward
+from spo_rlhf.graders.grade import Kind
+from spo_rlhf.tasks import arithmetic, knights_knaves
 
 PROGRAM = "prepare"
 RECORD = "prepare.json"
@@ -32,25 +33,24 @@ SPARE_TOKENS = 8  # a response may be this much longer than the longest solution
 class Task:
     """A task: its module (with `PROMPT_TEMPLATE` and `write_task`) and what is its own.
 
-    settings: names and defaults. check: raises ValueError for values out of range. solves: (response, answer) -> bool, where
-    it is not the reward of mathematics.
+    settings: names and defaults. check: raises ValueError for values out of range. kind: of its answers, for the grader.
     """
 
     module: ModuleType
     settings: dict[str, int]
     check: Callable[..., None]
-    solves: Callable[[str, str], bool] | None = None
+    kind: Kind
     vocabulary_size: int = 512
     evaluate_every: int = 40
 
 
 TASKS = {
-    "arithmetic": Task(arithmetic, {"min_steps": 2, "max_steps": 6}, arithmetic.check_steps),
+    "arithmetic": Task(arithmetic, {"min_steps": 2, "max_steps": 6}, arithmetic.check_steps, "math"),
     "knights_knaves": Task(
         knights_knaves,
         {"people": 3},
         knights_knaves.check_people,
-        knights_knaves_reward.is_correct,
+        "roles",
         vocabulary_size=768,  # for fifty names; with 512 a sequence is a fifth longer
         evaluate_every=200,  # measuring takes as long as many steps, the responses being long
     ),
@@ -103,7 +103,7 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
             f" (stops at {training.target_accuracy:.0%}, or in {duration(max(0, progress.seconds_left))})"
         )
 
-    end = warm_up(model, tokenizer, examples, held_out, training, report, *filter(None, [task.solves]))
+    end = warm_up(model, tokenizer, examples, held_out, training, report, task.kind)
     logging.disable(logging.WARNING)  # saving imports DeepSpeed, which says what accelerator it looks for
     model.save_pretrained(directory / "model")
     logging.disable(logging.NOTSET)

@@ -23,8 +23,8 @@ reward 0 and is not graded. Every option also takes its name in spo-train.
 examples:
   # 8 responses to each problem; the right ones kept for supervised training, at most {selection.CORRECT_PER_PROMPT} each
   spo-sample --model MODEL --data train.jsonl --input-key problem --label-key answer \\
-      --template $'Question: {{}}\\nAnswer:\\n' --reward spo_rlhf/tasks/math_reward.py --samples 8 --select correct \\
-      --output runs/samples
+      --template $'Question: {{}}\\nAnswer:\\n' --reward spo_rlhf/tasks/math_reward.py \\
+      --samples 8 --select correct --output runs/samples
 
   # right beside wrong ones for DPO, at most {selection.PAIRS_PER_PROMPT} pairs a problem; on 4 GPUs
   spo-sample ... --samples 64 --select pairs --engines 4

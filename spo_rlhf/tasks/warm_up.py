@@ -9,15 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.grade import Kind, grade_here
 
 Example = tuple[str, str]  # prompt and response, or prompt and answer
-Solves = Callable[[str, str], bool]  # (response, answer)
-
-
-def grades_correct(response: str, answer: str) -> bool:
-    """What the reward of mathematics says (spo_rlhf/tasks/math_reward.py)."""
-    return grade_here(answer, response).correct
 
 
 @dataclass(frozen=True)
@@ -58,13 +52,13 @@ def warm_up(
     held_out: list[Example],
     settings: WarmUpSettings,
     report: Callable[[WarmUpProgress], None] = lambda progress: None,
-    solves: Solves = grades_correct,
+    kind: Kind = "math",
 ) -> WarmUpProgress:
     """Train the model in place on (prompt, response) pairs; return where it ended.
 
     The loss is the mean cross-entropy of the responses' tokens and their end of text. Accuracy is that of greedy
-    responses to the held-out (prompt, answer) pairs. A run repeats exactly on CPU with the same number of threads,
-    unless the clock ends it.
+    responses to the held-out (prompt, answer) pairs, graded as answers of `kind`. A run repeats exactly on CPU with
+    the same number of threads, unless the clock ends it.
     """
     start = time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98))
@@ -83,13 +77,13 @@ def warm_up(
         step += 1
         report(progress("training"))
         if step == next_evaluation:
-            accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, solves)
+            accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, kind)
             report(progress("evaluating"))
             if accuracy >= settings.target_accuracy:
                 return progress("finished")
             is_near = accuracy >= settings.target_accuracy / 2
             next_evaluation += max(1, settings.evaluate_every // 2) if is_near else settings.evaluate_every
-    accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, solves)
+    accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, kind)
     return progress("finished")
 
 
@@ -99,13 +93,16 @@ def greedy_accuracy(
     tokenizer: Qwen2Tokenizer,
     held_out: list[Example],
     max_new_tokens: int,
-    solves: Solves = grades_correct,
+    kind: Kind = "math",
 ) -> float:
     """Return the share of (prompt, answer) pairs that greedy decoding, all in one batch, solves."""
     inputs = tokenizer([prompt for prompt, _ in held_out], padding=True, padding_side="left", return_tensors="pt")
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     responses = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    correct = [solves(response, answer) for response, (_, answer) in zip(responses, held_out, strict=True)]
+    correct = [
+        grade_here(answer, response, kind=kind).correct
+        for response, (_, answer) in zip(responses, held_out, strict=True)
+    ]
     return sum(correct) / len(correct)
 
 

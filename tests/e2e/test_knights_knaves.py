@@ -27,7 +27,7 @@ def task(tmp_path_factory):
     examples = [(prompt, row["solution"]) for prompt, row in zip(prompts, rows, strict=True)]
     answers = [(prompt, row["answer"]) for prompt, row in zip(prompts, rows, strict=True)]
     settings = WarmUpSettings(0.5, max_steps=600, batch_size=PROBLEMS, evaluate_every=20, max_new_tokens=160)
-    end = warm_up(model, tokenizer, examples, answers, settings, solves=knights_knaves_reward.is_correct)
+    end = warm_up(model, tokenizer, examples, answers, settings, kind="roles")
     assert end.accuracy >= 0.5
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

@@ -16,7 +16,7 @@ from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-REWARD = stack.ROOT / "spo_rlhf" / "tasks" / "gsm8k.py"
+REWARD = stack.ROOT / "spo_rlhf" / "tasks" / "math_reward.py"
 RESPONSES = 200
 
 

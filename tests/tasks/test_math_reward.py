@@ -13,7 +13,8 @@ from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.tasks import math_reward
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE, generate
-from spo_rlhf.tasks.math_reward import response_of, reward_func
+from spo_rlhf.tasks.math_reward import reward_func
+from spo_rlhf.tasks.queries import response_of
 
 PROMPT = "Question: 500 + 734?\nAnswer:\n"
 LABELLED = Path(__file__).parents[1] / "graders" / "labelled.jsonl"
