@@ -86,11 +86,70 @@ def draw(task: str, methods: dict[str, list[dict]], path: Path) -> None:
     pyplot.close(figure)
 
 
+STEP_PANELS = {
+    "rollout/reward_mean": "mean reward of the batch",
+    "ppo_kl": "KL(old || new) per trained token",
+    "ppo_clip_ratio": "trained tokens with an active clip",
+}
+
+
+def draw_steps(task: str, methods: dict[str, list[dict]], path: Path) -> None:
+    """Reward, KL and clip fraction over steps, a line per seed: where a method collapses, these show it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(STEP_PANELS), figsize=(15, 4.2), layout="constrained")
+    for axes, (name, label) in zip(panels, STEP_PANELS.items()):
+        for number, (method, runs) in enumerate(methods.items()):
+            for run in runs:
+                steps = [step for step in run["steps"] if step[name] is not None]
+                title = method if run is runs[0] else None
+                axes.plot([s["step"] for s in steps], [s[name] for s in steps], color=f"C{number}", label=title)
+        axes.set(xlabel="step", title=label)
+        axes.grid(alpha=0.3)
+    panels[1].set_yscale("symlog", linthresh=1e-4)
+    panels[0].legend(frameon=False)
+    figure.suptitle(task)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def steps_table(methods: dict[str, list[dict]]) -> list[str]:
+    """Markdown lines: reward at the start, at its best and at the end, and the extremes of KL and clip fraction."""
+    lines = [
+        "| method | steps | reward, first 3 steps | best 3 | last 3 | KL, median | KL, largest | clip fraction, median | largest |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for method, runs in methods.items():
+        cells: dict[str, list[float]] = defaultdict(list)
+        for run in runs:
+            series = {name: np.array([s[name] for s in run["steps"] if s[name] is not None]) for name in STEP_PANELS}
+            reward = series["rollout/reward_mean"]
+            smooth = np.convolve(reward, np.ones(3) / 3, mode="valid") if len(reward) >= 3 else reward
+            cells["steps"].append(len(reward))
+            cells["first"].append(smooth[0])
+            cells["best"].append(smooth.max())
+            cells["last"].append(smooth[-1])
+            for name in ("ppo_kl", "ppo_clip_ratio"):
+                cells[f"{name} median"].append(np.median(series[name]))
+                cells[f"{name} max"].append(series[name].max())
+        means = {name: float(np.mean(values)) for name, values in cells.items()}
+        lines.append(
+            f"| {method} | {means['steps']:.0f} | {means['first']:.3f} | {means['best']:.3f} | {means['last']:.3f} "
+            f"| {means['ppo_kl median']:.2g} | {means['ppo_kl max']:.2g} "
+            f"| {means['ppo_clip_ratio median']:.2%} | {means['ppo_clip_ratio max']:.2%} |"
+        )
+    return [*lines, ""]
+
+
 def write(output: Path, runs: list[dict[str, Any]]) -> list[str]:
     """results.md and one PNG per task into `output`; returns the lines of the tables and where the files are."""
     lines = []
     for task, methods in by_method(runs).items():
-        lines += table(task, methods)
+        lines += table(task, methods) + steps_table(methods)
         draw(task, methods, output / f"{task}.png")
+        draw_steps(task, methods, output / f"{task}-steps.png")
     (output / "results.md").write_text("\n".join(lines), encoding="utf-8")
     return [*lines, f"results: {output / 'results.json'}  table: {output / 'results.md'}  pictures: {output}/*.png"]
