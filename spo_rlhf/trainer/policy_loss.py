@@ -168,6 +168,7 @@ class MaskedTotals:
         if sums["is_units"]:
             metrics["is_filter_ratio"] = sums["is_filtered"] / sums["is_units"]
         return metrics | {
+            "trained_tokens": tokens,  # each as often as it was trained on
             "ratio/clipped_units": sums["clipped_units"] / units,
             "ratio/kept_responses": sums["kept_responses"] / responses,
             "ratio/clipped_responses": sums["clipped_responses"] / responses,

@@ -1,0 +1,155 @@
+"""Tables and pictures of the learning-curve benchmark."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+def by_method(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[dict]]]:
+    """task -> method -> runs, in the order given."""
+    grouped: dict = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        grouped[run["task"]][run["method"]].append(run)
+    return grouped
+
+
+def at(run: dict[str, Any], axis: str, position: float) -> float:
+    """Accuracy of a run where it had spent `position` tokens or seconds, linear between its evaluations."""
+    points = run["accuracy"]
+    return float(np.interp(position, [point[axis] for point in points], [point["accuracy"] for point in points]))
+
+
+def interval(value_N: list[float]) -> tuple[float, float]:
+    """Mean and half width of the Student interval; the width is nan for a single value."""
+    value_N = np.asarray(value_N, dtype=float)
+    if len(value_N) < 2:
+        return float(value_N.mean()), float("nan")
+    from scipy.stats import t
+
+    half = t.ppf(0.5 + CONFIDENCE / 2, len(value_N) - 1) * value_N.std(ddof=1) / np.sqrt(len(value_N))
+    return float(value_N.mean()), float(half)
+
+
+def table(task: str, methods: dict[str, list[dict]]) -> list[str]:
+    """Markdown lines: accuracy at the end and at equal seconds, costs, and differences to the first method, paired by seed."""
+    baseline = next(iter(methods))
+    seconds = min(run["accuracy"][-1]["seconds"] for runs in methods.values() for run in runs)
+    lines = [
+        f"### {task}",
+        "",
+        f"| method | seeds | before | after | minus {baseline} | after {seconds:.0f} s | minus {baseline} | tokens | of them MC | trained tokens | steps | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for method, runs in methods.items():
+        cells = [method, str(len(runs)), percent(interval([run["accuracy"][0]["accuracy"] for run in runs]))]
+        for axis, position in (("tokens", float("inf")), ("seconds", seconds)):
+            other = {run["seed"]: at(run, axis, position) for run in methods[baseline]}
+            cells.append(percent(interval([at(run, axis, position) for run in runs])))
+            pairs = [at(run, axis, position) - other[run["seed"]] for run in runs if run["seed"] in other]
+            cells.append(percent(interval(pairs), sign=True) if pairs and method != baseline else "-")
+        for name in ("generated_tokens", "mc_tokens", "trained_tokens", "optimizer_steps", "seconds_training"):
+            cells.append(f"{np.mean([run[name] for run in runs]):,.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def percent(estimate: tuple[float, float], *, sign: bool = False) -> str:
+    mean, half = estimate
+    text = f"{100 * mean:+.1f}" if sign else f"{100 * mean:.1f}"
+    return text if np.isnan(half) else f"{text} ± {100 * half:.1f}"
+
+
+def draw(task: str, methods: dict[str, list[dict]], path: Path) -> None:
+    """Accuracy over tokens and over seconds: mean over seeds, band from the lowest to the highest seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    for axes, axis, label in zip(panels, ("tokens", "seconds"), ("generated tokens, Monte Carlo included", "seconds of training")):
+        for number, (method, runs) in enumerate(methods.items()):
+            end = min(run["accuracy"][-1][axis] for run in runs)
+            grid = np.linspace(0, end, 60)
+            value_SP = 100 * np.array([[at(run, axis, position) for position in grid] for run in runs])
+            axes.plot(grid, value_SP.mean(0), color=f"C{number}", label=method)
+            axes.fill_between(grid, value_SP.min(0), value_SP.max(0), color=f"C{number}", alpha=0.15, linewidth=0)
+        axes.set(xlabel=label)
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel="held-out problems solved (%)", title=task)
+    panels[1].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+STEP_PANELS = {
+    "rollout/reward_mean": "mean reward of the batch",
+    "ppo_kl": "KL(old || new) per trained token",
+    "ppo_clip_ratio": "trained tokens with an active clip",
+}
+
+
+def draw_steps(task: str, methods: dict[str, list[dict]], path: Path) -> None:
+    """Reward, KL and clip fraction over steps, a line per seed: where a method collapses, these show it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(STEP_PANELS), figsize=(15, 4.2), layout="constrained")
+    for axes, (name, label) in zip(panels, STEP_PANELS.items()):
+        for number, (method, runs) in enumerate(methods.items()):
+            for run in runs:
+                steps = [step for step in run["steps"] if step[name] is not None]
+                title = method if run is runs[0] else None
+                axes.plot([s["step"] for s in steps], [s[name] for s in steps], color=f"C{number}", label=title)
+        axes.set(xlabel="step", title=label)
+        axes.grid(alpha=0.3)
+    panels[1].set_yscale("symlog", linthresh=1e-4)
+    panels[0].legend(frameon=False)
+    figure.suptitle(task)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def steps_table(methods: dict[str, list[dict]]) -> list[str]:
+    """Markdown lines: reward at the start, at its best and at the end, and the extremes of KL and clip fraction."""
+    lines = [
+        "| method | steps | reward, first 3 steps | best 3 | last 3 | KL, median | KL, largest | clip fraction, median | largest |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for method, runs in methods.items():
+        cells: dict[str, list[float]] = defaultdict(list)
+        for run in runs:
+            series = {name: np.array([s[name] for s in run["steps"] if s[name] is not None]) for name in STEP_PANELS}
+            reward = series["rollout/reward_mean"]
+            smooth = np.convolve(reward, np.ones(3) / 3, mode="valid") if len(reward) >= 3 else reward
+            cells["steps"].append(len(reward))
+            cells["first"].append(smooth[0])
+            cells["best"].append(smooth.max())
+            cells["last"].append(smooth[-1])
+            for name in ("ppo_kl", "ppo_clip_ratio"):
+                cells[f"{name} median"].append(np.median(series[name]))
+                cells[f"{name} max"].append(series[name].max())
+        means = {name: float(np.mean(values)) for name, values in cells.items()}
+        lines.append(
+            f"| {method} | {means['steps']:.0f} | {means['first']:.3f} | {means['best']:.3f} | {means['last']:.3f} "
+            f"| {means['ppo_kl median']:.2g} | {means['ppo_kl max']:.2g} "
+            f"| {means['ppo_clip_ratio median']:.2%} | {means['ppo_clip_ratio max']:.2%} |"
+        )
+    return [*lines, ""]
+
+
+def write(output: Path, runs: list[dict[str, Any]]) -> list[str]:
+    """results.md and one PNG per task into `output`; returns the lines of the tables and where the files are."""
+    lines = []
+    for task, methods in by_method(runs).items():
+        lines += table(task, methods) + steps_table(methods)
+        draw(task, methods, output / f"{task}.png")
+        draw_steps(task, methods, output / f"{task}-steps.png")
+    (output / "results.md").write_text("\n".join(lines), encoding="utf-8")
+    return [*lines, f"results: {output / 'results.json'}  table: {output / 'results.md'}  pictures: {output}/*.png"]

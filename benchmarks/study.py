@@ -1,0 +1,178 @@
+"""What the learning-curve benchmark runs: tasks, methods, and one spo-train command per task, method and seed."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spo_rlhf.tasks import arithmetic, knights_knaves
+
+ROOT = Path(__file__).parents[1]
+REWARDS = ROOT / "spo_rlhf" / "tasks"
+HELD_OUT = 256
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that makes its own data and a model that solves a part of it.
+
+    prepare: options of spo_rlhf.cli.prepare. segment_tokens: of a tree's segments, about a third of a response.
+    """
+
+    prepare: tuple[str, ...]
+    template: str
+    reward: Path
+    prompt_tokens: int
+    segment_tokens: int
+
+
+TASKS = {
+    "arithmetic-short": Task(
+        ("--min-steps", "2", "--max-steps", "4"), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 96, 10
+    ),
+    "arithmetic-long": Task(
+        ("--min-steps", "8", "--max-steps", "12"), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 192, 36
+    ),
+    "knights_knaves": Task(
+        ("--task", "knights_knaves"), knights_knaves.PROMPT_TEMPLATE, REWARDS / "knights_knaves_reward.py", 256, 80
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """Options of spo-train, and the batch: prompts and responses (tree: trained nodes) per prompt in an iteration."""
+
+    prompts: int
+    responses: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def with_options(self, changes: dict[str, Any]) -> "Method":
+        """The same with other options; `prompts` and `responses` among them are the batch."""
+        changes = dict(changes)
+        batch = {name: int(changes.pop(name, getattr(self, name))) for name in ("prompts", "responses")}
+        return Method(**batch, options={**self.options, **changes})
+
+
+GROUP = {"spo.mode": "group"}
+CHAIN = {"spo.mode": "chain", "spo.mc_rollouts": 4}
+METHODS = {
+    "grpo": Method(64, 8, {**GROUP, "algo.advantage.estimator": "group_norm"}),
+    "grpo_mask": Method(64, 8, {**GROUP, "algo.advantage.estimator": "group_norm", "spo.prob_mask": True}),
+    "rloo": Method(64, 8, {**GROUP, "algo.advantage.estimator": "rloo"}),
+    "vineppo": Method(64, 4, {**CHAIN, "spo.partition": "newline", "spo.prob_mask": False}),
+    "spo_chain": Method(64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.cutpoint_interval": 3}),
+    "spo_tree": Method(
+        32, 16, {"spo.mode": "tree", "spo.tree_branching": "4,3,2", "spo.replay_max_age": 1, "spo.replay_per_prompt": 0}
+    ),
+    "gspo": Method(64, 8, {**GROUP, "spo.ratio_level": "sequence", "spo.clip_low": 0.01, "spo.clip_high": 0.01}),
+    "sspo": Method(
+        64, 8, {**GROUP, "spo.ratio_level": "subsentence", "spo.clip_low": 0.05, "spo.clip_high": 0.05, "spo.entropy_clip": 0.5}
+    ),
+    "spo_chain_segment": Method(64, 4, {**CHAIN, "spo.cutpoint_interval": 3, "spo.ratio_level": "segment"}),
+}
+# On top of every method: one optimizer step a batch, a constant learning rate, no reference model.
+COMMON = {
+    "train.num_episodes": 1000,  # the token budget ends the run
+    "actor.adam.lr": 3e-4,
+    "actor.lr_scheduler": "constant",
+    "actor.lr_warmup_ratio": 0,
+    "algo.kl.init_coef": 0,
+    "actor.num_gpus_per_node": 1,
+    "vllm.num_engines": 1,
+    "eval.temperature": 0,
+    "eval.n_samples_per_prompt": 1,
+    "data.input_key": "problem",
+    "data.label_key": "answer",
+    "ckpt.best_metric_key": "none",
+    "ckpt.save_steps": -1,
+}
+# A learning rate 10 times too high and two off-policy epochs, where GRPO is said to collapse.
+STABILITY = {"actor.adam.lr": 3e-3, "train.max_epochs": 2, "optimizer_steps": 4}
+STABILITY_METHODS = ("grpo", "gspo", "sspo", "spo_chain", "spo_chain_segment")
+
+
+def prepare_command(task: Task, folder: Path, seconds: float) -> list[str]:
+    """Makes data and model of a task; a finished folder is left as it is."""
+    options = ["--output", str(folder), "--train", "8192", "--test", str(HELD_OUT), "--max-seconds", str(seconds)]
+    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.prepare", *options, *task.prepare]
+
+
+def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: int, budget: int, points: int) -> list[str]:
+    """spo-train for one run; about `points` evaluations, the first and last one included."""
+    prepared = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+    new_tokens = prepared["warm_up"]["max_new_tokens"]
+    options = dict(method.options)
+    optimizer_steps = int(options.pop("optimizer_steps", 1))
+    if options["spo.mode"] == "tree":
+        options.setdefault("spo.tree_segment_tokens", task.segment_tokens)
+    samples = method.prompts * method.responses
+    values = {
+        **COMMON,
+        "actor.model_name_or_path": folder / "model",
+        "data.prompt_dataset": folder / "train.jsonl",
+        "eval.dataset": folder / "test.jsonl",
+        "eval.steps": evaluation_interval(method, new_tokens, budget, points),
+        "data.input_template": task.template,
+        "data.max_len": task.prompt_tokens + new_tokens,
+        "rollout.max_new_tokens": new_tokens,
+        "reward.remote_url": task.reward,
+        "rollout.batch_size": method.prompts,
+        "rollout.n_samples_per_prompt": method.responses,
+        "rollout.micro_batch_size": 32,
+        "train.batch_size": samples // optimizer_steps,
+        "train.micro_batch_size": 32,
+        "train.seed": seed,
+        "spo.token_budget": budget,
+        "spo.run_dir": run,
+        "ckpt.output_dir": run / "model",
+        "ckpt.path": run / "checkpoints",
+        **options,
+    }
+    flags = ["--train.colocate_all"]
+    for name, value in values.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            flags += [f"--{name}", str(value)]
+    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.train", *flags]
+
+
+def evaluation_interval(method: Method, new_tokens: int, budget: int, points: int) -> int:
+    """Steps between evaluations: a response takes about two thirds of the longest, Monte Carlo as much again."""
+    per_response = 2 / 3 * new_tokens * (1 if method.options["spo.mode"] == "group" else 2.5)
+    steps = budget / (per_response * method.prompts * method.responses)
+    return max(1, round(steps / max(points - 1, 1)))
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Costs of a finished run and its accuracy over tokens and seconds of training, evaluation time left out."""
+    with open(run / "metrics.jsonl", encoding="utf-8") as lines:
+        events = [json.loads(line) for line in lines]
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    tokens = seconds = trained_tokens = optimizer_steps = 0.0
+    points, curve = [], []
+    for event in events:
+        metrics = event.get("metrics", {})
+        if event["event"] == "step":
+            tokens, seconds = metrics["rollout/total_tokens"], seconds + metrics["timing/step_total"]
+            trained_tokens += metrics.get("trained_tokens", 0.0)
+            batches = metrics["rollout/num_samples"] * config["train.max_epochs"] / config["train.batch_size"]
+            optimizer_steps += batches - metrics["skipped_steps"]
+            names = ("rollout/reward_mean", "ppo_kl", "ppo_clip_ratio", "mask_density", "actor_grad_norm")
+            curve.append({"step": event["step"], "tokens": tokens, **{name: metrics.get(name) for name in names}})
+        elif event["event"] == "eval":
+            accuracy = [value for name, value in metrics.items() if name.endswith("_pass1")]
+            points.append({"step": event["step"], "tokens": tokens, "seconds": seconds, "accuracy": accuracy[0]})
+    return {
+        "generated_tokens": tokens,
+        "mc_tokens": summary["mc_tokens"],
+        "trained_tokens": trained_tokens,
+        "optimizer_steps": optimizer_steps,
+        "seconds_training": seconds,
+        "seconds_by_phase": summary["seconds_by_phase"],
+        "accuracy": points,
+        "steps": curve,
+    }

@@ -1,0 +1,106 @@
+"""The learning-curve benchmark: its options are those of spo-train, its numbers are what they say."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import stack
+from scipy import stats
+
+sys.path.insert(0, str(stack.ROOT / "benchmarks"))
+import learning_curves  # noqa: E402
+import report  # noqa: E402
+import study  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Data and an untrained model of each task."""
+    folders = {}
+    for name, task in study.TASKS.items():
+        folders[name] = tmp_path_factory.mktemp("task") / name
+        options = ["--output", str(folders[name]), "--train", "600", "--test", "8", "--warm-up-steps", "0", *task.prepare]
+        command = [sys.executable, "-m", "spo_rlhf.cli.prepare", *options]
+        subprocess.run(command, cwd=stack.ROOT, env=stack.environment(), check=True, capture_output=True)
+    return folders
+
+
+@pytest.mark.timeout(600)
+def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path):
+    from spo_rlhf.cli.train import flatten, parse, plain
+
+    for task_name, folder in prepared.items():
+        methods = study.METHODS if task_name == "arithmetic-short" else {"spo_tree": study.METHODS["spo_tree"]}
+        for name, method in methods.items():
+            for changes in ({}, study.STABILITY):
+                command = study.train_command(
+                    study.TASKS[task_name], method.with_options(changes), folder, tmp_path, seed=3, budget=1000, points=3
+                )
+                args, _ = parse([*command[command.index("spo_rlhf.cli.train") + 1 :], "--dry-run"])
+                config = flatten(plain(args))
+                assert config["spo.token_budget"] == 1000 and config["train.seed"] == 3, name
+                steps = config["rollout.batch_size"] * config["rollout.n_samples_per_prompt"] / config["train.batch_size"]
+                assert steps == (4 if changes else 1) and config["train.max_epochs"] == (2 if changes else 1)
+
+
+def test_intervals_are_students():
+    values = [0.4, 0.5, 0.7]
+    mean, half = report.interval(values)
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert np.isnan(report.interval([0.4])[1])
+
+
+def run_of(method: str, seed: int, accuracy: list[float], pace: float = 1.0) -> dict:
+    points = [{"step": i, "tokens": 100.0 * i, "seconds": pace * i, "accuracy": a} for i, a in enumerate(accuracy)]
+    steps = [{"step": i + 1, "rollout/reward_mean": 0.5, "ppo_kl": 0.01 * i, "ppo_clip_ratio": 0.0} for i in range(4)]
+    costs = dict.fromkeys(("generated_tokens", "mc_tokens", "trained_tokens", "optimizer_steps", "seconds_training"), 1.0)
+    return {"task": "t", "method": method, "seed": seed, "accuracy": points, "steps": steps, **costs}
+
+
+def test_differences_are_paired_by_seed_and_times_compared_at_the_shortest(tmp_path):
+    runs = [run_of("grpo", s, [0.2, 0.3 + s / 10]) for s in range(3)] + [run_of("spo", s, [0.2, 0.4 + s / 10], 2.0) for s in range(3)]
+    lines = report.write(tmp_path, runs)
+    row = next(line for line in lines if line.startswith("| spo |")).split(" | ")
+    assert row[4] == "+10.0 ± 0.0", "the seeds differ by 10 points, the pairs do not"
+    assert row[5].startswith("35.0"), "after one second spo is half way: 0.2 + (0.4 + s/10 - 0.2) / 2, mean over s"
+    assert {path.name for path in tmp_path.iterdir()} == {"results.md", "t.png", "t-steps.png"}
+
+
+def test_varied_options_make_methods_of_their_own():
+    args = learning_curves.parse(["--methods", "spo_chain", "--vary", "spo.cutpoint_interval=1,3", "--vary", "prompts=16,64"])
+    methods = learning_curves.variants(args)
+    assert len(methods) == 4
+    assert methods["spo_chain:cutpoint_interval=1:prompts=64"].prompts == 64
+    assert methods["spo_chain:cutpoint_interval=3:prompts=16"].options["spo.cutpoint_interval"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--methods", "ppo"], "--methods ppo: choose from grpo"),
+        (["--task", "chess"], "--task chess: choose from arithmetic-short"),
+        (["--vary", "spo.cutpoint_interval"], "give OPTION=VALUE"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, says, capsys):
+    assert learning_curves.main([*arguments, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert says in error.replace("'", "") and len(error.splitlines()) == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_a_benchmark_runs_and_goes_on_where_it_was(tmp_path):
+    arguments = ["--methods", "grpo", "--task", "arithmetic-short", "--seeds", "1", "--budget-tokens", "20000", "--points", "2"]
+    arguments += ["--warm-up-seconds", "5", "--output", str(tmp_path), "--vary", "prompts=16"]
+    assert learning_curves.main(arguments) == 0
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    [run] = results["runs"]
+    assert run["generated_tokens"] >= 20000 and run["optimizer_steps"] == len(run["steps"]) and run["trained_tokens"] > 0
+    assert [point["tokens"] for point in run["accuracy"]][0] == 0 and len(run["accuracy"]) >= 2
+    log = tmp_path / "arithmetic-short" / "grpo-prompts_16-20000-seed0" / "terminal.log"
+    written = log.stat().st_mtime_ns
+    assert learning_curves.main(arguments) == 0 and log.stat().st_mtime_ns == written, "a finished run was run again"
