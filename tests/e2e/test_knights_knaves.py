@@ -18,7 +18,9 @@ PROBLEMS = 8
 def task(tmp_path_factory):
     """A few problems, and a model that knows them by heart: sampled, a third of its responses is right."""
     folder = tmp_path_factory.mktemp("task")
-    rows = knights_knaves.write_task(folder, seed=0, train_count=PROBLEMS, test_count=1, sft_count=1, people=2)["train"]
+    rows = knights_knaves.write_task(folder, seed=0, train_count=PROBLEMS, test_count=1, sft_count=1, people=2)[
+        "train"
+    ]
     by_heart.learn(folder, rows, knights_knaves.PROMPT_TEMPLATE, kind="roles")
     return folder
 
