@@ -18,18 +18,16 @@ PROBLEMS = 8
 def task(tmp_path_factory):
     """A few problems, and a model that knows them by heart: sampled, a third of its responses is right."""
     folder = tmp_path_factory.mktemp("task")
-    rows = knights_knaves.write_task(folder, seed=0, train_count=PROBLEMS, test_count=1, sft_count=1, people=2)[
-        "train"
-    ]
-    by_heart.learn(folder, rows, knights_knaves.PROMPT_TEMPLATE, kind="roles")
+    splits = knights_knaves.write_task(folder, seed=0, train_count=PROBLEMS, test_count=1, sft_count=1, people=2)
+    by_heart.learn(folder, splits["train"], knights_knaves.PROMPT_TEMPLATE, kind="roles")
     return folder
 
 
 def test_two_steps_of_spo_chain(task, tmp_path):
     changes = dict(
         data__input_template=knights_knaves.PROMPT_TEMPLATE, reward__remote_url=knights_knaves_reward.__file__,
-        data__max_len=512, rollout__max_new_tokens=240, spo__cutpoint_interval=10, rollout__batch_size=4, rollout__n_samples_per_prompt=4,
-        train__batch_size=16,
+        data__max_len=512, rollout__max_new_tokens=240, spo__cutpoint_interval=10, rollout__batch_size=4,
+        rollout__n_samples_per_prompt=4, train__batch_size=16,
     )  # fmt: skip
     run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
     assert run["summary"]["finished"] and len(run["steps"]) == 2
