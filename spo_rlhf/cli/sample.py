@@ -101,6 +101,7 @@ def sample(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     engine = EngineSettings(
         args.model, longest, args.temperature, args.top_p, seed=args.seed, tensor_parallel=args.tensor_parallel,
         gpu_memory_utilization=args.gpu_memory, trust_remote_code=True,
+        engine_args={"max_num_seqs": args.max_num_seqs},
     )  # fmt: skip
     log = SampleLog(args.output / "samples.jsonl", SAMPLE_KEY)
     console.line(

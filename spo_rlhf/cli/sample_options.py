@@ -170,6 +170,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="GPUs per engine; default: 1",
     )
     option(
+        "--max-num-seqs",
+        "--spo.max_num_seqs",
+        dest="max_num_seqs",
+        type=whole(1),
+        default=512,
+        metavar="N",
+        help="sequences in flight per engine; default: 512",
+    )
+    option(
         "--gpu-memory",
         "--vllm.gpu_memory_utilization",
         dest="gpu_memory",
