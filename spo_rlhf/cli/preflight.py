@@ -95,7 +95,13 @@ def check_objective(args: SimpleNamespace) -> None:
         raise UserError(f"{error}; see {flags}") from None
 
 
-def check_token_texts(args: SimpleNamespace, tokenizer) -> None:
+def load_tokenizer(args: SimpleNamespace):
+    """The policy's tokenizer, as OpenRLHF loads it."""
+    name, use_fast = args.actor.model_name_or_path, not args.data.disable_fast_tokenizer
+    return upstream.get_tokenizer(name, None, "left", use_fast=use_fast)
+
+
+def check_token_texts(args: SimpleNamespace) -> None:
     """The tokenizer gives the text of each token where partition or ratio level look at text."""
     flag = None
     if args.spo.ratio_level == "subsentence":
@@ -103,6 +109,7 @@ def check_token_texts(args: SimpleNamespace, tokenizer) -> None:
     elif args.spo.mode == "chain" and args.spo.partition.kind in TEXT_PARTITIONS:
         flag = f"--spo.partition {args.spo.partition.kind}"
     if flag:
+        tokenizer = load_tokenizer(args)
         check_tokenizer(tokenizer, args.actor.model_name_or_path, flag)
 
 
@@ -145,10 +152,7 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
                 check_jsonl(flag, name, {option: key for option, key in keys.items() if key})
         elif not must_load:
             return []
-    tokenizer = upstream.get_tokenizer(
-        args.actor.model_name_or_path, None, "left", use_fast=not args.data.disable_fast_tokenizer
-    )
-    check_token_texts(args, tokenizer)
+    tokenizer = load_tokenizer(args)
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
     probabilities = args.data.prompt_probs if flag == "data.prompt_dataset" else None
     try:
@@ -232,6 +236,8 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool) -> None:
     datasets = [("data.prompt_dataset", args.data.prompt_dataset, args.data.prompt_split)]
     if args.eval.dataset:
         datasets.append(("eval.dataset", args.eval.dataset, args.eval.split))
+    if readable:
+        check_token_texts(args)
     for flag, names, split in datasets if readable else []:
         pairs = check_dataset(args, flag, names, split, must_load=must_load)
         if pairs and flag == "data.prompt_dataset":

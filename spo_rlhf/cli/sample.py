@@ -37,7 +37,7 @@ def load_prompts(args: argparse.Namespace) -> tuple[list, Any]:
     if not chosen:
         raise UserError(f"--rows: the data have {len(pairs)} rows and none of these")
     preflight.try_reward(training, *chosen[0][1])
-    tokenizer = upstream.get_tokenizer(args.model, None, "left")
+    tokenizer = preflight.load_tokenizer(training)
     ids = tokenizer([prompt for _, (prompt, _) in chosen], add_special_tokens=False)["input_ids"]
     return [Prompt(row, *pair, token_ids) for (row, pair), token_ids in zip(chosen, ids, strict=True)], tokenizer
 

@@ -16,7 +16,7 @@ source "examples/scripts/lib/$TASK.sh"
 source examples/scripts/lib/run.sh
 if [ "${SMOKE:-0}" = 1 ]; then
     $PYTHON -W ignore -m spo_rlhf.cli.prepare --output "$SMOKE_TASK" --train 64 --test 32 --min-steps 2 --max-steps 2 \
-        --target-accuracy 0.2 --max-seconds 180
+        --target-accuracy 0.4 --max-seconds 180
 fi
 
 # What the task's settings for spo-train say of sampling, for training and for evaluation.
