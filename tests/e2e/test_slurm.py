@@ -16,12 +16,12 @@ from slurm_cluster import NODES, SlurmCluster
 
 from spo_rlhf.tasks import arithmetic
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 SCRIPTS = stack.ROOT / "examples" / "scripts"
 JOBS = sorted((SCRIPTS / "slurm").glob("*.sbatch"))
 TRAINING = [job for job in JOBS if job.name.startswith("train")]
 TWO_NODES = ("--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=2", "--mem-per-gpu=8G")
-JOB_LIMIT_S = 400
+JOB_LIMIT_S = 600
 POLL_S = 2
 # Runs until SIGTERM, which it answers with an exit status of its own; says when it is ready.
 PATIENT_COMMAND = """
