@@ -5,7 +5,7 @@ import math
 import pytest
 import stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_units_entropies_and_corrections_reach_the_loss(tmp_path):

@@ -126,6 +126,7 @@ def test_slurm_accepts_the_script_as_it_is(script, slurm):
     assert "on nodes n[1-2]" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", TRAINING, ids=name_of)
 def test_training_on_two_nodes(script, slurm, task, node_tmp, tmp_path):
     job_id = submit_training(slurm, script, task, node_tmp, tmp_path / "run")
