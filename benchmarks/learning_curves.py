@@ -25,12 +25,13 @@ from spo_rlhf.errors import UserError  # noqa: E402
 
 PROGRAM = "learning_curves"
 QUICK = {"seeds": 1, "budget_tokens": 60_000, "points": 3, "warm_up_seconds": 60.0, "methods": "grpo,spo_chain", "tasks": "arithmetic-short"}
+DEFAULT_TASKS = ("arithmetic-short", "arithmetic-long", "knights_knaves")
 PACKAGES = ("openrlhf", "ray", "deepspeed", "torch", "transformers")
 EXAMPLES = """examples:
   python benchmarks/learning_curves.py --quick
   python benchmarks/learning_curves.py --methods grpo,spo_chain,spo_tree --task arithmetic-long --seeds 3 --budget-tokens 600000
   python benchmarks/learning_curves.py --methods spo_chain --vary spo.cutpoint_interval=1,3,5 --seeds 1 --budget-tokens 200000
-  python benchmarks/learning_curves.py --stability --task arithmetic-short   # ten times the learning rate, two epochs
+  python benchmarks/learning_curves.py --stability --seeds 1 --budget-tokens 150000   # ten times the learning rate, two epochs
   python benchmarks/learning_curves.py --dry-run                             # the commands it would run
 """
 
@@ -40,7 +41,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES
     )
     parser.add_argument("--methods", metavar="A,B", help=f"of {', '.join(study.METHODS)}; default: the first six")
-    parser.add_argument("--task", dest="tasks", metavar="A,B", help=f"of {', '.join(study.TASKS)}; default: all")
+    parser.add_argument("--task", dest="tasks", metavar="A,B", help=f"of {', '.join(study.TASKS)}; default: {', '.join(DEFAULT_TASKS)}")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each; default: 3")
     parser.add_argument("--budget-tokens", type=int, metavar="N", help="tokens generated in a run, Monte Carlo included; default: 600000")
     parser.add_argument("--points", type=int, metavar="N", help="evaluations in a run, about; default: 8")
@@ -55,7 +56,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     methods = study.STABILITY_METHODS if args.stability else list(study.METHODS)[:6]
     defaults = {"seeds": 3, "budget_tokens": 600_000, "points": 8, "warm_up_seconds": 900.0}
-    defaults |= {"methods": ",".join(methods), "tasks": ",".join(study.TASKS)}
+    tasks = [study.STABILITY_TASK] if args.stability else DEFAULT_TASKS
+    defaults |= {"methods": ",".join(methods), "tasks": ",".join(tasks)}
     for name, value in {**defaults, **(QUICK if args.quick else {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

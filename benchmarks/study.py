@@ -34,6 +34,8 @@ TASKS = {
     "arithmetic-long": Task(
         ("--min-steps", "8", "--max-steps", "12"), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 192, 36
     ),
+    # The quickstart's; its folder runs/quickstart/task may be copied to OUTPUT/arithmetic/task.
+    "arithmetic": Task((), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 160, 20),
     "knights_knaves": Task(
         ("--task", "knights_knaves"), knights_knaves.PROMPT_TEMPLATE, REWARDS / "knights_knaves_reward.py", 256, 80
     ),
@@ -90,6 +92,7 @@ COMMON = {
 }
 # A learning rate 10 times too high and two off-policy epochs, where GRPO is said to collapse.
 STABILITY = {"actor.adam.lr": 3e-3, "train.max_epochs": 2, "optimizer_steps": 4}
+STABILITY_TASK = "arithmetic"
 STABILITY_METHODS = ("grpo", "gspo", "sspo", "spo_chain", "spo_chain_segment")
 
 

@@ -1,7 +1,18 @@
-"""Puts the folders on the path whose tests share a module: tests/core/enumerable.py, tests/e2e/stack.py and more."""
+"""Puts the folders on the path whose tests share a module, and leaves out the `slow` tests unless SPO_SLOW is set."""
 
+import os
 import sys
 from pathlib import Path
 
+import pytest
+
 for folder in ("core", "e2e", "trainer"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what takes many minutes in all, with a reason."""
+    if not os.environ.get("SPO_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: set SPO_SLOW=1 to run it"))

@@ -3,6 +3,7 @@
 #
 #   bash tests/run.sh                  everything, the real stack included
 #   bash tests/run.sh -m "not e2e"     the fast part
+#   SPO_SLOW=1 bash tests/run.sh       every script, two-node SLURM trainings and more as well, half an hour on top
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash requirements/install_cpu.sh

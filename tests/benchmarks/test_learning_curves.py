@@ -91,6 +91,7 @@ def test_wrong_usage_is_one_line(arguments, says, capsys):
     assert says in error.replace("'", "") and len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_a_benchmark_runs_and_goes_on_where_it_was(tmp_path):

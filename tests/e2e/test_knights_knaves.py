@@ -10,7 +10,7 @@ import torch
 
 from spo_rlhf.tasks import knights_knaves, knights_knaves_reward
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 PROBLEMS = 8
 
 

@@ -10,7 +10,7 @@ import torch
 
 from spo_rlhf.graders.grade import grade_here
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 SCRIPTS = stack.ROOT / "examples" / "scripts"
 
 

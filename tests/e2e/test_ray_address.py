@@ -15,7 +15,7 @@ import psutil
 import pytest
 import stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 NODE = [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.ray_node"]
 
 

@@ -16,7 +16,7 @@ import stack
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE, generate
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 REWARD = stack.ROOT / "spo_rlhf" / "tasks" / "math_reward.py"
 RESPONSES, MAX_NEW_TOKENS = 200, 36
 

@@ -13,6 +13,8 @@ FOLDER = stack.ROOT / "examples" / "scripts"
 DATA = Path(os.environ.get("SPO_DATA_DIR", stack.ROOT.parent / "shared" / "data"))
 # Methods on spo-train: each has one script per task. The others have tests of their own.
 SPO_TRAIN = sorted(path.stem for path in FOLDER.glob("train_*.sh") if "\ntrain \"$@\"" in path.read_text())
+# One script of each kind: groups with and without mask, a critic, chain, tree. The others are `slow`: a minute each.
+EACH_KIND = {"train_grpo_gsm8k", "train_grpo_mask_gsm8k", "train_ppo_gsm8k", "train_spo_chain_gsm8k", "train_spo_tree_math"}
 FILES = {"gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"), "math": ("math500.jsonl", "math500.jsonl")}
 OFFICIAL = {
     "gsm8k": {"actor.adam.lr": 1e-6, "algo.kl.init_coef": 1e-4, "rollout.temperature": 0.6, "rollout.top_p": 0.9, "data.max_len": 2047},
@@ -100,7 +102,9 @@ def data_variables(script: str) -> dict[str, str]:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("script", SPO_TRAIN)
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=[] if name in EACH_KIND else [pytest.mark.slow]) for name in SPO_TRAIN]
+)
 def test_two_steps_on_the_real_data(script, smoke_model, tmp_path):
     variables = {"SMOKE": "1", "OUTPUT": str(tmp_path), "SMOKE_MODEL": str(smoke_model), **data_variables(script)}
     if script == "train_spo_chain_gsm8k":  # this one makes its own model, as a user's run does

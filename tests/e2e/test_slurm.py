@@ -16,13 +16,12 @@ from slurm_cluster import NODES, SlurmCluster
 
 from spo_rlhf.tasks import arithmetic
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 SCRIPTS = stack.ROOT / "examples" / "scripts"
 JOBS = sorted((SCRIPTS / "slurm").glob("*.sbatch"))
-# The tree's shell script may be missing while it is being worked on.
-TRAINING = [job for job in JOBS if job.name.startswith("train") and (SCRIPTS / f"{job.stem}.sh").exists()]
+TRAINING = [job for job in JOBS if job.name.startswith("train")]
 TWO_NODES = ("--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=2", "--mem-per-gpu=8G")
-JOB_LIMIT_S = 400
+JOB_LIMIT_S = 600
 POLL_S = 2
 # Runs until SIGTERM, which it answers with an exit status of its own; says when it is ready.
 PATIENT_COMMAND = """
@@ -127,6 +126,7 @@ def test_slurm_accepts_the_script_as_it_is(script, slurm):
     assert "on nodes n[1-2]" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", TRAINING, ids=name_of)
 def test_training_on_two_nodes(script, slurm, task, node_tmp, tmp_path):
     job_id = submit_training(slurm, script, task, node_tmp, tmp_path / "run")
@@ -139,7 +139,8 @@ def test_training_on_two_nodes(script, slurm, task, node_tmp, tmp_path):
     assert "2 nodes, 2 GPUs: n1 (" in output and ", n2 (" in output
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    assert summary["finished"] and summary["steps"] == 2
+    # A model with random weights seldom ends a response: an iteration of trees may have too few nodes to train.
+    assert summary["finished"] and summary["steps"] in ((1, 2) if "tree" in script.stem else (2,))
     assert (config["actor.num_nodes"], config["actor.num_gpus_per_node"], config["vllm.num_engines"]) == (2, 1, 2)
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
     assert_nothing_left(started, slurm, job_id, node_tmp)
