@@ -40,7 +40,7 @@ PARTITION_OPTIONS = {"cutpoint_interval": "cutpoint", "segment_length": "fixed",
 PARTITION_NEEDS = {"fixed": "segment_length", "segments": "segment_count"}
 # Options of one mode have no meaning in the others.
 MODE_OPTIONS = {
-    "chain": ("partition", "cutpoint_interval", "segment_length", "segment_count", "mc_rollouts"),
+    "chain": ("partition", "cutpoint_interval", "segment_length", "segment_count", "mc_rollouts", "train_continuations"),
     "tree": ("tree_branching", "tree_segment_tokens", "tree_advantage", "replay_max_age", "replay_per_prompt"),
 }
 
@@ -64,6 +64,7 @@ class SpoConfig:
     ratio_level: str = "token"
     entropy_clip: float = 0.0
     token_budget: int | None = None
+    train_continuations: bool = False
     # mode tree:
     tree: TreeShape | None = None
     tree_advantage: str = "mean"
@@ -94,6 +95,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("segment_length", type=int, default=None, metavar="L", help="tokens per segment, --spo.partition fixed")
     option("segment_count", type=int, default=None, metavar="N", help="segments per response, --spo.partition segments")
     option("mc_rollouts", type=int, default=9, metavar="R", help="Monte Carlo continuations per segment boundary")
+    option("train_continuations", action=argparse.BooleanOptionalAction, default=False,
+           help="train on the Monte Carlo continuations as well, each against its siblings from the same state; --spo.mode chain")  # fmt: skip
     option("tree_branching", type=_whole_numbers, default=None, metavar="B1,B2,..",
            help=f"children of a node by level, --spo.mode tree (default: {DEFAULT_BRANCHING})")  # fmt: skip
     option("tree_segment_tokens", type=_whole_numbers, default=None, metavar="M[,M2,..]",
@@ -182,6 +185,8 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
             raise UserError(f"--spo.mode {mode} needs --reward.remote_url (a .py file with reward_func, or an HTTP address)")
         if options["data.max_images_per_prompt"] > 0:
             raise UserError(f"--data.max_images_per_prompt does not go with --spo.mode {mode}: states are token ids only")
+        if options["spo.train_continuations"] and "rollout.vllm_generate_batch_size" in explicit:
+            raise UserError("--rollout.vllm_generate_batch_size does not go with --spo.train_continuations; set --rollout.batch_size")
         if mode == "tree":
             if "rollout.vllm_generate_batch_size" in explicit:
                 raise UserError("--rollout.vllm_generate_batch_size has no meaning with --spo.mode tree; set --rollout.batch_size")
@@ -268,6 +273,8 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         raise UserError(f"--spo.entropy_clip {spo.entropy_clip}: a number from 0 to 1; above 1 a clip range could be empty")
     if not spo.reward_timeout > 0:
         raise UserError(f"--spo.reward_timeout {spo.reward_timeout}: seconds, more than 0")
+    if spo.train_continuations and spo.mc_rollouts < 2:
+        raise UserError("--spo.train_continuations needs --spo.mc_rollouts of at least 2: a continuation alone has no siblings")
     partition_options = {
         "interval": CUTPOINT_INTERVAL if spo.cutpoint_interval is None else spo.cutpoint_interval,
         "segment_length": spo.segment_length,
@@ -297,6 +304,7 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
         ratio_level=spo.ratio_level,
         entropy_clip=spo.entropy_clip,
         token_budget=spo.token_budget,
+        train_continuations=spo.train_continuations,
     )
 
 

@@ -4,6 +4,8 @@ from typing import Sequence
 
 import numpy as np
 
+from spo_rlhf.core.values import leave_one_out
+
 STD_EPSILON = 1e-8
 
 
@@ -16,6 +18,16 @@ def chain(value_K: Sequence[float], reward: float) -> np.ndarray:
     if len(value_K) == 0:
         raise ValueError("no values: a response has at least one segment, whose value is V(s_0)")
     return np.diff(np.append(np.asarray(value_K, dtype=np.float64), reward))
+
+
+def among_siblings(reward_R: Sequence[float]) -> np.ndarray:
+    """Advantages (R,) of independent continuations of one state: the reward of each minus the mean of the others'.
+
+    With the score of a continuation's own tokens, the sum of the R products has R times grad V(s) as its expectation, the
+    state s held fixed: the baseline of each is independent of it. tests/core/test_unbiased.py enumerates this.
+    Raises ValueError for fewer than two rewards.
+    """
+    return np.asarray(reward_R, dtype=np.float64) - leave_one_out(reward_R)
 
 
 def to_tokens(adv_K: Sequence[float], boundaries: Sequence[int]) -> np.ndarray:

@@ -27,12 +27,24 @@ class Sample:
     adv_T: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """A Monte Carlo continuation that is trained on: what it continues, its tokens, and its advantage among its siblings."""
+
+    prefix: tuple[int, ...]  # (b,) response tokens up to its state
+    completion: Completion
+    grade: Grade
+    state_value: float  # mean reward of the siblings, itself included
+    advantage: float  # not 0
+
+
 class PromptRollout(PromptSampler):
     """Samples the responses to one prompt and, with a partition, the values of their inner states.
 
     Args, beside those of PromptSampler:
         token_texts: what each of the given tokens adds to the text; only needed by partitions that look at text.
         state_values: values already asked for, by prefix; share one between rollouts of equal prompts with equal answers.
+        keep_continuations: leave the continuations that have an advantage in `continuations`, each state's once.
     """
 
     def __init__(
@@ -40,9 +52,11 @@ class PromptRollout(PromptSampler):
         *args,
         token_texts: Callable[[Sequence[int]], list[str]] | None = None,
         state_values: dict[tuple[int, ...], asyncio.Task] | None = None,
+        keep_continuations: bool = False,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.keep_continuations, self.continuations = keep_continuations, []
         self.token_texts = token_texts
         self._state_values = {} if state_values is None else state_values
 
@@ -99,9 +113,19 @@ class PromptRollout(PromptSampler):
 
     async def _monte_carlo(self, prefix: tuple[int, ...], num_rollouts: int) -> values.ValueEstimate:
         self.counts.mc_requests += 1
-        completions = await self._sample(prefix, num_rollouts, ("state", tuple(self.prompt_ids), prefix), logprobs=False)
+        name = ("state", tuple(self.prompt_ids), prefix)
+        completions = await self._sample(prefix, num_rollouts, name, logprobs=self.keep_continuations)
         self.counts.mc_continuations += len(completions)
         self.counts.mc_tokens += sum(len(completion.token_ids) for completion in completions)
         self.counts.mc_truncated += sum(completion.truncated for completion in completions)
         grades = await gather(self._grade(prefix, completion) for completion in completions)
-        return values.monte_carlo([grade.reward for grade in grades])
+        reward_R = [grade.reward for grade in grades]
+        estimate = values.monte_carlo(reward_R)
+        if self.keep_continuations:
+            adv_R = advantages.among_siblings(reward_R).tolist()
+            self.continuations += [
+                Continuation(prefix, completion, grade, estimate.mean, adv)
+                for completion, grade, adv in zip(completions, grades, adv_R)
+                if adv != 0
+            ]
+        return estimate

@@ -10,7 +10,7 @@ from vllm.sampling_params import RequestOutputKind
 from spo_rlhf import cpu, upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.partition import TEXT_PARTITIONS
-from spo_rlhf.rollout.chain import PromptRollout, Sample
+from spo_rlhf.rollout.chain import Continuation, PromptRollout, Sample
 from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.reward import FileReward, PromptGrader
@@ -104,14 +104,16 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
             tree = await rollout.grow(self.spo.tree)
             return [GrownTree(request.prompt, request.label, request.slot, version, tree, rollout.counts)]
         texts = self._token_texts if self.spo.partition.kind in TEXT_PARTITIONS else None
-        rollout = PromptRollout(**sampler, token_texts=texts, state_values=self._known_values(request))
+        keep = self.spo.train_continuations and request.mode == "chain"
+        known = self._known_values(request)
+        rollout = PromptRollout(**sampler, token_texts=texts, state_values=known, keep_continuations=keep)
         if request.mode == "chain":
             samples = await rollout.chain(request.num_samples, self.spo.partition, self.spo.mc_rollouts)
         else:
             samples = await rollout.group(request.num_samples)
         responses = [self._response(request, prompt_ids, sample, version) for sample in samples]
         responses[0]["counts"] = rollout.counts
-        return responses
+        return responses + [self._continuation(request, prompt_ids, one, version) for one in rollout.continuations]
 
     async def load_weights(self, state: dict[str, Any]) -> None:
         """New weights on a machine without a GPU; with one, OpenRLHF broadcasts them itself."""
@@ -131,23 +133,34 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         return self._state_values.setdefault((request.prompt, request.label), {})
 
     def _response(self, request: RolloutRequest, prompt_ids: list[int], sample: Sample, version: int) -> dict[str, Any]:
-        completion = sample.completion
+        response = self._trajectory(request, prompt_ids, sample.completion, sample.grade, version)
+        return {**response, "segments": sample if request.mode == "chain" else None, "counts": RolloutCounts()}
+
+    def _continuation(
+        self, request: RolloutRequest, prompt_ids: list[int], continuation: Continuation, version: int
+    ) -> dict[str, Any]:
+        context = [*prompt_ids, *continuation.prefix]
+        response = self._trajectory(request, context, continuation.completion, continuation.grade, version)
+        return {**response, "continuation": continuation}
+
+    def _trajectory(
+        self, request: RolloutRequest, context: list[int], completion: Completion, grade: Grade, version: int
+    ) -> dict[str, Any]:
+        """A response dict as OpenRLHF's: the tokens before the completion's own are context, no actions."""
         graded = self._reward is not None
         return {
             "prompt": request.prompt,
             "label": request.label,
             "images": None,
             "mm_train_inputs": None,
-            "observation_tokens": prompt_ids + completion.token_ids,
-            "action_ranges": [(len(prompt_ids), len(prompt_ids) + len(completion.token_ids))],
-            "rollout_log_probs": [0.0] * len(prompt_ids) + completion.logprobs,
+            "observation_tokens": context + completion.token_ids,
+            "action_ranges": [(len(context), len(context) + len(completion.token_ids))],
+            "rollout_log_probs": [0.0] * len(context) + completion.logprobs,
             "truncated": completion.truncated,
-            "reward": sample.grade.reward if graded else None,
-            "scores": sample.grade.score if graded else None,
-            "extra_logs": {**sample.grade.logs, "weight_version": float(version)},
+            "reward": grade.reward if graded else None,
+            "scores": grade.score if graded else None,
+            "extra_logs": {**grade.logs, "weight_version": float(version)},
             "slot": request.slot,
-            "segments": sample if request.mode == "chain" else None,
-            "counts": RolloutCounts(),
         }
 
     def _decode(self, token_ids: Sequence[int]) -> str:

@@ -110,7 +110,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.samples_generator.iteration = iteration
         start = time.monotonic()
         samples, *rest = self.samples_generator.generate_samples(**self.generate_kwargs)
-        metrics = {"timing/generation": time.monotonic() - start}
+        metrics = {"timing/generation": time.monotonic() - start, **self.samples_generator.metrics}
         self.counts.add(self.samples_generator.counts)
         self.tokens += self.samples_generator.counts.generated_tokens
         if self.nodes is not None and samples:

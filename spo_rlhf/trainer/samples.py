@@ -16,6 +16,7 @@ from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.engine import RolloutRequest
 from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.rollout.tree import GrownTree
+from spo_rlhf.trainer import continuations
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.trees import node_responses
 
@@ -49,6 +50,19 @@ def unit_columns(level: str, response: dict, boundary_K: Sequence[int], tokenize
     return columns.long()
 
 
+def segment_logs(segments: int, first_value: float) -> dict[str, torch.Tensor]:
+    """What a sample in chain mode logs: its number of segments, and the value of the state it starts from."""
+    return {"segments": torch.tensor([float(segments)]), "value_prompt": torch.tensor([float(first_value)])}
+
+
+def with_equal_logs(samples: list[upstream.Experience]) -> list[upstream.Experience]:
+    """In place: a log that only some samples have is 0 for the others (a truncated response was not graded)."""
+    names = dict.fromkeys(name for sample in samples for name in sample.info)
+    for sample in samples:
+        sample.info = {name: sample.info.get(name, torch.tensor([0.0])) for name in names}
+    return samples
+
+
 class SegmentSamplesGenerator(upstream.SamplesGenerator):
     """Asks the engines for whole rollouts: responses with rewards and, while training, segment advantages.
 
@@ -63,6 +77,8 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self.counts = RolloutCounts()  # of the last batch
         self.reporter = reporter
         self._purpose = "train"
+        self.metrics: dict[str, float] = {}  # of the last batch, where this class knows better than OpenRLHF
+        self._continuations: list[upstream.Experience] = []
 
     def generate_samples(self, **generate_kwargs):
         samples, pass_rate, prompts_consumed, exhausted = super().generate_samples(**generate_kwargs)
@@ -75,7 +91,15 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 f"{len(samples) - whole} of {len(samples)} samples do not fill a --train.batch_size of "
                 f"{self.args.train.batch_size} and are not trained on"
             )
-        return samples[:whole], pass_rate, prompts_consumed, exhausted
+        samples = with_equal_logs(samples[:whole])
+        if self.spo.train_continuations:
+            samples, self.metrics = continuations.join(
+                samples,
+                self._continuations,
+                batch_size=self.args.train.batch_size,
+                seed=(self.args.train.seed, self.iteration),
+            )
+        return with_equal_logs(samples), pass_rate, prompts_consumed, exhausted
 
     def generate_eval_samples(self, **generate_kwargs):
         self._purpose = "eval"
@@ -85,8 +109,10 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             self._purpose = "train"
 
     def _generate_vllm(self, *args, **kwargs):
-        self._next_slot, self.counts = 0, RolloutCounts()
+        self._next_slot, self.counts, self._continuations = 0, RolloutCounts(), []
         experiences, prompts_consumed, exhausted = super()._generate_vllm(*args, **kwargs)
+        aside = {id(experience) for experience in self._continuations}
+        experiences = [experience for experience in experiences if id(experience) not in aside]
         experiences.sort(key=lambda experience: experience.index[0])
         return experiences, prompts_consumed, exhausted
 
@@ -152,6 +178,12 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         experience.index = [response.get("slot", 0)]
         if "counts" in response:
             self.counts.add(response["counts"])
+        if "continuation" in response:
+            continuation = response["continuation"]
+            self._as_one_segment(experience, response, continuation.advantage)
+            experience.info |= segment_logs(1, continuation.state_value)
+            self._continuations.append(experience)
+            return experience
         self.reporter.progress("evaluate" if self._purpose == "eval" else "generate")
         sample = response.get("segments")
         if self._purpose == "train":
@@ -161,8 +193,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             [(prompt_length, _)] = response["action_ranges"]
             total_length = len(response["observation_tokens"])
             experience.advantages = to_columns(sample.adv_T, prompt_length, total_length)
-            experience.info["segments"] = torch.tensor([float(len(sample.boundaries) - 1)])
-            experience.info["value_prompt"] = torch.tensor([float(sample.value_K[0])])
+            experience.info |= segment_logs(len(sample.boundaries) - 1, sample.value_K[0])
         return experience
 
     def nodes(self, grown: GrownTree) -> list[upstream.Experience]:
@@ -170,8 +201,12 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         experiences = []
         for response, advantage in node_responses(grown, self.spo.tree_advantage):
             experience = super()._process_response_into_experience(response, max_len=self.args.data.max_len)
-            experience.advantages = experience.action_mask.float() * advantage
-            whole_node = [0, int(experience.action_mask.sum())]
-            experience.unit_ids = unit_columns(self.spo.ratio_level, response, whole_node, self.tokenizer)
+            self._as_one_segment(experience, response, advantage)
             experiences.append(experience)
         return experiences
+
+    def _as_one_segment(self, experience: upstream.Experience, response: dict, advantage: float) -> None:
+        """Give all actions of a sample one advantage, in place."""
+        experience.advantages = experience.action_mask.float() * advantage
+        whole = [0, int(experience.action_mask.sum())]
+        experience.unit_ids = unit_columns(self.spo.ratio_level, response, whole, self.tokenizer)

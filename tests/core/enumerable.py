@@ -71,6 +71,22 @@ class ToyLM:
         logp_N = torch.stack([logp[row_T, list(y)].sum() for row_T, y in zip(rows, self.responses)])
         return torch.autograd.grad(logp_N.exp() @ torch.tensor(self.rewards), self.logits)[0].numpy()
 
+    def completions(self, state: tuple[int, ...]) -> dict[int, float]:
+        """Responses that go on from ``state`` -> their probability given the state."""
+        reached = {i: self.weights[i] for i in self.possible() if self.responses[i][: len(state)] == state}
+        total = sum(reached.values())
+        return {index: weight / total for index, weight in reached.items()}
+
+    def value_gradient(self, state: tuple[int, ...]) -> np.ndarray:
+        """Exact gradient of V(state), the state held fixed."""
+        logp = self.logits.log_softmax(-1)
+        value = torch.zeros((), dtype=torch.float64)
+        for index in self.completions(state):
+            y = self.responses[index]
+            rows = [self.row[y[:t]] for t in range(len(state), len(y))]
+            value = value + logp[rows, list(y[len(state) :])].sum().exp() * self.rewards[index]
+        return torch.autograd.grad(value, self.logits)[0].numpy()
+
     def score(self, index: int, start: int, end: int) -> np.ndarray:
         """G: gradient of the log-probability of tokens start..end-1 of a response, in closed form."""
         score, response = np.zeros_like(self.prob), self.responses[index]

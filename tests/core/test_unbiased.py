@@ -11,7 +11,7 @@ import pytest
 import torch
 from enumerable import ToyLM
 
-from spo_rlhf.core.advantages import chain, to_tokens
+from spo_rlhf.core.advantages import among_siblings, chain, to_tokens
 from spo_rlhf.core.loss import Clip, spo_loss
 from spo_rlhf.core.partition import PROB_THRESHOLD, PartitionConfig, inner_states
 from spo_rlhf.core.values import leave_one_out
@@ -38,6 +38,26 @@ def expected_spo_gradient(lm: ToyLM, config: PartitionConfig) -> np.ndarray:
             tokens.append([*response] + [0] * padding)
             adv_T.append([*adv * lm.weights[list(pair)].prod() / 2] + [0.0] * padding)
             mask.append([True] * len(response) + [False] * padding)
+    logp = lm.logits.log_softmax(-1)[torch.tensor(rows), torch.tensor(tokens)]
+    adv_T = torch.tensor(adv_T, dtype=torch.float64)
+    terms = spo_loss(logp, logp.detach(), adv_T, torch.tensor(mask), clip=Clip(), normalizer=1)
+    return -torch.autograd.grad(terms.loss, lm.logits)[0].numpy()
+
+
+def expected_continuation_gradient(lm: ToyLM, state: tuple[int, ...], siblings: int) -> np.ndarray:
+    """The same for the continuations of one state, over all families of siblings; the loss covers their own tokens alone."""
+    rows, tokens, adv_T, mask = [], [], [], []
+    probability = lm.completions(state)
+    for family in product(probability, repeat=siblings):
+        weight = np.prod([probability[index] for index in family])
+        for index, adv in zip(family, among_siblings(lm.rewards[list(family)])):
+            response = lm.responses[index]
+            padding = lm.max_tokens - len(response)
+            own = [t >= len(state) for t in range(len(response))]
+            rows.append([lm.row[response[:t]] for t in range(len(response))] + [0] * padding)
+            tokens.append([*response] + [0] * padding)
+            adv_T.append([adv * weight] * len(response) + [0.0] * padding)
+            mask.append(own + [False] * padding)
     logp = lm.logits.log_softmax(-1)[torch.tensor(rows), torch.tensor(tokens)]
     adv_T = torch.tensor(adv_T, dtype=torch.float64)
     terms = spo_loss(logp, logp.detach(), adv_T, torch.tensor(mask), clip=Clip(), normalizer=1)
@@ -119,6 +139,29 @@ def test_subsentence_gradient_is_exact_with_marks_that_may_stand_in_numbers(seed
     assert len({tuple(lm.partition(SUBSENTENCE, i)) for i in lm.possible() if len(lm.responses[i]) == 4}) > 1
     assert np.abs(lm.policy_gradient()).max() > 0.01
     np.testing.assert_allclose(expected_spo_gradient(lm, SUBSENTENCE), lm.policy_gradient(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("siblings", [2, 3])
+def test_continuations_of_a_state_give_the_gradient_of_its_value(siblings: int) -> None:
+    lm = ToyLM(seed=5, confident=0.3, max_tokens=3)
+    for state in [(), (0,), (1, 0)]:
+        expected = expected_continuation_gradient(lm, state, siblings)
+        exact = lm.value_gradient(state)
+        assert np.abs(exact).max() > 0.01
+        np.testing.assert_allclose(expected, siblings * exact, rtol=0, atol=1e-9)
+
+
+def test_chain_and_continuations_together_give_the_gradients_of_all_visited_states() -> None:
+    """Expectation over whole rollouts: grad V(s_0) and, for every inner state of a response, R times grad V(s_b)."""
+    lm, config, siblings = ToyLM(seed=6, max_tokens=3), PartitionConfig("fixed", segment_length=1), 2
+    total, expected = expected_spo_gradient(lm, config), lm.policy_gradient()
+    for index in lm.possible():
+        for b in inner_states(lm.partition(config, index)):
+            state = lm.responses[index][:b]
+            total = total + lm.weights[index] * expected_continuation_gradient(lm, state, siblings)
+            expected = expected + lm.weights[index] * siblings * lm.value_gradient(state)
+    assert np.abs(total - lm.policy_gradient()).max() > 0.01, "the continuations add something"
+    np.testing.assert_allclose(total, expected, rtol=0, atol=1e-6)
 
 
 def test_gradient_of_a_number_of_segments_is_exact_for_responses_of_one_length_only() -> None:

@@ -93,6 +93,23 @@ def test_group_mode_with_mask_and_masked_kl(task, tmp_path):
     assert run["steps"][1]["kl"] > run["steps"][0]["kl"] >= 0
 
 
+def test_continuations_are_trained_too(task, tmp_path):
+    """With the segment ratio level, two policy ranks and a batch that continuations have to fill."""
+    changes = dict(
+        spo__train_continuations=True, spo__ratio_level="segment", train__batch_size=16, train__colocate_all=None,
+        actor__num_gpus_per_node=2, ref__num_gpus_per_node=2, train__colocate_actor_ref=True, vllm__num_engines=2,
+    )  # fmt: skip
+    run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
+    assert len(run["steps"]) == 2
+    for metrics in run["steps"]:
+        trained, known = metrics["continuations/trained"], metrics["continuations/with_advantage"]
+        assert 0 < trained <= known < trained + 16 and trained <= metrics["rollout/mc_continuations"]
+        assert metrics["rollout/num_samples"] == 32 + trained and metrics["rollout/num_samples"] % 16 == 0
+        # Context is no action: a prefix under the loss would have engine log-probs of 0.
+        assert metrics["rollout/logprob_gap_max"] < 1e-3 and metrics["actor_grad_norm"] > 0
+        assert metrics["rollout/mc_states"] == round(metrics["segments"] * 32) - 32, "metrics are those of the responses"
+
+
 def test_interrupt_leaves_nothing_running(task, tmp_path):
     process = stack.start(stack.options(task, tmp_path, train__num_episodes=50))
     metrics = tmp_path / "run" / "metrics.jsonl"

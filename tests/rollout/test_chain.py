@@ -18,11 +18,12 @@ def toy(max_tokens=6, seed=0):
     return ToyLanguageModel(3, max_tokens, lambda response: float(sum(response) % 2), seed)
 
 
-def rollout(model, engine=None, *, seed=(1, "train", 0), slot=0, state_values=None):
+def rollout(model, engine=None, *, seed=(1, "train", 0), slot=0, state_values=None, keep_continuations=False):
     engine = engine or ToyEngine(model, len(PROMPT))
     job = PromptRollout(
         engine, ToyGrader(model), PROMPT, max_tokens=model.max_tokens, seed=seed, slot=slot,
         token_texts=lambda token_ids: ["\n" if token == 1 else "x" for token in token_ids], state_values=state_values,
+        keep_continuations=keep_continuations,
     )  # fmt: skip
     return job, engine
 
@@ -56,6 +57,27 @@ def test_advantages_sum_to_reward_minus_prompt_value():
         assert sum(sample.adv_T[start] for start in segment_starts) == pytest.approx(sample.grade.reward - np.mean(others))
         assert sample.value_K[0] == pytest.approx(np.mean(others))
         assert len(sample.adv_T) == len(sample.completion.token_ids)
+
+
+def test_continuations_are_kept_with_their_advantage_among_their_siblings():
+    model = toy(seed=1)
+    job, _ = rollout(model, keep_continuations=True)
+    samples = asyncio.run(job.chain(6, CUTPOINTS, num_rollouts=3))
+    without, _ = rollout(model)
+    assert asyncio.run(without.chain(6, CUTPOINTS, num_rollouts=3)) == samples, "keeping them changes nothing else"
+    assert without.continuations == []
+
+    by_state = {}
+    for kept in job.continuations:
+        by_state.setdefault(kept.prefix, []).append(kept)
+        assert len(kept.completion.logprobs) == len(kept.completion.token_ids)
+        assert kept.grade.reward == (0.0 if kept.completion.truncated else model.reward([*kept.prefix, *kept.completion.token_ids]))
+        others = (3 * kept.state_value - kept.grade.reward) / 2
+        assert kept.advantage == pytest.approx(kept.grade.reward - others) and kept.advantage != 0
+    assert by_state, "no state of this model has continuations of different rewards"
+    # Rewards are 0 or 1: a state has three continuations with an advantage, or none.
+    assert {len(family) for family in by_state.values()} == {3}
+    assert set(by_state) <= {tuple(s.completion.token_ids[:b]) for s in samples for b in inner_states(s.boundaries)}
 
 
 def test_values_converge_to_the_true_ones():

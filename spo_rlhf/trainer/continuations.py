@@ -1,0 +1,47 @@
+"""`--spo.train_continuations`: Monte Carlo continuations as further samples of the batch.
+
+A continuation of a state is on-policy, has a reward, and has siblings from the same state: its advantage is its reward minus
+the mean of theirs (core/advantages.py). What it adds to the expected gradient is that of the value of its state, the state
+held fixed; later parts of a response, which more continuations pass through, so weigh more than early ones.
+"""
+
+import random
+from typing import Sequence
+
+import torch
+
+from spo_rlhf import upstream
+from spo_rlhf.rollout.protocol import derive_seed
+
+
+def join(
+    responses: Sequence[upstream.Experience],
+    continuations: Sequence[upstream.Experience],
+    *,
+    batch_size: int,
+    seed: tuple,
+) -> tuple[list[upstream.Experience], dict[str, float]]:
+    """All `responses` and as many `continuations`, drawn at random, as fill optimizer steps of `batch_size` samples; metrics.
+
+    `responses` fill theirs already. The draw depends on `seed` and on what was sampled, not on the order it came in.
+    """
+    room = (len(responses) + len(continuations)) // batch_size * batch_size - len(responses)
+    # By their tokens: equal prompts ask for a shared state in any order.
+    ordered = sorted(continuations, key=lambda sample: (sample.sequences.tolist(), sample.action_mask.tolist()))
+    drawn = random.Random(derive_seed(*seed, "continuations")).sample(ordered, max(room, 0))
+    metrics = {"continuations/with_advantage": len(continuations), "continuations/trained": len(drawn)}
+    # The metrics of a batch remain those of its responses: continuations start wherever the policy hesitated.
+    names = responses[0].info if responses else ()
+    metrics |= {name: torch.cat([sample.info[name] for sample in responses]).float().mean().item() for name in names}
+    if responses:
+        reward, length, truncated = (
+            torch.cat([getattr(sample, name) for sample in responses]).float()
+            for name in ("rewards", "response_length", "truncated")
+        )
+        metrics |= {
+            "rollout/reward_mean": reward.mean().item(),
+            "rollout/reward_std": reward.std().item() if len(reward) > 1 else 0.0,
+            "rollout/response_length_mean": length.mean().item(),
+            "rollout/truncated_rate": truncated.mean().item(),
+        }
+    return [*responses, *drawn], metrics
