@@ -1,6 +1,7 @@
 """Puts the folders on the path whose tests share a module, and leaves out the `slow` tests unless SPO_SLOW is set."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 
 for folder in ("core", "e2e", "trainer"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+# A shell's background job ignores Ctrl-C, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
