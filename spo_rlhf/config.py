@@ -9,6 +9,7 @@ from spo_rlhf.core.tree import ADVANTAGES as TREE_ADVANTAGES
 from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.core.units import RATIO_LEVELS
 from spo_rlhf.errors import UserError
+from spo_rlhf.presets import PRESETS
 
 MODES = ("chain", "tree", "group")
 SEGMENT_MODES = ("chain", "tree")  # segments have advantages of their own, which come with the samples
@@ -87,6 +88,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("mode", choices=MODES, default="chain", help="chain: segment advantages from Monte Carlo values, no critic; "
            "tree: segment advantages from a tree of responses, whose nodes are all trained; "
            "group: one advantage per response by --algo.advantage.estimator (GRPO unless set)")  # fmt: skip
+    option("preset", choices=sorted(PRESETS), default=None,
+           help="settings by name, for what the command does not set itself; paper: those of the paper's runs (spo_rlhf/presets.py)")  # fmt: skip
     option("partition", choices=sorted(PARTITIONS), default="cutpoint", help="how a response is cut into segments")
     option("cutpoint_interval", type=int, default=None, metavar="I",
            help=f"cutpoints per segment, --spo.partition cutpoint (default: {CUTPOINT_INTERVAL})")  # fmt: skip

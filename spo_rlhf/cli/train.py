@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spo_rlhf import config, cpu, upstream
+from spo_rlhf import config, cpu, presets, upstream
 from spo_rlhf.cli import processes
 from spo_rlhf.cli.console import Console, duration
 from spo_rlhf.cli.record import RunRecord, write_json
@@ -70,6 +70,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     parser = build_parser()
     flat = parser.parse_args(argv)
     explicit = config.explicit_options(parser, argv)
+    presets.apply(flat, explicit)
     notes = config.settle(flat, explicit)
     dry_run = vars(flat).pop("dry_run")
     args = upstream.validate(flat)

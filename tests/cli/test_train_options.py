@@ -10,8 +10,9 @@ import stack
 from transformers import ByT5Tokenizer
 
 from spo_rlhf import upstream
-from spo_rlhf.cli.train import build_parser, main, parse
+from spo_rlhf.cli.train import build_parser, flatten, main, parse, plain
 from spo_rlhf.errors import UserError
+from spo_rlhf.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,16 @@ def refused(task, tmp_path, capfd):
     return run
 
 
+# Where the resolved configuration has another name for an option.
+PRESET_NAMES = {
+    "spo.partition": "spo.partition.kind",
+    "spo.prob_threshold": "spo.partition.threshold",
+    "spo.cutpoint_interval": "spo.partition.interval",
+    "spo.tree_branching": "spo.tree.branching",
+    "spo.tree_segment_tokens": "spo.tree.segment_tokens",
+}
 CONTRADICTIONS = [
+    (dict(spo__preset="papers"), "invalid choice: 'papers'"),
     (dict(spo__partition="fixed"), "--spo.segment_length"),
     (dict(spo__segment_length=10), "--spo.partition fixed"),
     (dict(spo__partition="newline", spo__cutpoint_interval=3), "--spo.partition cutpoint"),
@@ -183,6 +193,38 @@ def test_objective_options_are_settled_in_one_place(task, tmp_path, changes, res
     assert resolved == (
         args.spo.ratio_level, actor.eps_clip_low_high, actor.dual_clip, actor.loss_agg_mode, args.spo.entropy_clip
     )  # fmt: skip
+
+
+def resolved_by_preset(task, tmp_path, **changes) -> dict:
+    """`--spo.preset paper` with the batch and the optimizer left to it."""
+    left = ("spo__mc_rollouts", "rollout__batch_size", "rollout__n_samples_per_prompt", "train__batch_size", "actor__adam__lr",
+            "actor__lr_warmup_ratio", "algo__kl__init_coef")  # fmt: skip
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text((task / "train.jsonl").read_text() * 4)  # enough for a batch of the preset
+    changes["data__prompt_dataset"] = problems
+    args, _ = parse([*stack.options(task, tmp_path, spo__preset="paper", **{**dict.fromkeys(left), **changes}), "--dry-run"])
+    return flatten(plain(args))
+
+
+@pytest.mark.parametrize("mode", ["chain", "tree", "group"])
+def test_a_preset_stands_where_the_command_says_nothing(task, tmp_path, mode):
+    config = resolved_by_preset(task, tmp_path, spo__mode=mode)
+    preset = {PRESET_NAMES.get(name, name): value for name, value in PRESETS["paper"][mode].items()}
+    assert {name: config[name] for name in preset} == preset
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "value"),
+    [
+        (dict(spo__mc_rollouts=2), "spo.mc_rollouts", 2),
+        (dict(actor__adam__lr=3e-4), "actor.adam.lr", 3e-4),
+        (dict(spo__partition="newline"), "spo.partition.kind", "newline"),
+        ({"no-spo__prob_mask": True}, "spo.kl_scope", "all"),
+        (dict(spo__mode="tree", rollout__n_samples_per_prompt=8), "rollout.n_samples_per_prompt", 8),
+    ],
+)
+def test_what_the_command_says_wins_over_the_preset(task, tmp_path, changes, name, value):
+    assert resolved_by_preset(task, tmp_path, **changes)[name] == value
 
 
 def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp_path):
