@@ -34,6 +34,8 @@ ADDRESS_FILE = "address"
 LONGEST_TEMP_DIR = 40
 POLL_S = 0.5
 LOG_LINES_SHOWN = 20
+# Ray gives up on a node that is not up after 30 s, which a busy machine or a slow file system can need.
+ATTEMPTS, STARTING_S = 3, 120.0
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -76,7 +78,10 @@ def start_command(args: argparse.Namespace, resources: dict[str, int]) -> list[s
 
 
 def start(args: argparse.Namespace) -> int:
-    """Run the node until SIGTERM, SIGINT or SIGUSR2 (status 0) or until Ray ends by itself (status 1)."""
+    """Run the node until SIGTERM, SIGINT or SIGUSR2 (status 0) or until Ray ends by itself (status 1).
+
+    A Ray that ends while it starts is started again, a few times.
+    """
     temp_dir = args.temp_dir
     if len(str(temp_dir)) > LONGEST_TEMP_DIR:
         raise UserError(
@@ -91,16 +96,25 @@ def start(args: argparse.Namespace) -> int:
     temp_dir.mkdir(parents=True)
     log = temp_dir / "ray_start.log"
     try:
-        with open(log, "wb") as output:
-            node = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-        if not args.address:
-            publish_address(temp_dir, node)
-        if node.returncode is None:
-            reap_until(node.pid)
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-        print(f"{PROGRAM}: Ray ended on {socket.gethostname()}; its last lines:", *lines, sep="\n", file=sys.stderr)
+        for attempt in range(1, ATTEMPTS + 1):
+            began = time.monotonic()
+            with open(log, "wb") as output:
+                node = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                )
+            if not args.address:
+                publish_address(temp_dir, node)
+            if node.returncode is None:
+                reap_until(node.pid)
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+            print(f"{PROGRAM}: Ray ended on {socket.gethostname()}; its last lines:", *lines, sep="\n", file=sys.stderr)
+            # A node that others may have seen is not replaced behind their backs.
+            if (temp_dir / ADDRESS_FILE).exists() or time.monotonic() - began > STARTING_S or attempt == ATTEMPTS:
+                break
+            print(f"{PROGRAM}: attempt {attempt} of {ATTEMPTS} failed, trying again", file=sys.stderr)
+            processes.end(processes.descendants())
+            shutil.rmtree(temp_dir, ignore_errors=True)
+            temp_dir.mkdir()
         return 1
     except KeyboardInterrupt:
         return 0

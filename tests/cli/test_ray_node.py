@@ -2,6 +2,9 @@
 
 import argparse
 import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,17 @@ def test_a_temp_dir_too_long_for_sockets_is_refused(tmp_path, capsys):
     long = tmp_path / ("x" * 50)
     assert ray_node.main(["start", "--temp-dir", str(long), "--gpus", "1"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1 and not long.exists()
+
+
+def test_a_ray_that_does_not_start_is_tried_again_a_few_times(tmp_path):
+    """With a command in Ray's place that notes each of its starts and leaves a child behind."""
+    starts, temp_dir = tmp_path / "starts", Path(tempfile.mkdtemp(prefix="spo-", dir="/tmp")) / "node"
+    program = (
+        "import sys; from spo_rlhf.cli import ray_node;"
+        f"ray_node.start_command = lambda args, resources: ['sh', '-c', 'echo up >> {starts}; sleep 600 & exit 1'];"
+        f"sys.exit(ray_node.main(['start', '--temp-dir', '{temp_dir}', '--gpus', '1', '--address', 'h:1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and starts.read_text().split() == ["up"] * ray_node.ATTEMPTS
+    assert "attempt 1 of 3 failed" in done.stderr and "attempt 3" not in done.stderr
+    assert not temp_dir.exists(), "what was started in vain has ended and nothing is left"

@@ -52,7 +52,8 @@ def working(cluster: SimpleNamespace) -> list[str]:
     for process in psutil.Process(cluster.node.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, IndexError):
             titles.append(process.cmdline()[0])
-    return [title for title in titles if title.startswith(("ray::", "VLLM::")) and "IDLE" not in title]
+    services = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    return [title for title in titles if title.startswith(("ray::", "VLLM::")) and not title.startswith(services)]
 
 
 def test_sigterm_ends_the_run_and_leaves_the_cluster(cluster, task, tmp_path, monkeypatch):

@@ -1,0 +1,76 @@
+"""The gradient-noise benchmark: the gradient it takes, the weights that make methods comparable, the command."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import stack
+import torch
+
+sys.path.insert(0, str(stack.ROOT / "benchmarks"))
+import gradient_noise as noise  # noqa: E402
+
+from spo_rlhf.core.partition import PartitionConfig  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("task") / "short"
+    options = ["--output", str(folder), "--train", "16", "--test", "4", "--warm-up-steps", "0", "--min-steps", "2", "--max-steps", "2"]
+    command = [sys.executable, "-m", "spo_rlhf.cli.prepare", *options]
+    subprocess.run(command, cwd=stack.ROOT, env=stack.environment(), check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(task / "model", dtype=torch.float32).eval()
+
+
+def test_the_gradient_is_that_of_the_log_probabilities_of_own_tokens(model):
+    one = noise.Piece([5, 6, 7], [8, 9], [-0.05, -3.0], np.array([2.0, -1.0]))
+    other = noise.Piece([5], [9, 8, 7], [-1.0, -1.0, -1.0], np.array([0.0, 1.0, 0.0]))
+    for threshold, kept in ((None, [(0, 1.0), (1, 1.0)]), (0.9, [(0, 0.0), (1, 1.0)])):
+        model.zero_grad()
+        logp = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)
+        loss = sum(weight * adv * logp[2 + t, token] for (t, weight), adv, token in zip(kept, (2.0, -1.0), (8, 9)))
+        logp = model(input_ids=torch.tensor([[5, 9, 8, 7]])).logits[0].log_softmax(-1)
+        (loss + logp[1, 8]).backward()
+        expected = torch.cat([p.grad.flatten() for p in model.parameters()]).numpy().copy()
+        np.testing.assert_allclose(noise.gradient(model, [one, other], threshold), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_part_of_a_response_weighs_one_over_its_samples():
+    setting = noise.Setting(partition=PartitionConfig("newline"), rollouts=4, continuations=True)
+    texts = {1: "x", 2: "\n"}
+
+    def text_of(ids):
+        return [texts[i] for i in ids]
+
+    # Boundaries behind each line: 0, 1 and 2 inner states before its tokens.
+    np.testing.assert_allclose(noise.coverage(setting, [1, 2, 1, 2, 1], (), text_of), [1, 1, 1 / 5, 1 / 5, 1 / 9])
+    np.testing.assert_allclose(noise.coverage(setting, [1, 2, 1], (1, 2), text_of), [1 / 5, 1 / 5, 1 / 9])
+    assert noise.coverage(noise.Setting(), [1, 2, 1], (), text_of).tolist() == [1, 1, 1]
+
+
+@pytest.mark.timeout(300)
+def test_a_small_run_writes_a_table(task, tmp_path, capsys):
+    options = ["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "2"]
+    assert noise.main(options) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert set(results) == {*noise.REFERENCES, "tree 4-3-2, loo", "tree 4-3-2, loo, mask"}
+    assert all(one["tokens_per_prompt"] > 0 for one in results.values())
+    assert "tree 4-3-2" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize("changes", [["--task", "nothing"], ["--repeats", "1"], ["--prompts", "17"], ["--nothing"]])
+def test_wrong_usage_is_one_line(task, tmp_path, capsys, changes):
+    try:
+        status = noise.main(["--task", str(task), "--output", str(tmp_path), *changes])
+    except SystemExit as end:
+        status = end.code
+    assert status == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
