@@ -36,5 +36,8 @@ pip "$(grep '^torch==' "$lock")" \
     && DS_BUILD_OPS=0 pip --no-deps -r "$lock" \
     && pip --no-deps --no-build-isolation -e "$root" \
     || { tail -n 5 "$log" >&2; fail "installation failed, see .venv/install.log"; }
+# Every worker of a run imports the same thousands of modules; without byte code, which Python does not write where
+# PYTHONDONTWRITEBYTECODE is set, each start of a run takes a minute or two longer. Some files are templates, no Python.
+"$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$log" 2>&1 || true
 echo "$wanted" >"$done_mark"
 echo "installed in $((SECONDS - start)) s"

@@ -26,6 +26,7 @@ import psutil
 from spo_rlhf import cpu
 from spo_rlhf.cli import processes
 from spo_rlhf.errors import UserError
+from spo_rlhf.ray_start import ATTEMPTS
 
 PROGRAM = "ray_node"
 # A head writes its address into this file of its --temp-dir once it takes connections.
@@ -34,8 +35,7 @@ ADDRESS_FILE = "address"
 LONGEST_TEMP_DIR = 40
 POLL_S = 0.5
 LOG_LINES_SHOWN = 20
-# Ray gives up on a node that is not up after 30 s, which a busy machine or a slow file system can need.
-ATTEMPTS, STARTING_S = 3, 120.0
+STARTING_S = 120.0  # a Ray that ends within these has not started
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 

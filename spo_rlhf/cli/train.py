@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spo_rlhf import config, cpu, presets, upstream
+from spo_rlhf import config, cpu, presets, ray_start, upstream
 from spo_rlhf.cli import processes
 from spo_rlhf.cli.console import Console, duration
 from spo_rlhf.cli.record import RunRecord, write_json
@@ -133,7 +133,7 @@ def start_ray(args: SimpleNamespace) -> None:
     # Workers of a cluster that others started are in the folder of its start: relative paths would lead elsewhere.
     runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": work_here} if address else {})
     try:
-        ray.init(runtime_env=runtime_env, include_dashboard=False, **options)
+        ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
     except ConnectionError:
         raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set its own

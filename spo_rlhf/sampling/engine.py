@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spo_rlhf import ray_start
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
 from spo_rlhf.cpu import is_cpu
 
@@ -128,7 +129,7 @@ class RayEngines:
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
             on_sigterm = signal.getsignal(signal.SIGTERM)
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            ray_start.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
         gpus = 0 if is_cpu() else settings.tensor_parallel
         actor = ray.remote(num_gpus=gpus, num_cpus=1)(LocalEngine)

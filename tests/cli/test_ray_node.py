@@ -11,6 +11,7 @@ import pytest
 
 from spo_rlhf.cli import ray_node
 from spo_rlhf.errors import UserError
+from spo_rlhf.ray_start import ATTEMPTS
 
 
 def options_of(**changes) -> dict[str, str]:
@@ -57,6 +58,6 @@ def test_a_ray_that_does_not_start_is_tried_again_a_few_times(tmp_path):
         f"sys.exit(ray_node.main(['start', '--temp-dir', '{temp_dir}', '--gpus', '1', '--address', 'h:1']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and starts.read_text().split() == ["up"] * ray_node.ATTEMPTS
+    assert done.returncode == 1 and starts.read_text().split() == ["up"] * ATTEMPTS
     assert "attempt 1 of 3 failed" in done.stderr and "attempt 3" not in done.stderr
     assert not temp_dir.exists(), "what was started in vain has ended and nothing is left"

@@ -1,0 +1,48 @@
+"""A Ray that gave up on its own slow start is started again; any other error is not hidden."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from spo_rlhf import ray_start
+
+SLOW = Exception("The current node timed out during startup. This could happen because ...")
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """In Ray's place: each start leaves a process and then raises the next error of a list, if there is one."""
+    fake = SimpleNamespace(errors=[], left=[], shutdown=lambda: None)
+
+    def init(**options):
+        fake.left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        if fake.errors:
+            raise fake.errors.pop(0)
+
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    yield fake
+    for process in fake.left:
+        process.kill()
+        process.wait()
+
+
+def running(fake) -> int:
+    return sum(psutil.pid_exists(process.pid) and process.poll() is None for process in fake.left)
+
+
+def test_it_is_tried_again_and_nothing_of_the_failed_start_remains(fake_ray):
+    fake_ray.errors = [SLOW, SLOW]
+    ray_start.init(num_cpus=1)
+    assert len(fake_ray.left) == 3 and running(fake_ray) == 1
+
+
+@pytest.mark.parametrize(("errors", "starts"), [([SLOW] * 3, 3), ([ConnectionError("nobody there")], 1)])
+def test_what_does_not_pass_by_itself_is_raised(fake_ray, errors, starts):
+    fake_ray.errors = list(errors)
+    with pytest.raises(type(errors[0])):
+        ray_start.init()
+    assert len(fake_ray.left) == starts
