@@ -40,7 +40,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES
     )
-    parser.add_argument("--methods", metavar="A,B", help=f"of {', '.join(study.METHODS)}; default: the first six")
+    parser.add_argument("--methods", metavar="A,B", help=f"of {', '.join(study.METHODS)}; default: {', '.join(study.DEFAULT_METHODS)}")
     parser.add_argument("--task", dest="tasks", metavar="A,B", help=f"of {', '.join(study.TASKS)}; default: {', '.join(DEFAULT_TASKS)}")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each; default: 3")
     parser.add_argument("--budget-tokens", type=int, metavar="N", help="tokens generated in a run, Monte Carlo included; default: 600000")
@@ -54,7 +54,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
     args = parser.parse_args(argv)
-    methods = study.STABILITY_METHODS if args.stability else list(study.METHODS)[:6]
+    methods = study.STABILITY_METHODS if args.stability else list(study.DEFAULT_METHODS)
     defaults = {"seeds": 3, "budget_tokens": 600_000, "points": 8, "warm_up_seconds": 900.0}
     tasks = [study.STABILITY_TASK] if args.stability else DEFAULT_TASKS
     defaults |= {"methods": ",".join(methods), "tasks": ",".join(tasks)}

@@ -65,6 +65,9 @@ METHODS = {
     "rloo": Method(64, 8, {**GROUP, "algo.advantage.estimator": "rloo"}),
     "vineppo": Method(64, 4, {**CHAIN, "spo.partition": "newline", "spo.prob_mask": False}),
     "spo_chain": Method(64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.cutpoint_interval": 3}),
+    "spo_chain_continuations": Method(
+        64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.cutpoint_interval": 3, "spo.train_continuations": True}
+    ),
     "spo_tree": Method(
         32, 16, {"spo.mode": "tree", "spo.tree_branching": "4,3,2", "spo.replay_max_age": 1, "spo.replay_per_prompt": 0}
     ),
@@ -74,6 +77,7 @@ METHODS = {
     ),
     "spo_chain_segment": Method(64, 4, {**CHAIN, "spo.cutpoint_interval": 3, "spo.ratio_level": "segment"}),
 }
+DEFAULT_METHODS = ("grpo", "grpo_mask", "rloo", "vineppo", "spo_chain", "spo_chain_continuations", "spo_tree")
 # On top of every method: one optimizer step a batch, a constant learning rate, no reference model.
 COMMON = {
     "train.num_episodes": 1000,  # the token budget ends the run
