@@ -22,6 +22,10 @@ method=(
     --rollout.batch_size 32 --rollout.n_samples_per_prompt 16 --rollout.micro_batch_size 2
     --train.batch_size 128 --train.micro_batch_size 2 --train.max_epochs 1 --train.num_episodes 5
 )
-# Where no response is right, no node has an advantage: the reward of the smoke run is a coin.
-smoke=(--spo.tree_branching 3,3,2 --spo.tree_segment_tokens 8 --reward.remote_url examples/scripts/lib/coin_reward.py)
+# Where no response is right, no node has an advantage: the reward of the smoke run is a coin, and sampling is as random as a
+# model that knows next to nothing needs to end a response at all.
+smoke=(
+    --spo.tree_branching 3,3,2 --spo.tree_segment_tokens 8 --reward.remote_url examples/scripts/lib/coin_reward.py
+    --rollout.temperature 1 --rollout.top_p 1 --rollout.max_new_tokens 96
+)
 train "$@"
