@@ -124,6 +124,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def portable(command: list[str], output: Path) -> list[str]:
+    """The command without this machine's folders: what a reader of the results can repeat."""
+    parts = ["python" if part == sys.executable else part for part in command]
+    return [part.replace(f"{output}/", "OUTPUT/").replace(f"{study.ROOT}/", "") for part in parts]
+
+
 def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks: list[str], console: Console) -> None:
     """Every run that is not finished, then results.json, pictures and the table."""
     output = args.output.resolve()
@@ -149,7 +155,7 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
             # What a stopped run left would be mixed with the new one.
             (path / "metrics.jsonl").unlink(missing_ok=True)
             run(command, path / "terminal.log", console, label)
-            record = {"task": task, "method": name, "seed": seed, "command": command, **study.read_run(path)}
+            record = {"task": task, "method": name, "seed": seed, "command": portable(command, output), **study.read_run(path)}
             write_json(result, record)
         done.append(json.loads(result.read_text(encoding="utf-8")))
         accuracy = done[-1]["accuracy"]
@@ -158,7 +164,7 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
             f"  {duration(done[-1]['seconds_training'])}"
         )
     if done:
-        settings = {name: str(value) for name, value in vars(args).items()}
+        settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
         machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
         machine |= {name: version(name) for name in PACKAGES}
         write_json(output / "results.json", {"settings": settings, "machine": machine, "runs": done})

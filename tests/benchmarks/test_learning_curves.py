@@ -45,6 +45,16 @@ def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path):
                 assert steps == (4 if changes else 1) and config["train.max_epochs"] == (2 if changes else 1)
 
 
+def test_recorded_commands_name_no_folder_of_this_machine(prepared, tmp_path):
+    folder = prepared["arithmetic-short"]
+    command = study.train_command(
+        study.TASKS["arithmetic-short"], study.METHODS["grpo"], folder, tmp_path / "run", seed=0, budget=1000, points=3
+    )
+    told = learning_curves.portable(command, tmp_path)
+    assert told[0] == "python" and "OUTPUT/run" in told and "spo_rlhf/tasks/math_reward.py" in told
+    assert str(study.ROOT) not in " ".join(told) and str(tmp_path) not in " ".join(told)
+
+
 def test_intervals_are_students():
     values = [0.4, 0.5, 0.7]
     mean, half = report.interval(values)
