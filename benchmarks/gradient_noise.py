@@ -275,6 +275,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         measured = measure(model, tokenizer, rows, setting, args, prepared["warm_up"]["max_new_tokens"], report)
         reference = references.setdefault(setting.mask, measured)
+        if reference["noise"] == 0:
+            raise UserError(f"--task {args.task}: its model is never right, or always: there is no gradient to measure")
         relative = measured["noise"] / reference["noise"]
         errors = (measured["relative_error"], 0.0 if measured is reference else reference["relative_error"])
         results[name] = {**measured, "relative": relative, "relative_error": relative * float(np.hypot(*errors)) * (measured is not reference),

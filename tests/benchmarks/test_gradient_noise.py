@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,8 +58,15 @@ def test_a_part_of_a_response_weighs_one_over_its_samples():
     assert noise.coverage(noise.Setting(), [1, 2, 1], (), text_of).tolist() == [1, 1, 1]
 
 
+def test_a_model_that_is_never_right_is_said(task, tmp_path, capsys):
+    assert noise.main(["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "1"]) == 2
+    assert "never right" in capsys.readouterr().err
+
+
 @pytest.mark.timeout(300)
-def test_a_small_run_writes_a_table(task, tmp_path, capsys):
+def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
+    # An untrained model is never right; whether its text has an even length is as good a reward for this.
+    monkeypatch.setattr(noise, "grade_here", lambda answer, text: SimpleNamespace(correct=len(text) % 2 == 0))
     options = ["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "2"]
     assert noise.main(options) == 0
     results = json.loads((tmp_path / "results.json").read_text())["results"]
