@@ -59,7 +59,6 @@ class Setting:
     rollouts: int = 4
     continuations: bool = False
     tree: TreeShape | None = None
-    tree_advantage: str = "loo"
 
 
 def settings(segment_tokens: int) -> dict[str, Setting]:
@@ -116,7 +115,7 @@ async def sample_prompt(engine: TorchEngine, row: dict, setting: Setting, max_to
     if setting.tree is not None:
         job = TreeRollout(**common)
         grown = await job.grow(setting.tree)
-        adv_N = tree_core.advantages(grown.parent_N, tree_core.values(grown.parent_N, grown.reward_N), setting.tree_advantage)
+        adv_N = tree_core.advantages(grown.parent_N, tree_core.values(grown.parent_N, grown.reward_N), "loo")
         nodes_on_level = np.cumprod(setting.tree.branching)
         pieces = []
         for n in tree_core.trained(adv_N):
@@ -278,9 +277,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         if reference["noise"] == 0:
             raise UserError(f"--task {args.task}: its model is never right, or always: there is no gradient to measure")
         relative = measured["noise"] / reference["noise"]
-        errors = (measured["relative_error"], 0.0 if measured is reference else reference["relative_error"])
-        results[name] = {**measured, "relative": relative, "relative_error": relative * float(np.hypot(*errors)) * (measured is not reference),
-                         "seconds": time.monotonic() - start}  # fmt: skip
+        both = float(np.hypot(measured["relative_error"], reference["relative_error"]))
+        error = 0.0 if measured is reference else relative * both
+        results[name] = {**measured, "relative": relative, "relative_error": error, "seconds": time.monotonic() - start}
         console.line(f"[{number}/{len(chosen)}] {name}  {relative:.2f} of RLOO's tokens  {duration(results[name]['seconds'])}")
     args.output.mkdir(parents=True, exist_ok=True)
     record = {"settings": {k: str(v) for k, v in vars(args).items()}, "task": prepared, "results": results}

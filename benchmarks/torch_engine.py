@@ -16,7 +16,7 @@ class TorchEngine:
 
     def __init__(self, model, tokenizer):
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.waiting: list[tuple[list[int], int, asyncio.Future, int]] = []
+        self.waiting: list[tuple[list[int], int, asyncio.Future]] = []
 
     async def sample(
         self, state: Sequence[int], *, n: int, max_tokens: int, seed: int, logprobs: bool
@@ -25,14 +25,14 @@ class TorchEngine:
         futures = [loop.create_future() for _ in range(n)]
         if not self.waiting:
             loop.call_later(WAIT_S, self._answer)
-        self.waiting += [(list(state), max_tokens, future, len(state)) for future in futures]
+        self.waiting += [(list(state), max_tokens, future) for future in futures]
         return [await future for future in futures]
 
     def _answer(self) -> None:
-        requests, self.waiting = sorted(self.waiting, key=lambda r: (r[1], r[3])), []
+        requests, self.waiting = sorted(self.waiting, key=lambda request: (request[1], len(request[0]))), []
         for start in range(0, len(requests), BATCH):
             batch = requests[start : start + BATCH]
-            for (_, _, future, _), completion in zip(batch, self._generate(batch), strict=True):
+            for (_, _, future), completion in zip(batch, self._generate(batch), strict=True):
                 future.set_result(completion)
 
     @torch.inference_mode()
@@ -47,7 +47,7 @@ class TorchEngine:
         tokens = out.sequences[:, inputs["input_ids"].shape[1] :]
         logps = torch.stack(out.logits, 1).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
         completions = []
-        for (_, limit, *_), token_T, logp_T in zip(batch, tokens.tolist(), logps.tolist()):
+        for (_, limit, _), token_T, logp_T in zip(batch, tokens.tolist(), logps.tolist()):
             ended = self.tokenizer.eos_token_id in token_T[:limit]
             length = token_T.index(self.tokenizer.eos_token_id) + 1 if ended else limit
             completions.append(Completion(token_T[:length], logp_T[:length], truncated=not ended))
