@@ -186,11 +186,6 @@ def policy_ranks(args: SimpleNamespace) -> int:
     return args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size // args.ds.tensor_parallel_size
 
 
-def rollout_stats(samples: list) -> dict[str, float]:
-    """OpenRLHF's `rollout/*` metrics of these samples: rewards, lengths, truncation, number."""
-    return sys.modules[__name__].PPOTrainer._compute_rollout_stats(None, samples)  # it looks at the samples alone
-
-
 def checkpoint_steps(args: SimpleNamespace) -> set[int]:
     """Steps of which a checkpoint of the policy is kept; its folders are `global_step7` and `best_global_step7`."""
     names = os.listdir(folder) if os.path.isdir(folder := os.path.join(args.ckpt.path, "_actor")) else []

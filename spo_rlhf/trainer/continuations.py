@@ -34,6 +34,14 @@ def join(
     names = responses[0].info if responses else ()
     metrics |= {name: torch.cat([sample.info[name] for sample in responses]).float().mean().item() for name in names}
     if responses:
-        metrics |= upstream.rollout_stats(responses)
-    metrics["rollout/num_samples"] = float(len(responses) + len(drawn))  # all that are trained
+        reward, length, truncated = (
+            torch.cat([getattr(sample, name) for sample in responses]).float()
+            for name in ("rewards", "response_length", "truncated")
+        )
+        metrics |= {
+            "rollout/reward_mean": reward.mean().item(),
+            "rollout/reward_std": reward.std().item() if len(reward) > 1 else 0.0,
+            "rollout/response_length_mean": length.mean().item(),
+            "rollout/truncated_rate": truncated.mean().item(),
+        }
     return [*responses, *drawn], metrics

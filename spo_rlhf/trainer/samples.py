@@ -55,11 +55,12 @@ def segment_logs(segments: int, first_value: float) -> dict[str, torch.Tensor]:
     return {"segments": torch.tensor([float(segments)]), "value_prompt": torch.tensor([float(first_value)])}
 
 
-def with_equal_logs(samples: list[upstream.Experience]) -> None:
+def with_equal_logs(samples: list[upstream.Experience]) -> list[upstream.Experience]:
     """In place: a log that only some samples have is 0 for the others (a truncated response was not graded)."""
     names = dict.fromkeys(name for sample in samples for name in sample.info)
     for sample in samples:
         sample.info = {name: sample.info.get(name, torch.tensor([0.0])) for name in names}
+    return samples
 
 
 class SegmentSamplesGenerator(upstream.SamplesGenerator):
@@ -90,8 +91,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 f"{len(samples) - whole} of {len(samples)} samples do not fill a --train.batch_size of "
                 f"{self.args.train.batch_size} and are not trained on"
             )
-        samples = samples[:whole]
-        with_equal_logs([*samples, *self._continuations])
+        samples = with_equal_logs(samples[:whole])
         if self.spo.train_continuations:
             samples, self.metrics = continuations.join(
                 samples,
@@ -99,7 +99,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 batch_size=self.args.train.batch_size,
                 seed=(self.args.train.seed, self.iteration),
             )
-        return samples, pass_rate, prompts_consumed, exhausted
+        return with_equal_logs(samples), pass_rate, prompts_consumed, exhausted
 
     def generate_eval_samples(self, **generate_kwargs):
         self._purpose = "eval"

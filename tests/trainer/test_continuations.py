@@ -51,5 +51,4 @@ def test_without_anything_there_is_nothing_to_train():
 def test_logs_that_some_samples_lack_count_as_zero():
     graded, truncated = sample(1, 1.0), sample(2, 0.0)
     graded.info["exact"] = torch.tensor([1.0])
-    with_equal_logs([graded, truncated])
-    assert [one.info["exact"].item() for one in (graded, truncated)] == [1.0, 0.0]
+    assert [one.info["exact"].item() for one in with_equal_logs([graded, truncated])] == [1.0, 0.0]
