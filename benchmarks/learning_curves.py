@@ -10,7 +10,9 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,6 +51,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--vary", action="append", default=[], metavar="OPTION=A,B",
                         help="run each method once with each value; `prompts` and `responses` are the batch; may be repeated")  # fmt: skip
     parser.add_argument("--stability", action="store_true", help="a learning rate 10 times too high and two epochs in 4 batches")
+    parser.add_argument("--parallel", type=int, default=1, metavar="N",
+                        help="runs at a time, each with its share of the cores; seconds compare only at one N; default: 1")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one seed, two methods, one task, a small budget")
     parser.add_argument("--output", type=Path, default=Path("runs/learning_curves"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
@@ -61,6 +65,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, value in {**defaults, **(QUICK if args.quick else {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    for name in ("seeds", "budget_tokens", "points", "parallel"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} has to be at least 1")
     return args
 
 
@@ -90,19 +97,43 @@ def variants(args: argparse.Namespace) -> dict[str, study.Method]:
     return found
 
 
-def run(command: list[str], log: Path, console: Console, label: str) -> None:
+class Board:
+    """The last line of every run going on, in one status line; safe to use from several threads."""
+
+    def __init__(self, console: Console):
+        self.console, self.lock = console, threading.Lock()
+        self.current: dict[str, str] = {}
+
+    def line(self, text: str) -> None:
+        with self.lock:
+            self.console.line(text)
+
+    def update(self, label: str, text: str | None) -> None:
+        """What a run does now; None: it has ended."""
+        with self.lock:
+            self.current.pop(label, None)
+            if text is not None:
+                self.current[label] = text
+            if self.current:
+                self.console.status("   ".join(f"{label}  {text}" for label, text in sorted(self.current.items())))
+
+
+def run(command: list[str], log: Path, board: Board, label: str, parallel: int = 1) -> None:
     """Run one command with its output in a log. Raises UserError if it fails; Ctrl-C reaches it as well."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    cores = max(1, (os.cpu_count() or 1) // parallel)
+    environment = {"OMP_NUM_THREADS": str(cores), **os.environ} if parallel > 1 else None
     start = time.monotonic()
     with open(log, "w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=study.ROOT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=study.ROOT, env=environment)
         try:
             while process.poll() is None:
                 lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                console.status(f"{label}  {duration(time.monotonic() - start)}  {lines[-1][:90] if lines else ''}")
+                board.update(label, f"{duration(time.monotonic() - start)}  {lines[-1][:90] if lines else ''}")
                 time.sleep(1)
         finally:
             process.wait()
+            board.update(label, None)
     if process.returncode:
         raise UserError(f"{label} ended with status {process.returncode}; see {log}")
 
@@ -131,38 +162,60 @@ def portable(command: list[str], output: Path) -> list[str]:
 
 
 def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks: list[str], console: Console) -> None:
-    """Every run that is not finished, then results.json, pictures and the table."""
-    output = args.output.resolve()
+    """Every run that is not finished, then results.json, pictures and the table. Raises UserError at the end if runs failed."""
+    output, board = args.output.resolve(), Board(console)
     jobs = [(task, name, seed) for task in tasks for seed in range(args.seeds) for name in methods]
-    done = []
-    for number, (task, name, seed) in enumerate(jobs, start=1):
+    for task in tasks:
         folder = output / task / "task"
-        # Runs of another budget are other runs.
-        path = output / task / f"{name.replace(':', '-').replace('=', '_')}-{args.budget_tokens}-seed{seed}"
-        label = f"[{number}/{len(jobs)}] {task} {name} seed {seed}"
         prepare = study.prepare_command(study.TASKS[task], folder, args.warm_up_seconds)
         if args.dry_run:
             console.line(" ".join(prepare))
-            console.line(f"  then spo-train for {name}, seed {seed}, in {path}")
-            continue
-        if not (folder / "prepare.json").exists():
-            run(prepare, output / task / "prepare.log", console, f"{task}: data and model")
+        elif not (folder / "prepare.json").exists():
+            run(prepare, output / task / "prepare.log", board, f"{task}: data and model")
+
+    def finish(number: int, task: str, name: str, seed: int) -> dict | UserError | None:
+        """The record of a run, from its file or by running it, or the error that ended it; None in a dry run."""
+        # Runs of another budget are other runs.
+        path = output / task / f"{name.replace(':', '-').replace('=', '_')}-{args.budget_tokens}-seed{seed}"
+        label = f"[{number}/{len(jobs)}] {task} {name} seed {seed}"
+        if args.dry_run:
+            return board.line(f"spo-train for {name}, seed {seed}, in {path}")
         result = path / "result.json"
         if not result.exists():
             command = study.train_command(
-                study.TASKS[task], methods[name], folder, path, seed=seed, budget=args.budget_tokens, points=args.points
+                study.TASKS[task],
+                methods[name],
+                output / task / "task",
+                path,
+                seed=seed,
+                budget=args.budget_tokens,
+                points=args.points,
             )
             # What a stopped run left would be mixed with the new one.
             (path / "metrics.jsonl").unlink(missing_ok=True)
-            run(command, path / "terminal.log", console, label)
-            record = {"task": task, "method": name, "seed": seed, "command": portable(command, output), **study.read_run(path)}
+            try:
+                run(command, path / "terminal.log", board, label, args.parallel)
+                told = portable(command, output)
+                record = {"task": task, "method": name, "seed": seed, "command": told, **study.read_run(path)}
+            except UserError as error:
+                board.line(f"{label}  FAILED, the others go on")
+                return error
             write_json(result, record)
-        done.append(json.loads(result.read_text(encoding="utf-8")))
-        accuracy = done[-1]["accuracy"]
-        console.line(
-            f"{label}  {accuracy[0]['accuracy']:.1%} -> {accuracy[-1]['accuracy']:.1%}  {count(done[-1]['generated_tokens'])} tokens"
-            f"  {duration(done[-1]['seconds_training'])}"
-        )
+        record = json.loads(result.read_text(encoding="utf-8"))
+        first, last = record["accuracy"][0]["accuracy"], record["accuracy"][-1]["accuracy"]
+        spent = f"{count(record['generated_tokens'])} tokens  {duration(record['seconds_training'])}"
+        board.line(f"{label}  {first:.1%} -> {last:.1%}  {spent}")
+        return record
+
+    with ThreadPoolExecutor(args.parallel) as pool:
+        futures = [pool.submit(finish, number, *job) for number, job in enumerate(jobs, start=1)]
+        try:
+            ended = [future.result() for future in futures]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    done = [one for one in ended if isinstance(one, dict)]
+    failed = [one for one in ended if isinstance(one, UserError)]
     if done:
         settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
         machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
@@ -170,6 +223,8 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
         write_json(output / "results.json", {"settings": settings, "machine": machine, "runs": done})
         for line in report.write(output, done):
             console.line(line)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, the same command tries them again; the first: {failed[0]}")
 
 
 if __name__ == "__main__":

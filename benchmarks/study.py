@@ -10,7 +10,7 @@ from spo_rlhf.tasks import arithmetic, knights_knaves
 
 ROOT = Path(__file__).parents[1]
 REWARDS = ROOT / "spo_rlhf" / "tasks"
-HELD_OUT = 256
+HELD_OUT = 512
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ TASKS = {
         ("--min-steps", "2", "--max-steps", "4"), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 96, 10
     ),
     "arithmetic-long": Task(
-        ("--min-steps", "8", "--max-steps", "12"), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 192, 36
+        ("--min-steps", "8", "--max-steps", "12", "--warm-up-from", "2", "--target-accuracy", "0.35"), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 192, 36
     ),
     # The quickstart's; its folder runs/quickstart/task may be copied to OUTPUT/arithmetic/task.
     "arithmetic": Task((), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 160, 20),

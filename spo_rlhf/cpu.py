@@ -36,8 +36,10 @@ def worker_environment() -> dict[str, str]:
     return {
         "DS_ACCELERATOR": "cpu",
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
-        # Ray gives an actor with a fraction of a CPU one OpenMP thread; training wants the whole machine.
-        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+        # Ray gives an actor with a fraction of a CPU one OpenMP thread; training wants the whole machine, or what it was given.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1)),
+        # Left to itself every engine ties its threads to the same cores, also beside another engine or another run.
+        "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
     }
 
 

@@ -62,7 +62,7 @@ model/ (Hugging Face format, with its tokenizer), prepare.json (settings, accura
 examples:
   python -m spo_rlhf.cli.prepare --output runs/task
   python -m spo_rlhf.cli.prepare --output runs/random --warm-up-steps 0   # random weights, in seconds
-  python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12
+  python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12 --warm-up-from 2 --max-seconds 1800
   python -m spo_rlhf.cli.prepare --output runs/knights --task knights_knaves --max-seconds 900
 """
 
@@ -76,8 +76,9 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
     task = TASKS[settings["task"]]
     own = {name: settings[name] for name in task.settings}
     splits = task.module.write_task(
-        directory, settings["seed"], settings["train"], settings["test"], SUPERVISED_PROBLEMS, **own
-    )
+        directory, settings["seed"], settings["train"], settings["test"], SUPERVISED_PROBLEMS,
+        supervised_from=settings.get("warm_up_from"), **own,
+    )  # fmt: skip
     template = task.module.PROMPT_TEMPLATE
     examples = [(template.format(row["problem"]), row["solution"]) for row in splits["sft"]]
     held_out = [(template.format(row["problem"]), row["answer"]) for row in splits["test"]]
@@ -199,6 +200,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--warm-up-steps", type=whole(0), metavar="N", help="of supervised training, at most; 0: random weights"
     )
+    parser.add_argument(
+        "--warm-up-from", type=whole(2), metavar="N",
+        help="the warm-up's problems have from N steps, or people, on: short ones teach the long ones sooner; default: as asked",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace a directory made with other settings")
     return parser
 
@@ -239,10 +244,15 @@ def _settle(settings: dict) -> None:
         if name not in own and settings.pop(name) is not None:
             raise UserError(f"{flag} is not for --task {chosen}")
     settings.update({name: default if settings[name] is None else settings[name] for name, default in own.items()})
+    values = [settings[name] for name in own]
     try:
-        TASKS[chosen].check(*(settings[name] for name in own))
+        TASKS[chosen].check(*values)
     except ValueError as error:
         raise UserError(f"{', '.join(flags[name] for name in own)}: {error}") from None
+    if settings["warm_up_from"] is None:
+        del settings["warm_up_from"]  # a directory made before there was this option is still the same
+    elif settings["warm_up_from"] > values[-1]:
+        raise UserError(f"--warm-up-from {settings['warm_up_from']}: the largest problems have {values[-1]}")
 
 
 if __name__ == "__main__":

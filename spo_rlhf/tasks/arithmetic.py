@@ -16,6 +16,7 @@ part, factors are words ("three times as many"), and every line needs the result
 
 from collections.abc import Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -135,13 +136,19 @@ def write_task(
     *,
     min_steps: int = 2,
     max_steps: int = 6,
+    supervised_from: int | None = None,
 ) -> dict[str, list[dict]]:
-    """Write test.jsonl, sft.jsonl and train.jsonl, see `write_splits`; return their rows."""
+    """Write test.jsonl, sft.jsonl and train.jsonl, see `write_splits`; return their rows.
 
-    def of(seed: int, count: int, exclude: Set[str]) -> list[dict]:
-        return generate(seed, count, min_steps=min_steps, max_steps=max_steps, exclude=exclude)
+    With `supervised_from` the supervised problems have from that many steps on, instead of `min_steps`. Raises
+    ValueError for step counts out of range.
+    """
 
-    return write_splits(directory, "arithmetic", of, seed, train_count, test_count, sft_count)
+    def of(seed: int, count: int, exclude: Set[str], smallest: int = min_steps) -> list[dict]:
+        return generate(seed, count, min_steps=smallest, max_steps=max_steps, exclude=exclude)
+
+    supervised = None if supervised_from is None else partial(of, smallest=supervised_from)
+    return write_splits(directory, "arithmetic", of, seed, train_count, test_count, sft_count, supervised)
 
 
 def _problem(rng: Random, steps: int) -> dict:

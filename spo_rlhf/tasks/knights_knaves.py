@@ -92,14 +92,34 @@ def generate(seed: int, count: int, *, people: int = 3, exclude: Set[str] = froz
 
 
 def write_task(
-    directory: Path, seed: int, train_count: int, test_count: int, sft_count: int, *, people: int = 3
+    directory: Path,
+    seed: int,
+    train_count: int,
+    test_count: int,
+    sft_count: int,
+    *,
+    people: int = 3,
+    supervised_from: int | None = None,
 ) -> dict[str, list[dict]]:
-    """Write test.jsonl, sft.jsonl and train.jsonl, see `write_splits`; return their rows."""
+    """Write test.jsonl, sft.jsonl and train.jsonl, see `write_splits`; return their rows.
+
+    With `supervised_from` the supervised problems are about that many people and more, equally many of each number, up to
+    `people`. Raises ValueError for numbers of people out of range.
+    """
 
     def of(seed: int, count: int, exclude: Set[str]) -> list[dict]:
         return generate(seed, count, people=people, exclude=exclude)
 
-    return write_splits(directory, "knights_knaves", of, seed, train_count, test_count, sft_count)
+    def from_few(seed: int, count: int, exclude: Set[str]) -> list[dict]:
+        numbers = range(supervised_from, people + 1)
+        shares = [(count + place) // len(numbers) for place in range(len(numbers))]
+        rows = (generate(seed, share, people=n, exclude=exclude) for n, share in zip(numbers, shares, strict=True))
+        return [row for part in rows for row in part]
+
+    if supervised_from is not None and not 2 <= supervised_from <= people:
+        raise ValueError(f"supervised problems have from 2 to {people} people on, not from {supervised_from}")
+    supervised = None if supervised_from is None else from_few
+    return write_splits(directory, "knights_knaves", of, seed, train_count, test_count, sft_count, supervised)
 
 
 def is_true(claim: Claim, is_knight: Sequence[bool]) -> bool:

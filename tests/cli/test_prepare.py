@@ -119,6 +119,18 @@ def test_long_problems_and_a_few_steps_of_training_in_an_empty_directory(tmp_pat
     assert record["warm_up"]["max_new_tokens"] > 0.9 * longest
 
 
+def test_a_warm_up_on_shorter_problems_leaves_the_others_as_they_are(tmp_path):
+    arguments = ["--train", "9", "--test", "5", "--min-steps", "5", "--max-steps", "6", "--warm-up-steps", "0"]
+    for name, more in (("as-asked", []), ("shorter", ["--warm-up-from", "2"])):
+        assert prepare.main(["--output", str(tmp_path / name), *arguments, *more]) == 0
+    for split in ("train", "test"):
+        assert rows(tmp_path / "shorter" / f"{split}.jsonl") == rows(tmp_path / "as-asked" / f"{split}.jsonl")
+    supervised = rows(tmp_path / "shorter" / "sft.jsonl")
+    assert {row["steps"] for row in supervised} == {2, 3, 4, 5, 6}
+    others = {row["problem"] for split in ("train", "test") for row in rows(tmp_path / "shorter" / f"{split}.jsonl")}
+    assert not others & {row["problem"] for row in supervised}
+
+
 def test_knights_and_knaves(tmp_path):
     arguments = ["--task", "knights_knaves", "--people", "2", "--train", "5", "--test", "5", "--warm-up-steps", "1"]
     assert prepare.main(["--output", str(tmp_path), *arguments]) == 0
@@ -150,6 +162,8 @@ def test_the_record_of_the_default_task_has_the_settings_it_had(finished):
         (["--output", "x", "--max-seconds", "0"], "--max-seconds"),
         (["--output", "x", "--min-steps", "5", "--max-steps", "4"], "--min-steps"),
         (["--output", "x", "--max-steps", "1000"], "--max-steps"),
+        (["--output", "x", "--warm-up-from", "7"], "--warm-up-from 7: the largest problems have 6"),
+        (["--output", "x", "--warm-up-from", "1"], "--warm-up-from"),
         (["--output", "x", "--speed", "9"], "--speed"),
         (["--output", "/proc/nowhere/task"], "/proc"),
         (["--output", "setup.cfg"], "setup.cfg"),
