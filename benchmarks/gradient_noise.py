@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not ins
 
 from torch_engine import TextGrader, TorchEngine  # noqa: E402
 
+from spo_rlhf.cli import prepare  # noqa: E402
 from spo_rlhf.cli.console import Console, duration  # noqa: E402
 from spo_rlhf.cli.record import write_json  # noqa: E402
 from spo_rlhf.core import tree as tree_core  # noqa: E402
@@ -37,7 +38,6 @@ from spo_rlhf.graders.grade import grade_here  # noqa: E402
 from spo_rlhf.rollout.chain import PromptRollout  # noqa: E402
 from spo_rlhf.rollout.texts import token_texts  # noqa: E402
 from spo_rlhf.rollout.tree import TreeRollout  # noqa: E402
-from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE  # noqa: E402
 
 PROGRAM = "gradient_noise"
 MICRO_BATCH = 128
@@ -106,11 +106,13 @@ class Piece:
     adv_T: np.ndarray
 
 
-async def sample_prompt(engine: TorchEngine, row: dict, setting: Setting, max_tokens: int, slot: int) -> tuple[list[Piece], int]:
+async def sample_prompt(
+    engine: TorchEngine, task: prepare.Task, row: dict, setting: Setting, max_tokens: int, slot: int
+) -> tuple[list[Piece], int]:
     """What one prompt gives to train on, and how many tokens that took."""
     tokenizer = engine.tokenizer
-    prompt_ids = tokenizer(PROMPT_TEMPLATE.format(row["problem"]), add_special_tokens=False)["input_ids"]
-    grader = TextGrader(tokenizer, lambda text: grade_here(row["answer"], text).correct)
+    prompt_ids = tokenizer(task.module.PROMPT_TEMPLATE.format(row["problem"]), add_special_tokens=False)["input_ids"]
+    grader = TextGrader(tokenizer, lambda text: grade_here(row["answer"], text, kind=task.kind).correct)
     common = dict(engine=engine, grader=grader, prompt_ids=prompt_ids, max_tokens=max_tokens, seed=(0,), slot=slot)
     if setting.tree is not None:
         job = TreeRollout(**common)
@@ -183,7 +185,7 @@ def gradient(model, pieces: list[Piece], threshold: float | None) -> np.ndarray:
     return torch.cat([part.flatten() for part in parts]).numpy().copy()
 
 
-def measure(model, tokenizer, rows: list[dict], setting: Setting, args: argparse.Namespace, max_tokens: int, report) -> dict:
+def measure(model, tokenizer, task, rows: list[dict], setting: Setting, args: argparse.Namespace, max_tokens: int, report) -> dict:
     """`args.repeats` gradients from `args.prompts` prompts each, no prompt twice in one: their noise, its error, tokens."""
     engine, rng = TorchEngine(model, tokenizer), np.random.default_rng(args.seed)
     torch.manual_seed(args.seed)
@@ -192,7 +194,8 @@ def measure(model, tokenizer, rows: list[dict], setting: Setting, args: argparse
         chosen = [rows[i] for i in rng.choice(len(rows), args.prompts, replace=False)]
 
         async def sample_all() -> list:
-            return await asyncio.gather(*(sample_prompt(engine, row, setting, max_tokens, slot) for slot, row in enumerate(chosen)))
+            jobs = (sample_prompt(engine, task, row, setting, max_tokens, slot) for slot, row in enumerate(chosen))
+            return await asyncio.gather(*jobs)
 
         sampled = asyncio.run(sample_all())
         tokens += sum(number for _, number in sampled)
@@ -204,9 +207,10 @@ def measure(model, tokenizer, rows: list[dict], setting: Setting, args: argparse
     others_RD = (gradient_RD.sum(0) - gradient_RD) / (repeats - 1)
     variance_R = ((gradient_RD - others_RD) ** 2).sum(1) * (repeats - 1) / repeats
     tokens_per_estimate = tokens / repeats
+    # noise_error is a share of the noise; a result's `error` has the unit of its `relative`.
     return {
         "noise": variance_R.mean() * tokens_per_estimate,  # the number of prompts cancels
-        "relative_error": variance_R.std(ddof=1) / variance_R.mean() / np.sqrt(repeats),
+        "noise_error": variance_R.std(ddof=1) / variance_R.mean() / np.sqrt(repeats),
         "tokens_per_prompt": tokens_per_estimate / args.prompts,
     }
 
@@ -215,7 +219,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES
     )
-    parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare (arithmetic)")
+    parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="results.json and results.md go there")
     parser.add_argument("--match", default="", metavar="TEXT", help="only methods with this in their names, and the reference of each group")
     parser.add_argument("--prompts", type=int, default=16, metavar="N", help="in an estimate; default: %(default)s")
@@ -229,7 +233,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def table(results: dict[str, dict[str, float]]) -> list[str]:
     lines = ["| method | tokens per prompt | tokens for the same noise, RLOO = 1 |", "|---|---|---|"]
     for name, one in results.items():
-        lines.append(f"| {name} | {one['tokens_per_prompt']:.0f} | {one['relative']:.2f} ± {one['relative_error']:.2f} |")
+        lines.append(f"| {name} | {one['tokens_per_prompt']:.0f} | {one['relative']:.2f} ± {one['error']:.2f} |")
     return lines
 
 
@@ -257,8 +261,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         rows = [json.loads(line) for line in (args.task / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     except OSError:
         raise UserError(f"--task {args.task}: no prepare.json and train.jsonl; make it with spo_rlhf.cli.prepare") from None
-    if prepared["settings"]["task"] != "arithmetic" or len(rows) < args.prompts:
-        raise UserError(f"--task {args.task}: needs the arithmetic task with at least --prompts {args.prompts} problems")
+    if len(rows) < args.prompts:
+        raise UserError(f"--task {args.task}: has {len(rows)} problems for training, fewer than --prompts {args.prompts}")
+    task = prepare.TASKS[prepared["settings"]["task"]]
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(args.task / "model", dtype=torch.float32)
@@ -272,14 +277,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
         def report(repeat: int) -> None:
             console.status(f"[{number}/{len(chosen)}] {name}  {repeat}/{args.repeats}  {duration(time.monotonic() - start)}")
 
-        measured = measure(model, tokenizer, rows, setting, args, prepared["warm_up"]["max_new_tokens"], report)
+        measured = measure(model, tokenizer, task, rows, setting, args, prepared["warm_up"]["max_new_tokens"], report)
         reference = references.setdefault(setting.mask, measured)
         if reference["noise"] == 0:
             raise UserError(f"--task {args.task}: its model is never right, or always: there is no gradient to measure")
         relative = measured["noise"] / reference["noise"]
-        both = float(np.hypot(measured["relative_error"], reference["relative_error"]))
+        both = float(np.hypot(measured["noise_error"], reference["noise_error"]))
         error = 0.0 if measured is reference else relative * both
-        results[name] = {**measured, "relative": relative, "relative_error": error, "seconds": time.monotonic() - start}
+        results[name] = {**measured, "relative": relative, "error": error, "seconds": time.monotonic() - start}
         console.line(f"[{number}/{len(chosen)}] {name}  {relative:.2f} of RLOO's tokens  {duration(results[name]['seconds'])}")
     args.output.mkdir(parents=True, exist_ok=True)
     record = {"settings": {k: str(v) for k, v in vars(args).items()}, "task": prepared, "results": results}

@@ -29,6 +29,7 @@ PROGRAM = "learning_curves"
 QUICK = {"seeds": 1, "budget_tokens": 60_000, "points": 3, "warm_up_seconds": 60.0, "methods": "grpo,spo_chain", "tasks": "arithmetic-short"}
 DEFAULT_TASKS = ("arithmetic-short", "arithmetic-long", "knights_knaves")
 PACKAGES = ("openrlhf", "ray", "deepspeed", "torch", "transformers")
+SWITCHES = {"true": True, "false": False}
 EXAMPLES = """examples:
   python benchmarks/learning_curves.py --quick
   python benchmarks/learning_curves.py --methods grpo,spo_chain,spo_tree --task arithmetic-long --seeds 3 --budget-tokens 600000
@@ -65,10 +66,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, value in {**defaults, **(QUICK if args.quick else {})}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UserError for a number out of range."""
     for name in ("seeds", "budget_tokens", "points", "parallel"):
         if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} has to be at least 1")
-    return args
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
 
 
 def choose(text: str, known: dict, option: str) -> list[str]:
@@ -90,7 +95,7 @@ def variants(args: argparse.Namespace) -> dict[str, study.Method]:
         if not equals or not listed:
             raise UserError(f"--vary {text}: give OPTION=VALUE,VALUE, for instance spo.cutpoint_interval=1,3,5")
         found = {
-            f"{name}:{option.rpartition('.')[2]}={value}": method.with_options({option: value})
+            f"{name}:{option.rpartition('.')[2]}={value}": method.with_options({option: SWITCHES.get(value.lower(), value)})
             for name, method in found.items()
             for value in listed.split(",")
         }
@@ -143,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     console = Console()
     try:
+        check(args)
         methods = variants(args)
         tasks = choose(args.tasks, study.TASKS, "--task")
         benchmark(args, methods, tasks, console)

@@ -69,7 +69,15 @@ METHODS = {
         64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.cutpoint_interval": 3, "spo.train_continuations": True}
     ),
     "spo_tree": Method(
-        32, 16, {"spo.mode": "tree", "spo.tree_branching": "4,3,2", "spo.replay_max_age": 1, "spo.replay_per_prompt": 0}
+        32,
+        16,
+        {
+            "spo.mode": "tree",
+            "spo.tree_branching": "4,3,2",
+            "spo.replay_max_age": 2,  # what does not fill a batch waits for the next iteration
+            "spo.replay_per_prompt": 0,
+            "optimizer_steps": 2,  # at most: about half of the nodes have no advantage
+        },
     ),
     "gspo": Method(64, 8, {**GROUP, "spo.ratio_level": "sequence", "spo.clip_low": 0.01, "spo.clip_high": 0.01}),
     "sspo": Method(

@@ -1,5 +1,6 @@
 """Starting Ray on this machine."""
 
+import os
 import sys
 from typing import Any
 
@@ -10,10 +11,21 @@ ATTEMPTS = 3
 GAVE_UP = "timed out during startup"
 
 
+def search_path() -> str:
+    """PATH with the folder of this Python first, for Ray and its workers.
+
+    DeepSpeed compiles its operators at the first start with the ninja it finds. Another ninja than the last time, that of an
+    environment that is now activated, say, compiles all of it again (minutes), and without any it fails.
+    """
+    here, others = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([here, *(folder for folder in others if folder != here)])
+
+
 def init(**options: Any) -> None:
     """`ray.init(**options)`, tried again where Ray found its own start too slow; what it left of that has ended by then."""
     import ray
 
+    os.environ["PATH"] = search_path()
     before = set(processes.descendants())
     for attempt in range(1, ATTEMPTS + 1):
         try:

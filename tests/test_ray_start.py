@@ -1,5 +1,6 @@
 """A Ray that gave up on its own slow start is started again; any other error is not hidden."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -38,6 +39,14 @@ def test_it_is_tried_again_and_nothing_of_the_failed_start_remains(fake_ray):
     fake_ray.errors = [SLOW, SLOW]
     ray_start.init(num_cpus=1)
     assert len(fake_ray.left) == 3 and running(fake_ray) == 1
+
+
+def test_the_tools_of_this_python_are_found_first_activated_or_not(fake_ray, monkeypatch):
+    here = os.path.dirname(sys.executable)
+    for path in ("/usr/bin:/bin", f"{here}:/usr/bin:/bin", f"/usr/bin:{here}:/bin"):
+        monkeypatch.setenv("PATH", path)
+        ray_start.init()
+        assert os.environ["PATH"] == f"{here}:/usr/bin:/bin"
 
 
 @pytest.mark.parametrize(("errors", "starts"), [([SLOW] * 3, 3), ([ConnectionError("nobody there")], 1)])

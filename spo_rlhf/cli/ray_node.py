@@ -26,7 +26,7 @@ import psutil
 from spo_rlhf import cpu
 from spo_rlhf.cli import processes
 from spo_rlhf.errors import UserError
-from spo_rlhf.ray_start import ATTEMPTS
+from spo_rlhf.ray_start import ATTEMPTS, search_path
 
 PROGRAM = "ray_node"
 # A head writes its address into this file of its --temp-dir once it takes connections.
@@ -88,7 +88,7 @@ def start(args: argparse.Namespace) -> int:
             f"--temp-dir {temp_dir}: longer than {LONGEST_TEMP_DIR} characters, too long for Ray's sockets below it"
         )
     command = start_command(args, cpu.ray_resources(args.gpus) if cpu.is_cpu() else {"num_gpus": args.gpus})
-    environment = (cpu.RAY_ENVIRONMENT if cpu.is_cpu() else {}) | os.environ
+    environment = (cpu.RAY_ENVIRONMENT if cpu.is_cpu() else {}) | os.environ | {"PATH": search_path()}
     environment.pop("RAY_ADDRESS", None)  # this node is the cluster, or told which by --address
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):

@@ -85,6 +85,9 @@ def test_varied_options_make_methods_of_their_own():
     assert len(methods) == 4
     assert methods["spo_chain:cutpoint_interval=1:prompts=64"].prompts == 64
     assert methods["spo_chain:cutpoint_interval=3:prompts=16"].options["spo.cutpoint_interval"] == "3"
+    args = learning_curves.parse(["--methods", "grpo", "--vary", "spo.prob_mask=true,false"])
+    masks = [method.options["spo.prob_mask"] for method in learning_curves.variants(args).values()]
+    assert masks == [True, False], "a switch is on or off, not a text"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,7 @@ def test_varied_options_make_methods_of_their_own():
         (["--methods", "ppo"], "--methods ppo: choose from grpo"),
         (["--task", "chess"], "--task chess: choose from arithmetic-short"),
         (["--vary", "spo.cutpoint_interval"], "give OPTION=VALUE"),
+        (["--parallel", "0"], "--parallel 0: must be at least 1"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, says, capsys):
