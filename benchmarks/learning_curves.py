@@ -35,6 +35,7 @@ EXAMPLES = """examples:
   python benchmarks/learning_curves.py --methods grpo,spo_chain,spo_tree --task arithmetic-long --seeds 3 --budget-tokens 600000
   python benchmarks/learning_curves.py --methods spo_chain --vary spo.cutpoint_interval=1,3,5 --seeds 1 --budget-tokens 200000
   python benchmarks/learning_curves.py --stability --seeds 1 --budget-tokens 150000   # ten times the learning rate, two epochs
+  python benchmarks/learning_curves.py --task arithmetic-short --collect     # one table of all finished runs of a task
   python benchmarks/learning_curves.py --dry-run                             # the commands it would run
 """
 
@@ -48,19 +49,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each; default: 3")
     parser.add_argument("--budget-tokens", type=int, metavar="N", help="tokens generated in a run, Monte Carlo included; default: 600000")
     parser.add_argument("--points", type=int, metavar="N", help="evaluations in a run, about; default: 8")
-    parser.add_argument("--warm-up-seconds", type=float, metavar="S", help="of supervised training of a task's model; default: 900")
+    parser.add_argument("--warm-up-seconds", type=float, metavar="S", help="of supervised training of a task's model, at most; default: 1800")
     parser.add_argument("--vary", action="append", default=[], metavar="OPTION=A,B",
-                        help="run each method once with each value; `prompts` and `responses` are the batch; may be repeated")  # fmt: skip
+                        help="run each method once with each value (A|B where a value has commas); `prompts` and `responses` are the batch")  # fmt: skip
     parser.add_argument("--stability", action="store_true", help="a learning rate 10 times too high and two epochs in 4 batches")
     parser.add_argument("--parallel", type=int, default=1, metavar="N",
                         help="runs at a time, each with its share of the cores; seconds compare only at one N; default: 1")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one seed, two methods, one task, a small budget")
     parser.add_argument("--output", type=Path, default=Path("runs/learning_curves"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--collect", action="store_true", help="run nothing; results of all finished runs of --task, whatever their settings")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
     args = parser.parse_args(argv)
     methods = study.STABILITY_METHODS if args.stability else list(study.DEFAULT_METHODS)
-    defaults = {"seeds": 3, "budget_tokens": 600_000, "points": 8, "warm_up_seconds": 900.0}
+    defaults = {"seeds": 3, "budget_tokens": 600_000, "points": 8, "warm_up_seconds": 1800.0}
     tasks = [study.STABILITY_TASK] if args.stability else DEFAULT_TASKS
     defaults |= {"methods": ",".join(methods), "tasks": ",".join(tasks)}
     for name, value in {**defaults, **(QUICK if args.quick else {})}.items():
@@ -97,7 +99,7 @@ def variants(args: argparse.Namespace) -> dict[str, study.Method]:
         found = {
             f"{name}:{option.rpartition('.')[2]}={value}": method.with_options({option: SWITCHES.get(value.lower(), value)})
             for name, method in found.items()
-            for value in listed.split(",")
+            for value in listed.split("|" if "|" in listed else ",")
         }
     return found
 
@@ -151,7 +153,10 @@ def main(argv: list[str] | None = None) -> int:
         check(args)
         methods = variants(args)
         tasks = choose(args.tasks, study.TASKS, "--task")
-        benchmark(args, methods, tasks, console)
+        if args.collect:
+            collect(args, tasks, console)
+        else:
+            benchmark(args, methods, tasks, console)
     except UserError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
@@ -220,8 +225,23 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    done = [one for one in ended if isinstance(one, dict)]
     failed = [one for one in ended if isinstance(one, UserError)]
+    write_results(args, [one for one in ended if isinstance(one, dict)], console)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, the same command tries them again; the first: {failed[0]}")
+
+
+def collect(args: argparse.Namespace, tasks: list[str], console: Console) -> None:
+    """Results of every finished run of these tasks under --output, whatever command made it."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for task in tasks for path in sorted(args.output.glob(f"{task}/*/result.json"))]
+    if not found:
+        raise UserError(f"--output {args.output}: no finished run of {', '.join(tasks)} there")
+    write_results(args, found, console)
+
+
+def write_results(args: argparse.Namespace, done: list[dict], console: Console) -> None:
+    """results.json, results.md and pictures of these runs, and the table on the terminal; nothing where there is no run."""
+    output = args.output.resolve()
     if done:
         settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
         machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
@@ -229,8 +249,6 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
         write_json(output / "results.json", {"settings": settings, "machine": machine, "runs": done})
         for line in report.write(output, done):
             console.line(line)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, the same command tries them again; the first: {failed[0]}")
 
 
 if __name__ == "__main__":

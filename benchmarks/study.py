@@ -18,6 +18,7 @@ class Task:
     """A task that makes its own data and a model that solves a part of it.
 
     prepare: options of spo_rlhf.cli.prepare. segment_tokens: of a tree's segments, about a third of a response.
+    prompts_share: of a method's prompts in an iteration; less than 1 where responses are long, for a budget of some iterations.
     """
 
     prepare: tuple[str, ...]
@@ -25,19 +26,30 @@ class Task:
     reward: Path
     prompt_tokens: int
     segment_tokens: int
+    prompts_share: float = 1.0
+
+
+def _arithmetic(*options: str, **sizes: Any) -> Task:
+    return Task(prepare=options, template=arithmetic.PROMPT_TEMPLATE, reward=REWARDS / "math_reward.py", **sizes)
 
 
 TASKS = {
-    "arithmetic-short": Task(
-        ("--min-steps", "2", "--max-steps", "4"), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 96, 10
-    ),
-    "arithmetic-long": Task(
-        ("--min-steps", "8", "--max-steps", "12", "--warm-up-from", "2", "--target-accuracy", "0.35"), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 192, 36
+    "arithmetic-short": _arithmetic("--min-steps", "2", "--max-steps", "4", prompt_tokens=96, segment_tokens=10),
+    "arithmetic-long": _arithmetic(
+        *("--min-steps", "8", "--max-steps", "12", "--warm-up-from", "2", "--target-accuracy", "0.35"),
+        prompt_tokens=192,
+        segment_tokens=36,
+        prompts_share=0.5,
     ),
     # The quickstart's; its folder runs/quickstart/task may be copied to OUTPUT/arithmetic/task.
-    "arithmetic": Task((), arithmetic.PROMPT_TEMPLATE, REWARDS / "math_reward.py", 160, 20),
+    "arithmetic": _arithmetic(prompt_tokens=160, segment_tokens=20),
     "knights_knaves": Task(
-        ("--task", "knights_knaves"), knights_knaves.PROMPT_TEMPLATE, REWARDS / "knights_knaves_reward.py", 256, 80
+        prepare=("--task", "knights_knaves", "--people", "2"),
+        template=knights_knaves.PROMPT_TEMPLATE,
+        reward=REWARDS / "knights_knaves_reward.py",
+        prompt_tokens=160,
+        segment_tokens=48,
+        prompts_share=0.5,
     ),
 }
 
@@ -122,6 +134,7 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
     optimizer_steps = int(options.pop("optimizer_steps", 1))
     if options["spo.mode"] == "tree":
         options.setdefault("spo.tree_segment_tokens", task.segment_tokens)
+    method = method.with_options({"prompts": max(1, round(method.prompts * task.prompts_share))})
     samples = method.prompts * method.responses
     values = {
         **COMMON,

@@ -75,8 +75,14 @@ def engine_kwargs(max_model_len: int) -> dict[str, Any]:
 
     Chunked prefill is off and a step takes at least one whole prompt: a seeded request whose prefill is split over steps kills the
     CPU engine ("CPU Generator does not use offset").
+
+    The worker shares the process of the engine's core: in one of its own, vLLM's choice for the sake of tying threads to cores,
+    both spin while they wait for each other, and the start takes one more round of imports. vLLM replaces the name "uni", not the class.
     """
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
     return {
+        "distributed_executor_backend": UniProcExecutor,
         "dtype": DTYPE,
         "enforce_eager": True,
         "block_size": BLOCK_SIZE,

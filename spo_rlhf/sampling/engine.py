@@ -78,7 +78,7 @@ class LocalEngine:
             "use_tqdm_on_load": False,  # its bar would stand between those of the evaluation
         }
         if is_cpu():
-            arguments |= cpu_engine_kwargs(settings.max_model_len) | {"distributed_executor_backend": "uni"}
+            arguments |= cpu_engine_kwargs(settings.max_model_len)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
         self._settings = settings
 

@@ -20,7 +20,7 @@ async def gaps_after_syncs(model_dir: str, syncs: int) -> list[float]:
 
     arguments = vllm.AsyncEngineArgs(
         model=model_dir, max_model_len=256, enable_prefix_caching=True, logprobs_mode="processed_logprobs", max_num_seqs=8,
-        distributed_executor_backend="uni", **cpu.engine_kwargs(256),
+        **cpu.engine_kwargs(256),
     )  # fmt: skip
     llm = vllm.AsyncLLMEngine.from_engine_args(arguments)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
