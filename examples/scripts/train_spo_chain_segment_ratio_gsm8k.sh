@@ -3,7 +3,8 @@
 #
 #   bash examples/scripts/train_spo_chain_segment_ratio_gsm8k.sh [--dry-run] [more spo-train options, which win over those below]
 #
-# Variables: MODEL, DATA and EVAL_DATA (a Hugging Face name, name@folder, or a .jsonl file), DEVICES, OUTPUT; SMOKE=1: see lib/run.sh.
+# Variables: MODEL, DATA and EVAL_DATA (a Hugging Face name, name@folder, or a .jsonl file), DEVICES, OUTPUT; SMOKE=1 and
+# PRESET=paper (the official runs' batch and continuations, instead of the recommended): see lib/run.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -22,6 +23,10 @@ method=(
     # an iteration: 64 prompts x 8 responses, 2 epochs over them in batches of 64 (16 optimizer steps); about 1000 iterations
     --rollout.batch_size 64 --rollout.n_samples_per_prompt 8 --rollout.micro_batch_size 8
     --train.batch_size 64 --train.micro_batch_size 8 --train.max_epochs 2 --train.num_episodes 9
+)
+recommended=(  # PRESET=paper leaves these out
+    # less Monte Carlo, more prompts: 128 x 4 responses, 4 continuations
+    --spo.mc_rollouts 4 --rollout.batch_size 128 --rollout.n_samples_per_prompt 4 --train.num_episodes 18
 )
 smoke=(--spo.mc_rollouts 2)
 train "$@"

@@ -10,9 +10,13 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.core import tree as core
 from spo_rlhf.core.tree import TokenTree
+from spo_rlhf.errors import UserError
 from spo_rlhf.rollout.tree import GrownTree
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.replay import NodeReplay
+
+# Iterations without an optimizer step, at least, and in lifetimes of a node: by then the buffer holds what it will ever hold.
+IDLE_ITERATIONS, IDLE_LIFETIMES = 8, 4
 
 
 def node_responses(grown: GrownTree, kind: str) -> list[tuple[dict[str, Any], float]]:
@@ -82,9 +86,13 @@ class NodeSupply:
         self.kind = spo.tree_advantage
         self.replay = NodeReplay(spo.replay_max_age, spo.replay_per_prompt, self.args.train.seed)
         self.folder = Path(self.args.ckpt.path) / "_replay"
+        self.idle = 0  # iterations since the last that had something to train
 
     def exchange(self, trees: Sequence[GrownTree], iteration: int) -> tuple[list[upstream.Experience], dict[str, float]]:
-        """Trees of this iteration -> samples to train now, a multiple of --train.batch_size, and metrics."""
+        """Trees of this iteration -> samples to train now, a multiple of --train.batch_size, and metrics.
+
+        Raises UserError where iteration after iteration leaves nothing to train: it would go on like that for ever.
+        """
         start, args, replay = time.monotonic(), self.args, self.replay
         nodes = {grown: self.generator.nodes(grown) for grown in trees}
         new = [sample for samples in nodes.values() for sample in samples]
@@ -94,6 +102,12 @@ class NodeSupply:
             replay.add(grown.prompt, iteration, samples)
         budget = args.rollout.batch_size * args.rollout.n_samples_per_prompt
         drawn, ages = replay.draw(iteration, budget, args.train.batch_size)
+        self.idle = 0 if drawn else self.idle + 1
+        if self.idle >= max(IDLE_ITERATIONS, IDLE_LIFETIMES * replay.max_age):
+            raise UserError(
+                f"--train.batch_size {args.train.batch_size}: not filled in {self.idle} iterations, each with {len(new)} nodes or so "
+                f"that have an advantage; lower it, or raise --rollout.batch_size, --spo.replay_per_prompt or --spo.replay_max_age"
+            )
         if not drawn:
             self.reporter.note(
                 f"iteration {iteration}: {len(replay)} nodes with an advantage do not fill a --train.batch_size of "

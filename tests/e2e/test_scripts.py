@@ -31,6 +31,13 @@ OFFICIAL = {
     "vineppo_math": {"spo.partition.kind": "newline", "spo.prob_mask": False},
 }  # fmt: skip
 
+# Instead of the official values; a script without an entry has no others.
+RECOMMENDED = {
+    "spo_chain_gsm8k": {"spo.mc_rollouts": 4, "rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4},
+    "spo_chain_math": {"rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4},
+    "spo_chain_segment_ratio_gsm8k": {"spo.mc_rollouts": 4, "rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4},
+}
+
 
 def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -68,17 +75,24 @@ def recorder(tmp_path) -> Path:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("script", SPO_TRAIN)
-def test_the_configuration_of_the_real_run_is_accepted(script, recorder):
+@pytest.mark.parametrize(
+    ("script", "preset"),
+    [(script, "recommended") for script in SPO_TRAIN] + [(f"train_{name}", "paper") for name in RECOMMENDED],
+)
+def test_the_configuration_of_the_real_run_is_accepted(script, preset, recorder):
     from spo_rlhf.cli.train import flatten, parse, plain
 
-    arguments = json.loads(run(script, "--dry-run", PYTHON=str(recorder)).stdout)
+    arguments = json.loads(run(script, "--dry-run", PYTHON=str(recorder), PRESET=preset).stdout)
     module = arguments.index("spo_rlhf.cli.train")
     args, _ = parse([*arguments[module + 1 :]])
     config = flatten(plain(args))
     name = script.removeprefix("train_")
-    official = {**OFFICIAL[task_of(script)], **OFFICIAL.get(name, {})}
-    assert {option: config[option] for option in official} == official
+    expected = {**OFFICIAL[task_of(script)], **OFFICIAL.get(name, {})}
+    if preset == "recommended":
+        expected |= RECOMMENDED.get(name, {})
+    elif script.endswith("gsm8k"):
+        expected |= {"spo.mc_rollouts": 9, "rollout.batch_size": 64, "rollout.n_samples_per_prompt": 8}
+    assert {option: config[option] for option in expected} == expected
     assert config["spo.run_dir"] == f"runs/{name}" and config["dry_run"]
 
 
@@ -115,6 +129,11 @@ def test_two_steps_on_the_real_data(script, smoke_model, tmp_path):
     assert summary["finished"] and summary["steps"] == 2
     assert (summary["mc_tokens"] > 0) == ("chain" in script or "vineppo" in script)
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_an_unknown_preset_is_one_line():
+    done = run("train_spo_chain_gsm8k", "--dry-run", PRESET="papers")
+    assert done.returncode == 2 and done.stderr == "PRESET=papers: give recommended or paper\n"
 
 
 @pytest.mark.e2e

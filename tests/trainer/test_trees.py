@@ -1,13 +1,18 @@
 """From a tree to samples: each trained node once, on its own tokens, with its prefix as context."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from spo_rlhf.core import tree as core
 from spo_rlhf.core.tree import TokenTree
+from spo_rlhf.errors import UserError
 from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.tree import GrownTree
-from spo_rlhf.trainer.trees import node_responses, tree_metrics
+from spo_rlhf.trainer.events import Reporter
+from spo_rlhf.trainer.trees import IDLE_ITERATIONS, NodeSupply, node_responses, tree_metrics
 
 
 @pytest.fixture
@@ -49,3 +54,29 @@ def test_metrics_are_means_over_leaves(grown) -> None:
     assert metrics["rollout/truncated_rate"] == pytest.approx(1 / 3)
     assert metrics["tree/zero_advantage_nodes"] == 0.5 and metrics["tree/nodes_per_tree"] == 4
     assert metrics["tree/leaves_per_tree"] == 3
+
+
+def supply(batch_size: int) -> NodeSupply:
+    args = SimpleNamespace(
+        spo=SimpleNamespace(tree_advantage="mean", replay_max_age=1, replay_per_prompt=0),
+        train=SimpleNamespace(seed=0, batch_size=batch_size),
+        rollout=SimpleNamespace(batch_size=2, n_samples_per_prompt=8),
+        ckpt=SimpleNamespace(path="unused"),
+    )
+    nodes = SimpleNamespace(args=args, nodes=lambda grown: [response for response, _ in node_responses(grown, "mean")])
+    return NodeSupply(nodes, SimpleNamespace(add_log_probs=lambda samples: None), Reporter())
+
+
+def test_trees_that_never_fill_a_batch_end_the_run(grown) -> None:
+    waiting = supply(batch_size=4)
+    for iteration in range(IDLE_ITERATIONS - 1):
+        assert waiting.exchange([grown], iteration)[0] == []
+    with pytest.raises(UserError, match="--train.batch_size 4: not filled in 8 iterations, each with 2 nodes"):
+        waiting.exchange([grown], IDLE_ITERATIONS - 1)
+
+
+def test_a_batch_in_between_starts_the_count_anew(grown) -> None:
+    waiting = supply(batch_size=4)
+    for iteration in range(3 * IDLE_ITERATIONS):
+        trees = [grown, replace(grown, slot=4)] if iteration % 5 == 4 else [grown]
+        assert len(waiting.exchange(trees, iteration)[0]) == (4 if iteration % 5 == 4 else 0)

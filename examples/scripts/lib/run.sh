@@ -1,9 +1,13 @@
-# train: runs spo-train with the arrays `task` (lib/gsm8k.sh, lib/math.sh), `method` and `smoke` (the script); sourced, not run.
+# train: runs spo-train with the arrays `task` (lib/gsm8k.sh, lib/math.sh), `method` and `smoke` (the script), and with
+# `recommended`, where a script has it: what docs/when-spo-pays.md recommends in place of a part of `method`, which holds the official
+# runs' settings. PRESET=paper leaves it out. Sourced, not run.
 #
 # DEVICES: GPUs of this machine, or of the cluster at RAY_ADDRESS. SMOKE=1: 2 steps on the CPU with the quickstart's kind of
 # model, made at OUTPUT/task or taken from SMOKE_MODEL, on DATA=FILE.jsonl, a local file of the real data set.
-DEVICES=${DEVICES:-1}
+DEVICES=${DEVICES:-1} PRESET=${PRESET:-recommended}
+case $PRESET in recommended | paper) ;; *) echo "PRESET=$PRESET: give recommended or paper" >&2; exit 2 ;; esac
 PYTHON=${PYTHON:-python}
+recommended=()
 if [ "$PYTHON" = python ] && [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
 
 if [ "${SMOKE:-0}" = 1 ]; then
@@ -31,6 +35,9 @@ train() {
         --vllm.gpu_memory_utilization 0.4 --vllm.enable_sleep --ds.enable_sleep
         --ckpt.output_dir "$OUTPUT/model" --ckpt.path "$OUTPUT/checkpoints" --ckpt.save_steps 50 --spo.run_dir "$OUTPUT"
     )
+    if [ "$PRESET" = recommended ]; then
+        options+=("${recommended[@]}")
+    fi
     if [ "${SMOKE:-0}" = 1 ]; then
         options+=("${smoke_options[@]}" "${smoke[@]}")
     fi
