@@ -20,16 +20,27 @@ def join(
     *,
     batch_size: int,
     seed: tuple,
+    keep_responses: bool = False,
 ) -> tuple[list[upstream.Experience], dict[str, float]]:
-    """All `responses` and as many `continuations`, drawn at random, as fill optimizer steps of `batch_size` samples; metrics.
+    """`responses` and `continuations` in whole optimizer steps of `batch_size` samples, and metrics.
 
-    `responses` fill theirs already. The draw depends on `seed` and on what was sampled, not on the order it came in.
+    `responses` fill theirs already. What does not fill a step is left out: first responses without an advantage, which have no
+    policy gradient, unless `keep_responses`; then continuations. Both are drawn at random; the draw depends on `seed` and on what
+    was sampled, not on the order it came in.
     """
-    room = (len(responses) + len(continuations)) // batch_size * batch_size - len(responses)
+    rng = random.Random(derive_seed(*seed, "continuations"))
+    excess = (len(responses) + len(continuations)) % batch_size
+    idle = [] if keep_responses else [row for row, sample in enumerate(responses) if not sample.advantages.any()]
+    left_out = set(rng.sample(idle, min(len(idle), excess, len(continuations))))
     # By their tokens: equal prompts ask for a shared state in any order.
     ordered = sorted(continuations, key=lambda sample: (sample.sequences.tolist(), sample.action_mask.tolist()))
-    drawn = random.Random(derive_seed(*seed, "continuations")).sample(ordered, max(room, 0))
-    metrics = {"continuations/with_advantage": len(continuations), "continuations/trained": len(drawn)}
+    drawn = rng.sample(ordered, max(len(ordered) - (excess - len(left_out)), 0))
+    kept = [sample for row, sample in enumerate(responses) if row not in left_out]
+    metrics = {
+        "continuations/with_advantage": len(continuations),
+        "continuations/trained": len(drawn),
+        "continuations/left_out_responses": len(left_out),
+    }
     # The metrics of a batch remain those of its responses: continuations start wherever the policy hesitated.
     names = responses[0].info if responses else ()
     metrics |= {name: torch.cat([sample.info[name] for sample in responses]).float().mean().item() for name in names}
@@ -44,4 +55,4 @@ def join(
             "rollout/response_length_mean": length.mean().item(),
             "rollout/truncated_rate": truncated.mean().item(),
         }
-    return [*responses, *drawn], metrics
+    return [*kept, *drawn], metrics

@@ -98,6 +98,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 self._continuations,
                 batch_size=self.args.train.batch_size,
                 seed=(self.args.train.seed, self.iteration),
+                keep_responses=self.spo.advantage_norm == "batch",  # whitening gives all of them an advantage
             )
         return with_equal_logs(samples), pass_rate, prompts_consumed, exhausted
 

@@ -8,8 +8,9 @@ from spo_rlhf.trainer.continuations import join
 from spo_rlhf.trainer.samples import segment_logs, with_equal_logs
 
 
-def sample(token: int, reward: float, length: int = 4, segments: int = 1):
+def sample(token: int, reward: float, length: int = 4, segments: int = 1, advantage: float = 1.0):
     made = experience([[0.5] * 4], [[1.0] * 4])
+    made.advantages = torch.full((1, 4), advantage)
     made.sequences[0, -1], made.rewards = token, torch.tensor([reward])
     made.response_length, made.truncated = torch.tensor([length]), torch.tensor([False])
     made.info = {**segment_logs(segments, reward), "reward": torch.tensor([reward])}
@@ -29,6 +30,24 @@ def test_the_batch_is_all_responses_and_whole_optimizer_steps(batch_size, drawn)
     joined, metrics = join(RESPONSES, CONTINUATIONS, batch_size=batch_size, seed=(1, 0))
     assert joined[:4] == RESPONSES and len(set(last_tokens(joined))) == len(joined) == 4 + drawn
     assert metrics["continuations/with_advantage"] == 11 and metrics["continuations/trained"] == drawn
+
+
+IDLE = [sample(token, 0.0, advantage=0.0) for token in range(40, 44)]
+
+
+@pytest.mark.parametrize(
+    ("continuations", "trained", "left_out"),
+    [(0, 0, 0), (1, 1, 1), (3, 3, 3), (4, 4, 4), (6, 4, 4), (7, 4, 4), (8, 8, 0), (11, 11, 3), (13, 12, 4)],
+)
+def test_continuations_take_the_place_of_responses_without_a_gradient(continuations, trained, left_out):
+    """8 responses, 4 of them without an advantage, in steps of 8."""
+    more = [sample(token, 1.0) for token in range(50, 50 + continuations)]
+    joined, metrics = join([*RESPONSES, *IDLE], more, batch_size=8, seed=(1, 0))
+    assert len(joined) % 8 == 0 and joined[:4] == RESPONSES
+    assert len(set(last_tokens(joined))) == len(joined) == 8 + trained - left_out
+    assert metrics["continuations/trained"] == trained and metrics["continuations/left_out_responses"] == left_out
+    kept, metrics = join([*RESPONSES, *IDLE], more, batch_size=8, seed=(1, 0), keep_responses=True)
+    assert kept[:8] == [*RESPONSES, *IDLE] and len(kept) == 8 + continuations // 8 * 8
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_the_order():
