@@ -99,7 +99,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("segment_count", type=int, default=None, metavar="N", help="segments per response, --spo.partition segments")
     option("mc_rollouts", type=int, default=9, metavar="R", help="Monte Carlo continuations per segment boundary")
     option("train_continuations", action=argparse.BooleanOptionalAction, default=False,
-           help="train on the Monte Carlo continuations as well, each against its siblings from the same state; --spo.mode chain")  # fmt: skip
+           help="train on the Monte Carlo continuations as well, each against its siblings from the same state; they fill up the "
+           "batch, in place of responses without an advantage; --spo.mode chain")  # fmt: skip
     option("tree_branching", type=_whole_numbers, default=None, metavar="B1,B2,..",
            help=f"children of a node by level, --spo.mode tree (default: {DEFAULT_BRANCHING})")  # fmt: skip
     option("tree_segment_tokens", type=_whole_numbers, default=None, metavar="M[,M2,..]",

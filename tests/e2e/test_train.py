@@ -104,7 +104,8 @@ def test_continuations_are_trained_too(task, tmp_path):
     for metrics in run["steps"]:
         trained, known = metrics["continuations/trained"], metrics["continuations/with_advantage"]
         assert 0 < trained <= known < trained + 16 and trained <= metrics["rollout/mc_continuations"]
-        assert metrics["rollout/num_samples"] == 32 + trained and metrics["rollout/num_samples"] % 16 == 0
+        samples = 32 - metrics["continuations/left_out_responses"] + trained
+        assert metrics["rollout/num_samples"] == samples and samples % 16 == 0
         # Context is no action: a prefix under the loss would have engine log-probs of 0.
         assert metrics["rollout/logprob_gap_max"] < 1e-3 and metrics["actor_grad_norm"] > 0
         assert metrics["rollout/mc_states"] == round(metrics["segments"] * 32) - 32, "metrics are those of the responses"
