@@ -58,6 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one seed, two methods, one task, a small budget")
     parser.add_argument("--output", type=Path, default=Path("runs/learning_curves"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--collect", action="store_true", help="run nothing; results of all finished runs of --task, whatever their settings")
+    parser.add_argument("--baseline", metavar="METHOD", help="what the table compares with; default: the first of the methods")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
     args = parser.parse_args(argv)
@@ -242,6 +243,9 @@ def collect(args: argparse.Namespace, tasks: list[str], console: Console) -> Non
 def write_results(args: argparse.Namespace, done: list[dict], console: Console) -> None:
     """results.json, results.md and pictures of these runs, and the table on the terminal; nothing where there is no run."""
     output = args.output.resolve()
+    if args.baseline and args.baseline not in (names := {one["method"] for one in done}):
+        raise UserError(f"--baseline {args.baseline}: no run of it among those of {', '.join(sorted(names))}")
+    done = sorted(done, key=lambda one: one["method"] != args.baseline) if args.baseline else done
     if done:
         settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
         machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}

@@ -79,6 +79,23 @@ def test_differences_are_paired_by_seed_and_times_compared_at_the_shortest(tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"results.md", "t.png", "t-steps.png"}
 
 
+def test_finished_runs_are_collected_whatever_made_them(tmp_path, capsys):
+    for number, method in enumerate(("grpo:lr=1e-3", "rloo", "spo")):
+        folder = tmp_path / "arithmetic-short" / f"run{number}"
+        folder.mkdir(parents=True)
+        run = {**run_of(method, 0, [0.2, 0.3 + number / 10]), "task": "arithmetic-short"}
+        (folder / "result.json").write_text(json.dumps(run), encoding="utf-8")
+    arguments = ["--collect", "--task", "arithmetic-short", "--output", str(tmp_path)]
+    assert learning_curves.main([*arguments, "--baseline", "rloo"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [one["method"] for one in results["runs"]] == ["rloo", "grpo:lr=1e-3", "spo"]
+    assert "| minus rloo |" in capsys.readouterr().out
+    assert learning_curves.main([*arguments, "--baseline", "ppo"]) == 2
+    assert "no run of it among those of grpo:lr=1e-3, rloo, spo" in capsys.readouterr().err
+    assert learning_curves.main([*arguments[:2], "arithmetic-long", *arguments[3:]]) == 2
+    assert "no finished run of arithmetic-long" in capsys.readouterr().err
+
+
 def test_varied_options_make_methods_of_their_own():
     args = learning_curves.parse(["--methods", "spo_chain", "--vary", "spo.cutpoint_interval=1,3", "--vary", "prompts=16,64"])
     methods = learning_curves.variants(args)
