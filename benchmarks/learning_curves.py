@@ -100,7 +100,7 @@ def variants(args: argparse.Namespace) -> dict[str, study.Method]:
         found = {
             f"{name}:{option.rpartition('.')[2]}={value}": method.with_options({option: SWITCHES.get(value.lower(), value)})
             for name, method in found.items()
-            for value in listed.split("|" if "|" in listed else ",")
+            for value in filter(None, listed.split("|" if "|" in listed else ","))
         }
     return found
 
