@@ -26,7 +26,7 @@ from spo_rlhf.cli.record import write_json  # noqa: E402
 from spo_rlhf.errors import UserError  # noqa: E402
 
 PROGRAM = "learning_curves"
-QUICK = {"seeds": 1, "budget_tokens": 60_000, "points": 3, "warm_up_seconds": 60.0, "methods": "grpo,spo_chain", "tasks": "arithmetic-short"}
+QUICK = {"seeds": 1, "budget_tokens": 60_000, "points": 3, "warm_up_seconds": 240.0, "methods": "grpo,spo_chain", "tasks": "arithmetic-short"}
 DEFAULT_TASKS = ("arithmetic-short", "arithmetic-long", "knights_knaves")
 PACKAGES = ("openrlhf", "ray", "deepspeed", "torch", "transformers")
 SWITCHES = {"true": True, "false": False}
