@@ -251,8 +251,8 @@ def _settle(settings: dict) -> None:
         raise UserError(f"{', '.join(flags[name] for name in own)}: {error}") from None
     if settings["warm_up_from"] is None:
         del settings["warm_up_from"]  # a directory made before there was this option is still the same
-    elif settings["warm_up_from"] > values[-1]:
-        raise UserError(f"--warm-up-from {settings['warm_up_from']}: the largest problems have {values[-1]}")
+    elif settings["warm_up_from"] > max(values):
+        raise UserError(f"--warm-up-from {settings['warm_up_from']}: the largest problems have {max(values)}")
 
 
 if __name__ == "__main__":
