@@ -18,7 +18,6 @@ Example = tuple[str, str]  # prompt and response, or prompt and answer
 class WarmUpSettings:
     """Training stops at `target_accuracy` of the held-out problems, after `max_steps` or after `max_seconds`.
 
-    The learning rate rises to `learning_rate` in `ramp_steps`, and falls as 1 / sqrt(step) from `steady_steps` on.
     Accuracy is measured every `evaluate_every` steps, and twice as often from half the target on, where it rises by a
     point every ten steps or so.
     """
@@ -29,7 +28,6 @@ class WarmUpSettings:
     batch_size: int = 32
     learning_rate: float = 2e-3
     ramp_steps: int = 30
-    steady_steps: int = 400
     evaluate_every: int = 40
     max_new_tokens: int = 64
     seed: int = 0
@@ -64,7 +62,7 @@ def warm_up(
     """
     start = time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step + 1, settings))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / settings.ramp_steps))
     step, loss, accuracy = 0, math.nan, None
     next_evaluation = settings.evaluate_every
 
@@ -87,11 +85,6 @@ def warm_up(
             next_evaluation += max(1, settings.evaluate_every // 2) if is_near else settings.evaluate_every
     accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, kind)
     return progress("finished")
-
-
-def _rate(step: int, settings: WarmUpSettings) -> float:
-    """Share of the learning rate at a step, counted from 1."""
-    return min(1.0, step / settings.ramp_steps, math.sqrt(settings.steady_steps / step))
 
 
 @torch.no_grad()
