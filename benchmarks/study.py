@@ -19,6 +19,8 @@ class Task:
 
     prepare: options of spo_rlhf.cli.prepare. segment_tokens: of a tree's segments, about a third of a response.
     prompts_share: of a method's prompts in an iteration; less than 1 where responses are long, for a budget of some iterations.
+    cutpoint_interval: of SPO-chain; one that leaves about two segments a response. eval_temperature, eval_samples: of the
+    responses to held-out problems; sampled where greedy ones do not show what training changes.
     """
 
     prepare: tuple[str, ...]
@@ -27,6 +29,9 @@ class Task:
     prompt_tokens: int
     segment_tokens: int
     prompts_share: float = 1.0
+    cutpoint_interval: int = 3
+    eval_temperature: float = 0.0
+    eval_samples: int = 1
 
 
 def _arithmetic(*options: str, **sizes: Any) -> Task:
@@ -36,7 +41,7 @@ def _arithmetic(*options: str, **sizes: Any) -> Task:
 TASKS = {
     "arithmetic-short": _arithmetic("--min-steps", "2", "--max-steps", "4", prompt_tokens=96, segment_tokens=10),
     "arithmetic-long": _arithmetic(
-        *("--min-steps", "8", "--max-steps", "12", "--warm-up-from", "2", "--target-accuracy", "0.35"),
+        *("--min-steps", "8", "--max-steps", "12", "--warm-up-from", "2", "--warm-up-optimizer", "muon", "--target-accuracy", "0.35"),
         prompt_tokens=192,
         segment_tokens=36,
         prompts_share=0.5,
@@ -50,6 +55,9 @@ TASKS = {
         prompt_tokens=160,
         segment_tokens=48,
         prompts_share=0.5,
+        cutpoint_interval=15,
+        eval_temperature=1.0,
+        eval_samples=2,
     ),
 }
 
@@ -76,10 +84,8 @@ METHODS = {
     "grpo_mask": Method(64, 8, {**GROUP, "algo.advantage.estimator": "group_norm", "spo.prob_mask": True}),
     "rloo": Method(64, 8, {**GROUP, "algo.advantage.estimator": "rloo"}),
     "vineppo": Method(64, 4, {**CHAIN, "spo.partition": "newline", "spo.prob_mask": False}),
-    "spo_chain": Method(64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.cutpoint_interval": 3}),
-    "spo_chain_continuations": Method(
-        64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.cutpoint_interval": 3, "spo.train_continuations": True}
-    ),
+    "spo_chain": Method(64, 4, {**CHAIN, "spo.partition": "cutpoint"}),
+    "spo_chain_continuations": Method(64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.train_continuations": True}),
     "spo_tree": Method(
         32,
         16,
@@ -95,7 +101,7 @@ METHODS = {
     "sspo": Method(
         64, 8, {**GROUP, "spo.ratio_level": "subsentence", "spo.clip_low": 0.05, "spo.clip_high": 0.05, "spo.entropy_clip": 0.5}
     ),
-    "spo_chain_segment": Method(64, 4, {**CHAIN, "spo.cutpoint_interval": 3, "spo.ratio_level": "segment"}),
+    "spo_chain_segment": Method(64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.ratio_level": "segment"}),
 }
 DEFAULT_METHODS = ("grpo", "grpo_mask", "rloo", "vineppo", "spo_chain", "spo_chain_continuations", "spo_tree")
 # On top of every method: one optimizer step a batch, a constant learning rate, no reference model.
@@ -107,8 +113,6 @@ COMMON = {
     "algo.kl.init_coef": 0,
     "actor.num_gpus_per_node": 1,
     "vllm.num_engines": 1,
-    "eval.temperature": 0,
-    "eval.n_samples_per_prompt": 1,
     "data.input_key": "problem",
     "data.label_key": "answer",
     "ckpt.best_metric_key": "none",
@@ -134,6 +138,8 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
     optimizer_steps = int(options.pop("optimizer_steps", 1))
     if options["spo.mode"] == "tree":
         options.setdefault("spo.tree_segment_tokens", task.segment_tokens)
+    if options.get("spo.partition") == "cutpoint":
+        options.setdefault("spo.cutpoint_interval", task.cutpoint_interval)
     method = method.with_options({"prompts": max(1, round(method.prompts * task.prompts_share))})
     samples = method.prompts * method.responses
     values = {
@@ -141,6 +147,8 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
         "actor.model_name_or_path": folder / "model",
         "data.prompt_dataset": folder / "train.jsonl",
         "eval.dataset": folder / "test.jsonl",
+        "eval.temperature": task.eval_temperature,
+        "eval.n_samples_per_prompt": task.eval_samples,
         "eval.steps": evaluation_interval(method, new_tokens, budget, points),
         "data.input_template": task.template,
         "data.max_len": task.prompt_tokens + new_tokens,

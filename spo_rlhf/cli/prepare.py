@@ -26,6 +26,7 @@ RECORD = "prepare.json"
 INTERRUPTED = f"{PROGRAM}: interrupted; nothing was kept"
 # Enough for the warm-up to see hardly any problem twice, and for the tokenizer to see every word often.
 SUPERVISED_PROBLEMS, TOKENIZER_PROBLEMS = 32768, 4096
+MEASURED_TOKENS = 64
 SPARE_TOKENS = 8  # a response may be this much longer than the longest solution: its end of text, a longer number
 
 
@@ -34,6 +35,8 @@ class Task:
     """A task: its module (with `PROMPT_TEMPLATE` and `write_task`) and what is its own.
 
     settings: names and defaults. check: raises ValueError for values out of range. kind: of its answers, for the grader.
+    evaluate_every: steps of the warm-up between two measurements, where the longest solution has MEASURED_TOKENS; more
+    where it is longer, for then measuring takes longer as well.
     """
 
     module: ModuleType
@@ -52,7 +55,7 @@ TASKS = {
         knights_knaves.check_people,
         "roles",
         vocabulary_size=768,  # for fifty names; with 512 a sequence is a fifth longer
-        evaluate_every=200,  # measuring takes as long as many steps, the responses being long
+        evaluate_every=50,
     ),
 }
 EXAMPLES = """\
@@ -62,7 +65,7 @@ model/ (Hugging Face format, with its tokenizer), prepare.json (settings, accura
 examples:
   python -m spo_rlhf.cli.prepare --output runs/task
   python -m spo_rlhf.cli.prepare --output runs/random --warm-up-steps 0   # random weights, in seconds
-  python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12 --warm-up-from 2 --max-seconds 1800
+  python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12 --warm-up-from 2 --warm-up-optimizer muon --max-seconds 1800
   python -m spo_rlhf.cli.prepare --output runs/knights --task knights_knaves --max-seconds 900
 """
 
@@ -93,7 +96,8 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
         max_seconds=settings["max_seconds"],
         max_steps=settings["warm_up_steps"],
         max_new_tokens=longest + SPARE_TOKENS,
-        evaluate_every=task.evaluate_every,
+        optimizer=settings.get("warm_up_optimizer", "adamw"),
+        evaluate_every=round(task.evaluate_every * max(1, longest / MEASURED_TOKENS)),
         seed=settings["seed"],
     )
 
@@ -204,6 +208,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--warm-up-from", type=whole(2), metavar="N",
         help="the warm-up's problems have from N steps, or people, on: short ones teach the long ones sooner; default: as asked",
     )  # fmt: skip
+    parser.add_argument(
+        "--warm-up-optimizer", choices=("adamw", "muon"),
+        help="muon: about half the steps where responses are long; default: adamw",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace a directory made with other settings")
     return parser
 
@@ -249,8 +257,10 @@ def _settle(settings: dict) -> None:
         TASKS[chosen].check(*values)
     except ValueError as error:
         raise UserError(f"{', '.join(flags[name] for name in own)}: {error}") from None
+    if settings["warm_up_optimizer"] is None:
+        del settings["warm_up_optimizer"]  # a directory made before there was this option is still the same
     if settings["warm_up_from"] is None:
-        del settings["warm_up_from"]  # a directory made before there was this option is still the same
+        del settings["warm_up_from"]
     elif settings["warm_up_from"] > max(values):
         raise UserError(f"--warm-up-from {settings['warm_up_from']}: the largest problems have {max(values)}")
 

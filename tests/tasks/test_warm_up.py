@@ -1,6 +1,7 @@
 """The supervised warm-up: it learns, repeats, stops where it should, and looks at the responses only."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -52,6 +53,24 @@ def test_a_run_repeats_exactly_and_depends_on_the_seed(tokenizer):
     first, again, other = weights(0), weights(0), weights(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_muon_trains_the_matrices_of_the_layers_and_adamw_the_rest(tokenizer):
+    def weights(optimizer):
+        model = small(tokenizer)
+        warm_up(model, tokenizer, EXAMPLES, ANSWERS, replace(QUICK, optimizer=optimizer, max_steps=1))
+        return model.state_dict()
+
+    before, adamw, muon = small(tokenizer).state_dict(), weights("adamw"), weights("muon")
+    for name, weight in before.items():
+        in_layers = ".layers." in name and weight.ndim == 2
+        assert not torch.equal(muon[name], weight), name
+        assert torch.equal(muon[name], adamw[name]) != in_layers, name
+
+
+def test_muon_learns(tokenizer):
+    end = warm_up(small(tokenizer), tokenizer, EXAMPLES, ANSWERS, replace(QUICK, optimizer="muon"))
+    assert end.accuracy == 1.0 and end.step < QUICK.max_steps
 
 
 def test_no_steps_leave_the_weights_alone(tokenizer):
