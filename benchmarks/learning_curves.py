@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -105,12 +106,22 @@ def variants(args: argparse.Namespace) -> dict[str, study.Method]:
     return found
 
 
+class Terminated(KeyboardInterrupt):
+    """By SIGTERM, which does not reach the runs by itself as Ctrl-C does."""
+
+
 class Board:
-    """The last line of every run going on, in one status line; safe to use from several threads."""
+    """The last line of every run going on, in one status line; safe to use from several threads.
+
+    stopping: set when the benchmark was interrupted, so that the runs that end with it are no failures. terminate: its runs
+    are to be ended.
+    """
 
     def __init__(self, console: Console):
         self.console, self.lock = console, threading.Lock()
         self.current: dict[str, str] = {}
+        self.stopping = threading.Event()
+        self.terminate = False
 
     def line(self, text: str) -> None:
         with self.lock:
@@ -127,7 +138,7 @@ class Board:
 
 
 def run(command: list[str], log: Path, board: Board, label: str, parallel: int = 1) -> None:
-    """Run one command with its output in a log. Raises UserError if it fails; Ctrl-C reaches it as well."""
+    """Run one command with its output in a log. Raises UserError if it fails. Ctrl-C reaches it as well, SIGTERM is passed on."""
     log.parent.mkdir(parents=True, exist_ok=True)
     cores = max(1, (os.cpu_count() or 1) // parallel)
     environment = {"OMP_NUM_THREADS": str(cores), **os.environ} if parallel > 1 else None
@@ -138,7 +149,13 @@ def run(command: list[str], log: Path, board: Board, label: str, parallel: int =
             while process.poll() is None:
                 lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 board.update(label, f"{duration(time.monotonic() - start)}  {lines[-1][:90] if lines else ''}")
+                if board.terminate:
+                    process.terminate()
+                    break
                 time.sleep(1)
+        except Terminated:
+            process.terminate()
+            raise
         finally:
             process.wait()
             board.update(label, None)
@@ -150,6 +167,12 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage or a run that failed, 130 when interrupted."""
     args = parse(sys.argv[1:] if argv is None else argv)
     console = Console()
+
+    def terminated(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)
     try:
         check(args)
         methods = variants(args)
@@ -210,7 +233,8 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
                 told = portable(command, output)
                 record = {"task": task, "method": name, "seed": seed, "command": told, **study.read_run(path)}
             except UserError as error:
-                board.line(f"{label}  FAILED, the others go on")
+                if not board.stopping.is_set():
+                    board.line(f"{label}  FAILED, the others go on")
                 return error
             write_json(result, record)
         record = json.loads(result.read_text(encoding="utf-8"))
@@ -223,7 +247,9 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
         futures = [pool.submit(finish, number, *job) for number, job in enumerate(jobs, start=1)]
         try:
             ended = [future.result() for future in futures]
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            board.terminate = isinstance(stop, Terminated)
+            board.stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     failed = [one for one in ended if isinstance(one, UserError)]

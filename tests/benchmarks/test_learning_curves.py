@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import stack
 from scipy import stats
@@ -121,6 +123,19 @@ def test_wrong_usage_is_one_line(arguments, says, capsys):
     assert learning_curves.main([*arguments, "--dry-run"]) == 2
     error = capsys.readouterr().err
     assert says in error.replace("'", "") and len(error.splitlines()) == 1
+
+
+def test_a_terminated_benchmark_leaves_nothing_running(tmp_path):
+    command = [sys.executable, str(stack.ROOT / "benchmarks" / "learning_curves.py"), "--quick", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    child, log, end = psutil.Process(process.pid), tmp_path / "arithmetic-short" / "prepare.log", time.monotonic() + 60
+    while time.monotonic() < end and not (log.exists() and "loading" in log.read_text(encoding="utf-8")):
+        time.sleep(0.2)
+    [warm_up] = child.children()
+    process.terminate()
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; finished runs are kept" in told and "Traceback" not in told
+    assert not warm_up.is_running()
 
 
 @pytest.mark.slow
