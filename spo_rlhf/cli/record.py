@@ -15,6 +15,8 @@ PHASES = {
     "timing/ppo_train": "train",
     "timing/broadcast": "weight_sync",
 }
+# More Monte Carlo than this many times the responses' tokens is worth a note: what it buys is told in docs/when-spo-pays.md.
+DEAR_MONTE_CARLO = 5.0
 
 
 class RunRecord:
@@ -82,6 +84,12 @@ class RunRecord:
             f"  {metrics['timing/step_total']:.1f} s  {self._left()}"
         )
         self.console.line(text)
+        times = metrics["rollout/mc_tokens"] / max(metrics["rollout/response_tokens"], 1)
+        if step == self.first_step + 1 and times > DEAR_MONTE_CARLO:
+            self.console.line(
+                f"note: Monte Carlo takes {times:.0f} times the responses' tokens; fewer boundaries"
+                " (--spo.cutpoint_interval) or continuations (--spo.mc_rollouts) take less"
+            )
 
     def _on_eval(self, event: dict[str, Any]) -> None:
         accuracies = {name: value for name, value in event["metrics"].items() if name.endswith("_pass1")}

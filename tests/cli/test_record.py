@@ -34,6 +34,19 @@ def test_events_become_summary_metrics_and_lines(tmp_path):
     assert "held-out accuracy 75.0%" in stream.getvalue() and "reward 0.500" in stream.getvalue()
 
 
+def test_dear_monte_carlo_is_noted_once(tmp_path):
+    def told(mc_tokens):
+        stream = io.StringIO()
+        record = RunRecord(tmp_path, Console(stream))
+        record.take({"event": "plan", "time": record.start, "first_step": 0, "steps": 2})
+        for step in (1, 2):
+            record.take({"event": "step", "time": record.start, "step": step, "metrics": {**STEP, "rollout/mc_tokens": mc_tokens}})
+        return stream.getvalue()
+
+    assert told(1000.0).count("Monte Carlo takes 10 times the responses' tokens") == 1
+    assert "Monte Carlo takes" not in told(500.0) + told(0.0)
+
+
 def test_console_replaces_the_status_line_on_a_terminal_only():
     class Terminal(io.StringIO):
         def isatty(self):
