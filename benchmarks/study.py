@@ -41,7 +41,8 @@ def _arithmetic(*options: str, **sizes: Any) -> Task:
 TASKS = {
     "arithmetic-short": _arithmetic("--min-steps", "2", "--max-steps", "4", prompt_tokens=96, segment_tokens=10),
     "arithmetic-long": _arithmetic(
-        *("--min-steps", "8", "--max-steps", "12", "--warm-up-from", "2", "--warm-up-optimizer", "muon", "--target-accuracy", "0.35"),
+        *("--min-steps", "8", "--max-steps", "12", "--target-accuracy", "0.35"),
+        *("--warm-up-from", "2", "--warm-up-optimizer", "muon", "--warm-up-average", "50"),
         prompt_tokens=192,
         segment_tokens=36,
         prompts_share=0.5,

@@ -58,14 +58,14 @@ TASKS = {
         evaluate_every=50,
     ),
 }
-EXAMPLES = """\
-writes to DIR: train.jsonl (problems for reinforcement learning), sft.jsonl (for the warm-up), test.jsonl (held out),
+EXAMPLES = r"""writes to DIR: train.jsonl (problems for reinforcement learning), sft.jsonl (for the warm-up), test.jsonl (held out),
 model/ (Hugging Face format, with its tokenizer), prepare.json (settings, accuracy, time); no problem is in two files
 
 examples:
   python -m spo_rlhf.cli.prepare --output runs/task
   python -m spo_rlhf.cli.prepare --output runs/random --warm-up-steps 0   # random weights, in seconds
-  python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12 --warm-up-from 2 --warm-up-optimizer muon --max-seconds 1800
+  python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12 --warm-up-from 2 --warm-up-optimizer muon \
+      --warm-up-average 50 --max-seconds 1800
   python -m spo_rlhf.cli.prepare --output runs/knights --task knights_knaves --max-seconds 900
 """
 
@@ -97,6 +97,7 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
         max_steps=settings["warm_up_steps"],
         max_new_tokens=longest + SPARE_TOKENS,
         optimizer=settings.get("warm_up_optimizer", "adamw"),
+        averaged_steps=settings.get("warm_up_average", 0),
         evaluate_every=round(task.evaluate_every * max(1, longest / MEASURED_TOKENS)),
         seed=settings["seed"],
     )
@@ -212,6 +213,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--warm-up-optimizer", choices=("adamw", "muon"),
         help="muon: about half the steps where responses are long; default: adamw",
     )  # fmt: skip
+    parser.add_argument(
+        "--warm-up-average", type=whole(0), metavar="N",
+        help="keep the average of about the last N steps' weights, better where the loss jumps; default: 0, the last weights",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace a directory made with other settings")
     return parser
 
@@ -257,11 +262,10 @@ def _settle(settings: dict) -> None:
         TASKS[chosen].check(*values)
     except ValueError as error:
         raise UserError(f"{', '.join(flags[name] for name in own)}: {error}") from None
-    if settings["warm_up_optimizer"] is None:
-        del settings["warm_up_optimizer"]  # a directory made before there was this option is still the same
-    if settings["warm_up_from"] is None:
-        del settings["warm_up_from"]
-    elif settings["warm_up_from"] > max(values):
+    for name in ("warm_up_from", "warm_up_optimizer", "warm_up_average"):
+        if settings[name] is None:
+            del settings[name]  # a directory made before there was this option is still the same
+    if settings.get("warm_up_from", 0) > max(values):
         raise UserError(f"--warm-up-from {settings['warm_up_from']}: the largest problems have {max(values)}")
 
 

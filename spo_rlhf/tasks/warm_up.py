@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from spo_rlhf.graders.grade import Kind, grade_here
@@ -22,6 +23,9 @@ class WarmUpSettings:
 
     optimizer: "adamw", or "muon" for the layers' matrices and AdamW for the rest, which needs about half the steps where
     responses are long.
+    averaged_steps: about how many of the last steps' weights are averaged (exponentially, arXiv 1803.05407 and later); the
+    average is what is measured and kept. 0: the last weights. It takes the place of a falling learning rate, which needs
+    to know where the training ends.
     Accuracy is measured every `evaluate_every` steps, and twice as often from half the target on, where it rises by a
     point every ten steps or so.
     """
@@ -32,6 +36,7 @@ class WarmUpSettings:
     batch_size: int = 32
     optimizer: Optimizer = "adamw"
     learning_rate: float = 2e-3
+    averaged_steps: int = 0
     ramp_steps: int = 30
     evaluate_every: int = 40
     max_new_tokens: int = 64
@@ -67,6 +72,8 @@ def warm_up(
     """
     start = time.monotonic()
     optimizers = _optimizers(model, settings)
+    average = _average(model, settings)
+    measured = model if average is None else average.module
     step, loss, accuracy = 0, math.nan, None
     next_evaluation = settings.evaluate_every
 
@@ -80,16 +87,20 @@ def warm_up(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * min(1.0, (step + 1) / settings.ramp_steps)
         loss = _train_step(model, optimizers, next(batches))
+        if average is not None:
+            average.update_parameters(model)
         step += 1
         report(progress("training"))
         if step == next_evaluation:
-            accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, kind)
+            accuracy = greedy_accuracy(measured, tokenizer, held_out, settings.max_new_tokens, kind)
             report(progress("evaluating"))
             if accuracy >= settings.target_accuracy:
-                return progress("finished")
+                break
             is_near = accuracy >= settings.target_accuracy / 2
             next_evaluation += max(1, settings.evaluate_every // 2) if is_near else settings.evaluate_every
-    accuracy = greedy_accuracy(model, tokenizer, held_out, settings.max_new_tokens, kind)
+    else:
+        accuracy = greedy_accuracy(measured, tokenizer, held_out, settings.max_new_tokens, kind)
+    model.load_state_dict(measured.state_dict())
     return progress("finished")
 
 
@@ -124,6 +135,13 @@ def _optimizers(model: Qwen2ForCausalLM, settings: WarmUpSettings) -> list[torch
             torch.optim.Muon(matrices, lr=settings.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
         )
     return optimizers
+
+
+def _average(model: Qwen2ForCausalLM, settings: WarmUpSettings) -> AveragedModel | None:
+    """The running average of the weights; from its first update on, which copies them, so that it forgets random ones."""
+    if not settings.averaged_steps:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / settings.averaged_steps))
 
 
 def _batches(

@@ -73,6 +73,19 @@ def test_muon_learns(tokenizer):
     assert end.accuracy == 1.0 and end.step < QUICK.max_steps
 
 
+def test_the_average_of_the_weights_is_kept(tokenizer):
+    def weights(steps, averaged_steps):
+        model = small(tokenizer)
+        settings = replace(QUICK, max_steps=steps, averaged_steps=averaged_steps)
+        warm_up(model, tokenizer, EXAMPLES, ANSWERS, settings)
+        return model.state_dict()
+
+    first, second, average, last = weights(1, 0), weights(2, 0), weights(2, 4), weights(2, 1)
+    for name, weight in average.items():
+        torch.testing.assert_close(weight, 0.75 * first[name] + 0.25 * second[name])
+        assert torch.equal(last[name], second[name])
+
+
 def test_no_steps_leave_the_weights_alone(tokenizer):
     model = small(tokenizer)
     end = warm_up(model, tokenizer, EXAMPLES, ANSWERS, WarmUpSettings(max_steps=0, max_new_tokens=4))
