@@ -19,8 +19,9 @@ class Task:
 
     prepare: options of spo_rlhf.cli.prepare. segment_tokens: of a tree's segments, about a third of a response.
     prompts_share: of a method's prompts in an iteration; less than 1 where responses are long, for a budget of some iterations.
-    cutpoint_interval: of SPO-chain; one that leaves about two segments a response. eval_temperature, eval_samples: of the
-    responses to held-out problems; sampled where greedy ones do not show what training changes.
+    learning_rate: AdamW's, constant. optimizer_steps: of an iteration, times the method's. cutpoint_interval: of SPO-chain; one
+    that leaves at most two segments a response. eval_temperature, eval_samples: of the responses to held-out problems; sampled
+    where greedy ones do not show what training changes.
     """
 
     prepare: tuple[str, ...]
@@ -29,6 +30,8 @@ class Task:
     prompt_tokens: int
     segment_tokens: int
     prompts_share: float = 1.0
+    learning_rate: float = 3e-4
+    optimizer_steps: int = 1
     cutpoint_interval: int = 3
     eval_temperature: float = 0.0
     eval_samples: int = 1
@@ -41,11 +44,15 @@ def _arithmetic(*options: str, **sizes: Any) -> Task:
 TASKS = {
     "arithmetic-short": _arithmetic("--min-steps", "2", "--max-steps", "4", prompt_tokens=96, segment_tokens=10),
     "arithmetic-long": _arithmetic(
-        *("--min-steps", "8", "--max-steps", "12", "--target-accuracy", "0.35"),
+        *("--min-steps", "8", "--max-steps", "12", "--target-accuracy", "0.7"),
         *("--warm-up-from", "2", "--warm-up-optimizer", "muon", "--warm-up-average", "50"),
         prompt_tokens=192,
-        segment_tokens=36,
+        segment_tokens=24,
         prompts_share=0.5,
+        learning_rate=3e-5,  # 1e-4 undoes a part of the warm-up in the first steps, 3e-4 all of it
+        optimizer_steps=4,
+        eval_temperature=1.0,
+        eval_samples=2,
     ),
     # The quickstart's; its folder runs/quickstart/task may be copied to OUTPUT/arithmetic/task.
     "arithmetic": _arithmetic(prompt_tokens=160, segment_tokens=20),
@@ -56,6 +63,7 @@ TASKS = {
         prompt_tokens=160,
         segment_tokens=48,
         prompts_share=0.5,
+        optimizer_steps=4,
         cutpoint_interval=15,
         eval_temperature=1.0,
         eval_samples=2,
@@ -108,7 +116,6 @@ DEFAULT_METHODS = ("grpo", "grpo_mask", "rloo", "vineppo", "spo_chain", "spo_cha
 # On top of every method: one optimizer step a batch, a constant learning rate, no reference model.
 COMMON = {
     "train.num_episodes": 1000,  # the token budget ends the run
-    "actor.adam.lr": 3e-4,
     "actor.lr_scheduler": "constant",
     "actor.lr_warmup_ratio": 0,
     "algo.kl.init_coef": 0,
@@ -136,7 +143,7 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
     prepared = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
     new_tokens = prepared["warm_up"]["max_new_tokens"]
     options = dict(method.options)
-    optimizer_steps = int(options.pop("optimizer_steps", 1))
+    optimizer_steps = task.optimizer_steps * int(options.pop("optimizer_steps", 1))
     if options["spo.mode"] == "tree":
         options.setdefault("spo.tree_segment_tokens", task.segment_tokens)
     if options.get("spo.partition") == "cutpoint":
@@ -146,6 +153,7 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
     values = {
         **COMMON,
         "actor.model_name_or_path": folder / "model",
+        "actor.adam.lr": task.learning_rate,
         "data.prompt_dataset": folder / "train.jsonl",
         "eval.dataset": folder / "test.jsonl",
         "eval.temperature": task.eval_temperature,

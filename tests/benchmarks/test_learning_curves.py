@@ -44,7 +44,7 @@ def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path):
                 config = flatten(plain(args))
                 assert config["spo.token_budget"] == 1000 and config["train.seed"] == 3, name
                 steps = config["rollout.batch_size"] * config["rollout.n_samples_per_prompt"] / config["train.batch_size"]
-                assert steps == {**method.options, **changes}.get("optimizer_steps", 1)
+                assert steps == study.TASKS[task_name].optimizer_steps * {**method.options, **changes}.get("optimizer_steps", 1)
                 assert config["train.max_epochs"] == (2 if changes else 1)
 
 
