@@ -23,6 +23,12 @@ def at(run: dict[str, Any], axis: str, position: float) -> float:
     return float(np.interp(position, [point[axis] for point in points], [point["accuracy"] for point in points]))
 
 
+def late_reward(run: dict[str, Any]) -> float:
+    """Mean reward of the sampled responses in the last third of a run's tokens, on problems it had not trained on before."""
+    late = [step["rollout/reward_mean"] for step in run["steps"] if step["tokens"] > 2 / 3 * run["generated_tokens"]]
+    return float(np.mean(late))
+
+
 def interval(value_N: list[float]) -> tuple[float, float]:
     """Mean and half width of the Student interval; the width is nan for a single value."""
     value_N = np.asarray(value_N, dtype=float)
@@ -35,21 +41,27 @@ def interval(value_N: list[float]) -> tuple[float, float]:
 
 
 def table(task: str, methods: dict[str, list[dict]]) -> list[str]:
-    """Markdown lines: accuracy at the end and at equal seconds, costs, and differences to the first method, paired by seed."""
+    """Markdown lines: accuracy at the end and at equal seconds, late reward, differences to the first method paired by seed, costs."""
     baseline = next(iter(methods))
     seconds = min(run["accuracy"][-1]["seconds"] for runs in methods.values() for run in runs)
+    measures = {
+        "after": lambda run: at(run, "tokens", float("inf")),
+        f"after {seconds:.0f} s": lambda run: at(run, "seconds", seconds),
+        "reward, last third of the tokens": late_reward,
+    }
+    measured = " | ".join(f"{name} | minus {baseline}" for name in measures)
     lines = [
         f"### {task}",
         "",
-        f"| method | seeds | before | after | minus {baseline} | after {seconds:.0f} s | minus {baseline} | tokens | of them MC | trained tokens | steps | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| method | seeds | before | {measured} | tokens | of them MC | trained tokens | steps | seconds |",
+        "|" + "---|" * 14,
     ]
     for method, runs in methods.items():
         cells = [method, str(len(runs)), percent(interval([run["accuracy"][0]["accuracy"] for run in runs]))]
-        for axis, position in (("tokens", float("inf")), ("seconds", seconds)):
-            other = {run["seed"]: at(run, axis, position) for run in methods[baseline]}
-            cells.append(percent(interval([at(run, axis, position) for run in runs])))
-            pairs = [at(run, axis, position) - other[run["seed"]] for run in runs if run["seed"] in other]
+        for measure in measures.values():
+            other = {run["seed"]: measure(run) for run in methods[baseline]}
+            cells.append(percent(interval([measure(run) for run in runs])))
+            pairs = [measure(run) - other[run["seed"]] for run in runs if run["seed"] in other]
             cells.append(percent(interval(pairs), sign=True) if pairs and method != baseline else "-")
         for name in ("generated_tokens", "mc_tokens", "trained_tokens", "optimizer_steps", "seconds_training"):
             cells.append(f"{np.mean([run[name] for run in runs]):,.0f}")

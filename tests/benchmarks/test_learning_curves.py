@@ -68,8 +68,11 @@ def test_intervals_are_students():
 
 def run_of(method: str, seed: int, accuracy: list[float], pace: float = 1.0) -> dict:
     points = [{"step": i, "tokens": 100.0 * i, "seconds": pace * i, "accuracy": a} for i, a in enumerate(accuracy)]
-    steps = [{"step": i + 1, "rollout/reward_mean": 0.5, "ppo_kl": 0.01 * i, "ppo_clip_ratio": 0.0} for i in range(4)]
-    costs = dict.fromkeys(("generated_tokens", "mc_tokens", "trained_tokens", "optimizer_steps", "seconds_training"), 1.0)
+    rewards = {"rollout/reward_mean": accuracy[-1], "ppo_clip_ratio": 0.0}
+    steps = [{"step": i + 1, "tokens": 30.0 * (i + 1), "ppo_kl": 0.01 * i, **rewards} for i in range(3)]
+    steps[0]["rollout/reward_mean"] = 0.0  # not in the last third
+    costs = dict.fromkeys(("mc_tokens", "trained_tokens", "optimizer_steps", "seconds_training"), 1.0)
+    costs["generated_tokens"] = 90.0
     return {"task": "t", "method": method, "seed": seed, "accuracy": points, "steps": steps, **costs}
 
 
@@ -79,6 +82,7 @@ def test_differences_are_paired_by_seed_and_times_compared_at_the_shortest(tmp_p
     row = next(line for line in lines if line.startswith("| spo |")).split(" | ")
     assert row[4] == "+10.0 ± 0.0", "the seeds differ by 10 points, the pairs do not"
     assert row[5].startswith("35.0"), "after one second spo is half way: 0.2 + (0.4 + s/10 - 0.2) / 2, mean over s"
+    assert row[7].startswith("50.0") and row[8] == "+10.0 ± 0.0", "the reward of the steps beyond 60 of 90 tokens"
     assert {path.name for path in tmp_path.iterdir()} == {"results.md", "t.png", "t-steps.png"}
 
 
