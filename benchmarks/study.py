@@ -1,6 +1,7 @@
 """What the learning-curve benchmark runs: tasks, methods, and one spo-train command per task, method and seed."""
 
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,9 +186,14 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
 
 
 def evaluation_interval(method: Method, new_tokens: int, budget: int, points: int) -> int:
-    """Steps between evaluations: a response takes about two thirds of the longest, Monte Carlo as much again."""
-    per_response = 2 / 3 * new_tokens * (1 if method.options["spo.mode"] == "group" else 2.5)
-    steps = budget / (per_response * method.prompts * method.responses)
+    """Steps between evaluations: a response takes about two thirds of the longest, a chain's Monte Carlo as much again or more."""
+    responses = float(method.responses)
+    if method.options["spo.mode"] == "chain":
+        responses *= 2.5
+    elif method.options["spo.mode"] == "tree":  # of its nodes, each a part of a response
+        branching = [int(children) for children in method.options["spo.tree_branching"].split(",")]
+        responses = sum(math.prod(branching[:level]) for level in range(1, len(branching) + 1)) / len(branching)
+    steps = budget / (2 / 3 * new_tokens * method.prompts * responses)
     return max(1, round(steps / max(points - 1, 1)))
 
 
