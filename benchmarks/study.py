@@ -168,7 +168,7 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
         "rollout.n_samples_per_prompt": method.responses,
         "rollout.micro_batch_size": 32,
         "train.batch_size": samples // optimizer_steps,
-        "train.micro_batch_size": 32,
+        "train.micro_batch_size": min(32, samples // optimizer_steps),
         "train.seed": seed,
         "spo.token_budget": budget,
         "spo.run_dir": run,
