@@ -12,6 +12,7 @@ from spo_rlhf.tasks import arithmetic, knights_knaves
 ROOT = Path(__file__).parents[1]
 REWARDS = ROOT / "spo_rlhf" / "tasks"
 HELD_OUT = 512
+MICRO_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
         options.setdefault("spo.cutpoint_interval", task.cutpoint_interval)
     method = method.with_options({"prompts": max(1, round(method.prompts * task.prompts_share))})
     samples = method.prompts * method.responses
+    batch = samples // optimizer_steps
     values = {
         **COMMON,
         "actor.model_name_or_path": folder / "model",
@@ -166,9 +168,9 @@ def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: 
         "reward.remote_url": task.reward,
         "rollout.batch_size": method.prompts,
         "rollout.n_samples_per_prompt": method.responses,
-        "rollout.micro_batch_size": 32,
-        "train.batch_size": samples // optimizer_steps,
-        "train.micro_batch_size": min(32, samples // optimizer_steps),
+        "rollout.micro_batch_size": min(MICRO_BATCH, batch),
+        "train.batch_size": batch,
+        "train.micro_batch_size": min(MICRO_BATCH, batch),
         "train.seed": seed,
         "spo.token_budget": budget,
         "spo.run_dir": run,
