@@ -113,15 +113,13 @@ class Terminated(KeyboardInterrupt):
 class Board:
     """The last line of every run going on, in one status line; safe to use from several threads.
 
-    stopping: set when the benchmark was interrupted, so that the runs that end with it are no failures. terminate: its runs
-    are to be ended.
+    stopped: what interrupted the benchmark, so that the runs that end with it are no failures.
     """
 
     def __init__(self, console: Console):
         self.console, self.lock = console, threading.Lock()
         self.current: dict[str, str] = {}
-        self.stopping = threading.Event()
-        self.terminate = False
+        self.stopped: KeyboardInterrupt | None = None
 
     def line(self, text: str) -> None:
         with self.lock:
@@ -149,7 +147,7 @@ def run(command: list[str], log: Path, board: Board, label: str, parallel: int =
             while process.poll() is None:
                 lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 board.update(label, f"{duration(time.monotonic() - start)}  {lines[-1][:90] if lines else ''}")
-                if board.terminate:
+                if isinstance(board.stopped, Terminated):
                     process.terminate()
                     break
                 time.sleep(1)
@@ -167,12 +165,6 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage or a run that failed, 130 when interrupted."""
     args = parse(sys.argv[1:] if argv is None else argv)
     console = Console()
-
-    def terminated(*_: object) -> None:
-        raise Terminated
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminated)
     try:
         check(args)
         methods = variants(args)
@@ -233,7 +225,7 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
                 told = portable(command, output)
                 record = {"task": task, "method": name, "seed": seed, "command": told, **study.read_run(path)}
             except UserError as error:
-                if not board.stopping.is_set():
+                if board.stopped is None:
                     board.line(f"{label}  FAILED, the others go on")
                 return error
             write_json(result, record)
@@ -248,8 +240,7 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
         try:
             ended = [future.result() for future in futures]
         except KeyboardInterrupt as stop:
-            board.terminate = isinstance(stop, Terminated)
-            board.stopping.set()
+            board.stopped = stop
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     failed = [one for one in ended if isinstance(one, UserError)]
@@ -281,5 +272,11 @@ def write_results(args: argparse.Namespace, done: list[dict], console: Console) 
             console.line(line)
 
 
+def terminated(*_: object) -> None:
+    """Handler of SIGTERM."""
+    raise Terminated
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminated)
     sys.exit(main())

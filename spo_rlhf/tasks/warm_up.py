@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
@@ -72,6 +73,7 @@ def warm_up(
     """
     start = time.monotonic()
     optimizers = _optimizers(model, settings)
+    schedules = [LambdaLR(each, lambda step: min(1.0, (step + 1) / settings.ramp_steps)) for each in optimizers]
     average = _average(model, settings)
     measured = model if average is None else average.module
     step, loss, accuracy = 0, math.nan, None
@@ -83,10 +85,9 @@ def warm_up(
 
     batches = _batches(tokenizer, examples, settings)
     while step != settings.max_steps and progress("training").seconds_left > 0:
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * min(1.0, (step + 1) / settings.ramp_steps)
         loss = _train_step(model, optimizers, next(batches))
+        for schedule in schedules:
+            schedule.step()
         if average is not None:
             average.update_parameters(model)
         step += 1

@@ -25,8 +25,8 @@ def join(
     """`responses` and `continuations` in whole optimizer steps of `batch_size` samples, and metrics.
 
     `responses` fill theirs already. What does not fill a step is left out: first responses without an advantage, which have no
-    policy gradient (but count in the normaliser and under a KL term), unless `keep_responses`; then continuations. Both are drawn at random; the draw depends on `seed` and on what
-    was sampled, not on the order it came in.
+    policy gradient (but count in the normaliser and under a KL term), unless `keep_responses`; then continuations. Both are
+    drawn at random; the draw depends on `seed` and on what was sampled, not on the order it came in.
     """
     rng = random.Random(derive_seed(*seed, "continuations"))
     excess = (len(responses) + len(continuations)) % batch_size
