@@ -61,11 +61,14 @@ class Setting:
     tree: TreeShape | None = None
 
 
-def settings(segment_tokens: int) -> dict[str, Setting]:
-    """By name, `responses x rollouts`; the others are compared with the first."""
-    cutpoints = {interval: PartitionConfig("cutpoint", interval=interval) for interval in (1, 2, 3, 5)}
+def settings(segment_tokens: int, intervals: list[int], interval: int) -> dict[str, Setting]:
+    """By name, `responses x rollouts`; the others are compared with the first. At `interval`, responses and rollouts vary."""
     lines, fixed = PartitionConfig("newline"), PartitionConfig("fixed", segment_length=max(segment_tokens // 2, 1))
-    chain = Setting(responses=4, partition=cutpoints[3])
+    chain = Setting(responses=4, partition=PartitionConfig("cutpoint", interval=interval))
+    cutpoints = {
+        f"cutpoint {between}, 4 x 4, mask": replace(chain, partition=PartitionConfig("cutpoint", interval=between))
+        for between in sorted({*intervals, interval})
+    }
     tree = Setting(tree=TreeShape((4, 3, 2), (segment_tokens,)))
     unmasked = {
         "rloo, 8 responses": Setting(),
@@ -74,21 +77,18 @@ def settings(segment_tokens: int) -> dict[str, Setting]:
         "vineppo (newline), 4 x 4": replace(chain, partition=lines),
         "vineppo (newline), 4 x 9": replace(chain, partition=lines, rollouts=9),
         "fixed segments, 4 x 4": replace(chain, partition=fixed),
-        "cutpoint 3, 4 x 4": chain,
+        f"cutpoint {interval}, 4 x 4": chain,
         "vineppo (newline), 4 x 4, continuations": replace(chain, partition=lines, continuations=True),
         "tree 4-3-2, loo": tree,
     }
     masked = {
         "rloo, 8 responses, mask": Setting(),
-        "cutpoint 1, 4 x 4, mask": replace(chain, partition=cutpoints[1]),
-        "cutpoint 2, 4 x 4, mask": replace(chain, partition=cutpoints[2]),
-        "cutpoint 3, 4 x 4, mask": chain,
-        "cutpoint 5, 4 x 4, mask": replace(chain, partition=cutpoints[5]),
-        "cutpoint 3, 4 x 2, mask": replace(chain, rollouts=2),
-        "cutpoint 3, 4 x 9, mask": replace(chain, rollouts=9),
-        "cutpoint 3, 2 x 4, mask": replace(chain, responses=2),
-        "cutpoint 3, 8 x 4, mask": replace(chain, responses=8),
-        "cutpoint 3, 8 x 9, mask (paper)": replace(chain, responses=8, rollouts=9),
+        **cutpoints,
+        f"cutpoint {interval}, 4 x 2, mask": replace(chain, rollouts=2),
+        f"cutpoint {interval}, 4 x 9, mask": replace(chain, rollouts=9),
+        f"cutpoint {interval}, 2 x 4, mask": replace(chain, responses=2),
+        f"cutpoint {interval}, 8 x 4, mask": replace(chain, responses=8),
+        f"cutpoint {interval}, 8 x 9, mask (paper)": replace(chain, responses=8, rollouts=9),
         "newline, 4 x 4, mask": replace(chain, partition=lines),
         "newline, 4 x 4, mask, continuations": replace(chain, partition=lines, continuations=True),
         "tree 4-3-2, loo, mask": tree,
@@ -225,6 +225,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=16, metavar="N", help="in an estimate; default: %(default)s")
     parser.add_argument("--repeats", type=int, default=12, metavar="N", help="estimates of a method; default: %(default)s")
     parser.add_argument("--segment-tokens", type=int, default=10, metavar="N", help="of a tree; default: %(default)s")
+    parser.add_argument("--intervals", default="1,2,3,5", metavar="A,B", help="between cutpoints; default: %(default)s")
+    parser.add_argument("--interval", type=int, default=3, metavar="N",
+                        help="the one at which responses and rollouts vary; default: %(default)s")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
     return parser.parse_args(argv)
@@ -252,10 +255,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
-    known = settings(args.segment_tokens)
-    for option, low in (("prompts", 1), ("repeats", 3)):
+    for option, low in (("prompts", 1), ("repeats", 3), ("segment_tokens", 1), ("interval", 1)):
         if getattr(args, option) < low:
-            raise UserError(f"--{option} {getattr(args, option)}: must be at least {low}")
+            raise UserError(f"--{option.replace('_', '-')} {getattr(args, option)}: must be at least {low}")
+    if not all(part.isdecimal() and int(part) for part in args.intervals.split(",")):
+        raise UserError(f"--intervals {args.intervals}: must be numbers from 1, with commas between them")
+    known = settings(args.segment_tokens, [int(part) for part in args.intervals.split(",")], args.interval)
     try:
         prepared = json.loads((args.task / "prepare.json").read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in (args.task / "train.jsonl").read_text(encoding="utf-8").splitlines()]

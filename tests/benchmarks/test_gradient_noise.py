@@ -58,6 +58,14 @@ def test_a_part_of_a_response_weighs_one_over_its_samples():
     assert noise.coverage(noise.Setting(), [1, 2, 1], (), text_of).tolist() == [1, 1, 1]
 
 
+def test_intervals_are_those_asked_for_and_the_one_at_which_the_rest_varies():
+    known = noise.settings(10, [5, 30], 15)
+    cutpoints = {name for name, one in known.items() if one.partition and one.partition.kind == "cutpoint"}
+    assert {name.split(",")[0] for name in cutpoints} == {"cutpoint 5", "cutpoint 15", "cutpoint 30"}
+    assert known["cutpoint 30, 4 x 4, mask"].partition.interval == 30
+    assert known["cutpoint 15, 8 x 9, mask (paper)"].partition.interval == 15
+
+
 def test_a_model_that_is_never_right_is_said(task, tmp_path, capsys):
     assert noise.main(["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "1"]) == 2
     assert "never right" in capsys.readouterr().err
@@ -75,7 +83,10 @@ def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
     assert "tree 4-3-2" in (tmp_path / "results.md").read_text()
 
 
-@pytest.mark.parametrize("changes", [["--task", "nothing"], ["--repeats", "1"], ["--prompts", "17"], ["--nothing"]])
+WRONG = ("--task nothing", "--repeats 1", "--prompts 17", "--interval 0", "--intervals 1,x", "--intervals 0", "--nothing")
+
+
+@pytest.mark.parametrize("changes", [options.split() for options in WRONG], ids=WRONG)
 def test_wrong_usage_is_one_line(task, tmp_path, capsys, changes):
     try:
         status = noise.main(["--task", str(task), "--output", str(tmp_path), *changes])
