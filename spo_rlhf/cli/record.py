@@ -26,6 +26,7 @@ class RunRecord:
         self.run_dir, self.console = run_dir, console
         self.start = time.time()
         self.first_step, self.planned, self.training_start = 0, 0, None
+        self.first_tokens, self.tokens, self.token_budget = 0, 0, None
         self.summary: dict[str, Any] = {
             "finished": False,
             "steps": 0,
@@ -58,27 +59,31 @@ class RunRecord:
 
     def _on_plan(self, event: dict[str, Any]) -> None:
         self.first_step, self.planned = event["first_step"], event["steps"]
+        self.first_tokens = self.tokens = event["first_tokens"]
+        self.token_budget = event["token_budget"]
         self.summary["seconds_by_phase"]["start"] = event["time"] - self.start
         self.training_start = event["time"]
-        self.console.line(f"started in {duration(event['time'] - self.start)}; {self.planned - self.first_step} steps to go")
+        budget = "" if self.token_budget is None else f", or until {count(self.token_budget)} tokens are generated"
+        steps = self.planned - self.first_step
+        self.console.line(f"started in {duration(event['time'] - self.start)}; {steps} steps to go{budget}")
 
     def _on_note(self, event: dict[str, Any]) -> None:
         self.console.line(f"note: {event['text']}")
 
     def _on_stage(self, event: dict[str, Any]) -> None:
         of = f" {event['done']}/{event['total']}" if event.get("total") else ""
-        self.console.status(f"step {self.summary['steps'] + 1}/{self.planned}  {event['stage']}{of}  {self._left()}")
+        self.console.status(f"{self._at(self.summary['steps'] + 1)}  {event['stage']}{of}  {self._left()}")
 
     def _on_step(self, event: dict[str, Any]) -> None:
         metrics, step = event["metrics"], event["step"]
-        self.summary["steps"] = step
+        self.summary["steps"], self.tokens = step, metrics["rollout/total_tokens"]
         self.summary["generated_tokens"] += int(metrics["rollout/response_tokens"] + metrics["rollout/mc_tokens"])
         self.summary["mc_tokens"] += int(metrics["rollout/mc_tokens"])
         for key, phase in PHASES.items():
             self.summary["seconds_by_phase"][phase] += metrics.get(key, 0.0)
         mc = f" + {count(metrics['rollout/mc_tokens'])} MC" if metrics["rollout/mc_tokens"] else ""
         text = (
-            f"step {step}/{self.planned}  reward {metrics['rollout/reward_mean']:.3f}"
+            f"{self._at(step)}  reward {metrics['rollout/reward_mean']:.3f}"
             f"  tokens {count(metrics['rollout/response_tokens'])}{mc}"
             f"  mask {metrics.get('mask_density', float('nan')):.0%}  grad {metrics.get('actor_grad_norm', float('nan')):.3f}"
             f"  {metrics['timing/step_total']:.1f} s  {self._left()}"
@@ -101,14 +106,24 @@ class RunRecord:
             self.summary["accuracy_before"] = accuracy
         self.summary["accuracy_after"] = accuracy
         self.summary["seconds_by_phase"]["evaluate"] += event["seconds"]
-        self.console.line(f"step {event['step']}/{self.planned}  held-out accuracy {accuracy:.1%}  {event['seconds']:.1f} s")
+        self.console.line(f"{self._at(event['step'])}  held-out accuracy {accuracy:.1%}  {event['seconds']:.1f} s")
+
+    def _done(self) -> float:
+        """Share of this command's work: of its steps or of its token budget, whichever ends first."""
+        done = (self.summary["steps"] - self.first_step) / max(self.planned - self.first_step, 1)
+        if self.token_budget is not None:
+            done = max(done, (self.tokens - self.first_tokens) / max(self.token_budget - self.first_tokens, 1))
+        return min(done, 1.0)
+
+    def _at(self, step: int) -> str:
+        """Where the run is. The steps planned tell nothing where a token budget ends it."""
+        return f"step {step}/{self.planned}" if self.token_budget is None else f"step {step} ({self._done():.0%} done)"
 
     def _left(self) -> str:
-        done = self.summary["steps"] - self.first_step
-        if not done or not self.planned:
+        if self.summary["steps"] <= self.first_step:
             return ""
-        per_step = (time.time() - self.training_start) / done
-        return f"{duration(per_step * max(self.planned - self.summary['steps'], 0))} left"
+        done = self._done()
+        return f"{duration((time.time() - self.training_start) * (1 - done) / done)} left"
 
 
 def write_json(path: Path, content: Any) -> None:

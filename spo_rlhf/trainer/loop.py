@@ -61,7 +61,8 @@ class SegmentTrainer(upstream.PPOTrainer):
             if state["data_loader_state_dict"]:
                 self.prompts_dataloader.load_state_dict(state["data_loader_state_dict"])
         ray.get([engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines])  # they start in the background
-        self.reporter.send("plan", first_step=step, steps=self.planned_steps())
+        budget = self.args.spo.token_budget
+        self.reporter.send("plan", first_step=step, steps=self.planned_steps(), first_tokens=self.tokens, token_budget=budget)
         if self.args.spo.eval_ends and step == 0:
             self.evaluate_held_out(step)
 
