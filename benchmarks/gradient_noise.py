@@ -83,6 +83,7 @@ def settings(segment_tokens: int, intervals: list[int], interval: int) -> dict[s
     }
     masked = {
         "rloo, 8 responses, mask": Setting(),
+        "rloo, 4 responses, mask": Setting(responses=4),
         **cutpoints,
         f"cutpoint {interval}, 4 x 2, mask": replace(chain, rollouts=2),
         f"cutpoint {interval}, 4 x 9, mask": replace(chain, rollouts=9),
@@ -210,7 +211,7 @@ def measure(model, tokenizer, task, rows: list[dict], setting: Setting, args: ar
     # noise_error is a share of the noise; a result's `error` has the unit of its `relative`.
     return {
         "noise": variance_R.mean() * tokens_per_estimate,  # the number of prompts cancels
-        "noise_error": variance_R.std(ddof=1) / variance_R.mean() / np.sqrt(repeats),
+        "noise_error": variance_R.std(ddof=1) / (variance_R.mean() or 1.0) / np.sqrt(repeats),
         "tokens_per_prompt": tokens_per_estimate / args.prompts,
     }
 
@@ -221,7 +222,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="results.json and results.md go there")
-    parser.add_argument("--match", default="", metavar="TEXT", help="only methods with this in their names, and the reference of each group")
+    parser.add_argument("--match", action="append", metavar="TEXT",
+                        help="only methods with this in their names, and the reference of each group; may be given again")  # fmt: skip
     parser.add_argument("--prompts", type=int, default=16, metavar="N", help="in an estimate; default: %(default)s")
     parser.add_argument("--repeats", type=int, default=12, metavar="N", help="estimates of a method; default: %(default)s")
     parser.add_argument("--segment-tokens", type=int, default=10, metavar="N", help="of a tree; default: %(default)s")
@@ -261,6 +263,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if not all(part.isdecimal() and int(part) for part in args.intervals.split(",")):
         raise UserError(f"--intervals {args.intervals}: must be numbers from 1, with commas between them")
     known = settings(args.segment_tokens, [int(part) for part in args.intervals.split(",")], args.interval)
+    for text in args.match or []:
+        if not any(text in name for name in known):
+            raise UserError(f"--match {text}: not in any name; there are {'; '.join(known)}")
     try:
         prepared = json.loads((args.task / "prepare.json").read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in (args.task / "train.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -275,7 +280,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.task / "model")
     results: dict[str, dict[str, float]] = {}
     references: dict[float | None, dict[str, float]] = {}  # of each group, by its mask
-    chosen = {name: setting for name, setting in known.items() if args.match in name or name in REFERENCES}
+    chosen = {name: setting for name, setting in known.items() if name in REFERENCES or any(text in name for text in args.match or [""])}
     for number, (name, setting) in enumerate(chosen.items(), start=1):
         start = time.monotonic()
 

@@ -83,7 +83,7 @@ def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
     assert "tree 4-3-2" in (tmp_path / "results.md").read_text()
 
 
-WRONG = ("--task nothing", "--repeats 1", "--prompts 17", "--interval 0", "--intervals 1,x", "--intervals 0", "--nothing")
+WRONG = ("--task nothing", "--repeats 1", "--prompts 17", "--interval 0", "--intervals 1,x", "--intervals 0", "--match none", "--nothing")
 
 
 @pytest.mark.parametrize("changes", [options.split() for options in WRONG], ids=WRONG)
