@@ -280,6 +280,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.task / "model")
     results: dict[str, dict[str, float]] = {}
     references: dict[float | None, dict[str, float]] = {}  # of each group, by its mask
+    told = {name: str(value) for name, value in vars(args).items()}
+    args.output.mkdir(parents=True, exist_ok=True)
     chosen = {name: setting for name, setting in known.items() if name in REFERENCES or any(text in name for text in args.match or [""])}
     for number, (name, setting) in enumerate(chosen.items(), start=1):
         start = time.monotonic()
@@ -296,10 +298,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         error = 0.0 if measured is reference else relative * both
         results[name] = {**measured, "relative": relative, "error": error, "seconds": time.monotonic() - start}
         console.line(f"[{number}/{len(chosen)}] {name}  {relative:.2f} of RLOO's tokens  {duration(results[name]['seconds'])}")
-    args.output.mkdir(parents=True, exist_ok=True)
-    record = {"settings": {k: str(v) for k, v in vars(args).items()}, "task": prepared, "results": results}
-    write_json(args.output / "results.json", record)
-    (args.output / "results.md").write_text("\n".join(table(results)) + "\n", encoding="utf-8")
+        # After each method: what is measured is kept, whatever ends the command.
+        write_json(args.output / "results.json", {"settings": told, "task": prepared, "results": results})
+        (args.output / "results.md").write_text("\n".join(table(results)) + "\n", encoding="utf-8")
     for line in table(results):
         console.line(line)
     console.line(f"results: {args.output / 'results.json'}   table: {args.output / 'results.md'}")
