@@ -59,6 +59,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one seed, two methods, one task, a small budget")
     parser.add_argument("--output", type=Path, default=Path("runs/learning_curves"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--collect", action="store_true", help="run nothing; results of all finished runs of --task, whatever their settings")
+    parser.add_argument("--only", metavar="A,B", help="with --collect: runs of these methods alone, named as in the table")
     parser.add_argument("--baseline", metavar="METHOD", help="what the table compares with; default: the first of the methods")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
@@ -78,11 +79,17 @@ def check(args: argparse.Namespace) -> None:
     for name in ("seeds", "budget_tokens", "points", "parallel"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
+    if args.only and not args.collect:
+        raise UserError("--only: goes with --collect; for what is run, --methods")
+
+
+def split(text: str) -> list[str]:
+    return text.split("|" if "|" in text else ",")
 
 
 def choose(text: str, known: dict, option: str) -> list[str]:
-    """Names of a list with commas; raises UserError for an unknown one."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    """Names of a list with commas, or A|B where names have commas; raises UserError for an unknown one."""
+    names = [name.strip() for name in split(text) if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise UserError(f"{option} {unknown[0] if unknown else text!r}: choose from {', '.join(known)}")
@@ -101,7 +108,7 @@ def variants(args: argparse.Namespace) -> dict[str, study.Method]:
         found = {
             f"{name}:{option.rpartition('.')[2]}={value}": method.with_options({option: SWITCHES.get(value.lower(), value)})
             for name, method in found.items()
-            for value in filter(None, listed.split("|" if "|" in listed else ","))
+            for value in filter(None, split(listed))
         }
     return found
 
@@ -254,6 +261,9 @@ def collect(args: argparse.Namespace, tasks: list[str], console: Console) -> Non
     found = [json.loads(path.read_text(encoding="utf-8")) for task in tasks for path in sorted(args.output.glob(f"{task}/*/result.json"))]
     if not found:
         raise UserError(f"--output {args.output}: no finished run of {', '.join(tasks)} there")
+    if args.only:
+        wanted = choose(args.only, {one["method"]: one for one in found}, "--only")
+        found = [one for one in found if one["method"] in wanted]
     write_results(args, found, console)
 
 

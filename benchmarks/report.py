@@ -7,6 +7,14 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95
+# Costs of a run, by the name in its record, as the table calls them.
+COSTS = {
+    "generated_tokens": "tokens",
+    "mc_tokens": "of them MC",
+    "trained_tokens": "trained tokens",
+    "optimizer_steps": "steps",
+    "seconds_training": "seconds",
+}
 
 
 def by_method(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[dict]]]:
@@ -23,10 +31,16 @@ def at(run: dict[str, Any], axis: str, position: float) -> float:
     return float(np.interp(position, [point[axis] for point in points], [point["accuracy"] for point in points]))
 
 
-def late_reward(run: dict[str, Any]) -> float:
-    """Mean reward of the sampled responses in the last third of a run's tokens, on problems it had not trained on before."""
-    late = [step["rollout/reward_mean"] for step in run["steps"] if step["tokens"] > 2 / 3 * run["generated_tokens"]]
-    return float(np.mean(late))
+def late_reward(run: dict[str, Any], axis: str = "tokens", end: float | None = None) -> float:
+    """Mean reward of the sampled responses in the last third of what a run spent, on problems it had not trained on before.
+
+    axis: "tokens", "seconds" or "step"; end: where what is spent ends, default: with the run.
+    """
+    steps = run["steps"]
+    end = steps[-1][axis] if end is None else end
+    until = [step for step in steps if step[axis] <= end] or steps[:1]
+    late = [step for step in until if step[axis] > 2 / 3 * end] or until[-1:]
+    return float(np.mean([step["rollout/reward_mean"] for step in late]))
 
 
 def interval(value_N: list[float]) -> tuple[float, float]:
@@ -40,33 +54,44 @@ def interval(value_N: list[float]) -> tuple[float, float]:
     return float(value_N.mean()), float(half)
 
 
-def table(task: str, methods: dict[str, list[dict]]) -> list[str]:
-    """Markdown lines: accuracy at the end and at equal seconds, late reward, differences to the first method paired by seed, costs."""
+def compare(methods: dict[str, list[dict]], measures: dict[str, Any], costs: tuple[str, ...] = ()) -> list[str]:
+    """Markdown rows: each measure's mean and interval, its difference to the first method paired by seed, mean costs."""
     baseline = next(iter(methods))
-    seconds = min(run["accuracy"][-1]["seconds"] for runs in methods.values() for run in runs)
-    measures = {
-        "after": lambda run: at(run, "tokens", float("inf")),
-        f"after {seconds:.0f} s": lambda run: at(run, "seconds", seconds),
-        "reward, last third of the tokens": late_reward,
-    }
-    measured = " | ".join(f"{name} | minus {baseline}" for name in measures)
-    lines = [
-        f"### {task}",
-        "",
-        f"| method | seeds | before | {measured} | tokens | of them MC | trained tokens | steps | seconds |",
-        "|" + "---|" * 14,
-    ]
+    rows = []
     for method, runs in methods.items():
-        cells = [method, str(len(runs)), percent(interval([run["accuracy"][0]["accuracy"] for run in runs]))]
+        cells = [method, str(len(runs))]
         for measure in measures.values():
             other = {run["seed"]: measure(run) for run in methods[baseline]}
             cells.append(percent(interval([measure(run) for run in runs])))
             pairs = [measure(run) - other[run["seed"]] for run in runs if run["seed"] in other]
             cells.append(percent(interval(pairs), sign=True) if pairs and method != baseline else "-")
-        for name in ("generated_tokens", "mc_tokens", "trained_tokens", "optimizer_steps", "seconds_training"):
-            cells.append(f"{np.mean([run[name] for run in runs]):,.0f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
+        cells += [f"{np.mean([run[name] for run in runs]):,.0f}" for name in costs]
+        rows.append(f"| {' | '.join(cells)} |")
+    measured = [part for name in measures for part in (name, f"minus {baseline}")]
+    head = ["method", "seeds", *measured, *(COSTS[name] for name in costs)]
+    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows, ""]
+
+
+def table(task: str, methods: dict[str, list[dict]]) -> list[str]:
+    """Markdown lines: held-out accuracy before, at the end and at equal seconds, and costs."""
+    seconds = min(run["accuracy"][-1]["seconds"] for runs in methods.values() for run in runs)
+    measures = {
+        "before": lambda run: run["accuracy"][0]["accuracy"],
+        "after": lambda run: at(run, "tokens", float("inf")),
+        f"after {seconds:.0f} s": lambda run: at(run, "seconds", seconds),
+    }
+    return [f"### {task}", "", "Held-out problems solved (%):", "", *compare(methods, measures, tuple(COSTS))]
+
+
+def reward_table(methods: dict[str, list[dict]]) -> list[str]:
+    """Markdown lines: late reward of all tokens, of equal seconds and of equal iterations (those of the shortest run)."""
+    shortest = {axis: min(run["steps"][-1][axis] for runs in methods.values() for run in runs) for axis in ("seconds", "step")}
+    measures = {
+        "of all tokens": late_reward,
+        f"of {shortest['seconds']:.0f} s": lambda run: late_reward(run, "seconds", shortest["seconds"]),
+        f"of {shortest['step']} iterations": lambda run: late_reward(run, "step", shortest["step"]),
+    }
+    return ["Reward of the samples of training (%), last third:", "", *compare(methods, measures)]
 
 
 def percent(estimate: tuple[float, float], *, sign: bool = False) -> str:
@@ -160,7 +185,7 @@ def write(output: Path, runs: list[dict[str, Any]]) -> list[str]:
     """results.md and one PNG per task into `output`; returns the lines of the tables and where the files are."""
     lines = []
     for task, methods in by_method(runs).items():
-        lines += table(task, methods) + steps_table(methods)
+        lines += table(task, methods) + reward_table(methods) + steps_table(methods)
         draw(task, methods, output / f"{task}.png")
         draw_steps(task, methods, output / f"{task}-steps.png")
     (output / "results.md").write_text("\n".join(lines), encoding="utf-8")

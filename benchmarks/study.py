@@ -215,7 +215,7 @@ def read_run(run: Path) -> dict[str, Any]:
             batches = metrics["rollout/num_samples"] * config["train.max_epochs"] / config["train.batch_size"]
             optimizer_steps += batches - metrics["skipped_steps"]
             names = ("rollout/reward_mean", "ppo_kl", "ppo_clip_ratio", "mask_density", "actor_grad_norm")
-            curve.append({"step": event["step"], "tokens": tokens, **{name: metrics.get(name) for name in names}})
+            curve.append({"step": event["step"], "tokens": tokens, "seconds": seconds, **{name: metrics.get(name) for name in names}})
         elif event["event"] == "eval":
             accuracy = [value for name, value in metrics.items() if name.endswith("_pass1")]
             points.append({"step": event["step"], "tokens": tokens, "seconds": seconds, "accuracy": accuracy[0]})

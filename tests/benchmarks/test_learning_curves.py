@@ -69,7 +69,7 @@ def test_intervals_are_students():
 def run_of(method: str, seed: int, accuracy: list[float], pace: float = 1.0) -> dict:
     points = [{"step": i, "tokens": 100.0 * i, "seconds": pace * i, "accuracy": a} for i, a in enumerate(accuracy)]
     rewards = {"rollout/reward_mean": accuracy[-1], "ppo_clip_ratio": 0.0}
-    steps = [{"step": i + 1, "tokens": 30.0 * (i + 1), "ppo_kl": 0.01 * i, **rewards} for i in range(3)]
+    steps = [{"step": i + 1, "tokens": 30.0 * (i + 1), "seconds": pace * (i + 1), "ppo_kl": 0.01 * i, **rewards} for i in range(3)]
     steps[0]["rollout/reward_mean"] = 0.0  # not in the last third
     costs = dict.fromkeys(("mc_tokens", "trained_tokens", "optimizer_steps", "seconds_training"), 1.0)
     costs["generated_tokens"] = 90.0
@@ -79,10 +79,11 @@ def run_of(method: str, seed: int, accuracy: list[float], pace: float = 1.0) -> 
 def test_differences_are_paired_by_seed_and_times_compared_at_the_shortest(tmp_path):
     runs = [run_of("grpo", s, [0.2, 0.3 + s / 10]) for s in range(3)] + [run_of("spo", s, [0.2, 0.4 + s / 10], 2.0) for s in range(3)]
     lines = report.write(tmp_path, runs)
-    row = next(line for line in lines if line.startswith("| spo |")).split(" | ")
-    assert row[4] == "+10.0 ± 0.0", "the seeds differ by 10 points, the pairs do not"
-    assert row[5].startswith("35.0"), "after one second spo is half way: 0.2 + (0.4 + s/10 - 0.2) / 2, mean over s"
-    assert row[7].startswith("50.0") and row[8] == "+10.0 ± 0.0", "the reward of the steps beyond 60 of 90 tokens"
+    accuracy, reward, _ = (line.split(" | ") for line in lines if line.startswith("| spo |"))
+    assert accuracy[5] == "+10.0 ± 0.0", "the seeds differ by 10 points, the pairs do not"
+    assert accuracy[6].startswith("35.0"), "after one second spo is half way: 0.2 + (0.4 + s/10 - 0.2) / 2, mean over s"
+    assert reward[2].startswith("50.0") and reward[3] == "+10.0 ± 0.0", "the steps beyond 60 of 90 tokens"
+    assert reward[4].startswith("0.0") and reward[6].startswith("50.0"), "in 3 s spo has made its first step, in 3 steps all"
     assert {path.name for path in tmp_path.iterdir()} == {"results.md", "t.png", "t-steps.png"}
 
 
@@ -97,6 +98,11 @@ def test_finished_runs_are_collected_whatever_made_them(tmp_path, capsys):
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [one["method"] for one in results["runs"]] == ["rloo", "grpo:lr=1e-3", "spo"]
     assert "| minus rloo |" in capsys.readouterr().out
+    assert learning_curves.main([*arguments, "--only", "spo|rloo"]) == 0
+    told = capsys.readouterr().out
+    assert "| spo |" in told and "| rloo |" in told and "lr=1e-3" not in told
+    assert learning_curves.main([*arguments, "--only", "vineppo"]) == 2
+    assert "--only vineppo: choose from grpo:lr=1e-3, rloo, spo" in capsys.readouterr().err.replace("'", "")
     assert learning_curves.main([*arguments, "--baseline", "ppo"]) == 2
     assert "no run of it among those of grpo:lr=1e-3, rloo, spo" in capsys.readouterr().err
     assert learning_curves.main([*arguments[:2], "arithmetic-long", *arguments[3:]]) == 2
@@ -120,6 +126,7 @@ def test_varied_options_make_methods_of_their_own():
         (["--methods", "ppo"], "--methods ppo: choose from grpo"),
         (["--task", "chess"], "--task chess: choose from arithmetic-short"),
         (["--vary", "spo.cutpoint_interval"], "give OPTION=VALUE"),
+        (["--only", "grpo"], "--only: goes with --collect"),
         (["--parallel", "0"], "--parallel 0: must be at least 1"),
     ],
 )
