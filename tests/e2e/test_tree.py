@@ -84,6 +84,7 @@ def test_a_token_budget_ends_the_run(task, unbroken, tmp_path):
         metrics["rollout/total_tokens"] for metrics in unbroken[1]["steps"][:2]
     ]
     assert run["summary"]["finished"] and run["summary"]["generated_tokens"] == budget
+    assert "step 2 (100% done)" in run["stdout"], "of the tokens, not of the steps"
 
 
 def test_a_buffer_that_is_gone_is_told(task, unbroken, tmp_path):
