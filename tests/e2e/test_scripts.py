@@ -26,16 +26,16 @@ OFFICIAL = {
     "ppo_gsm8k": {"algo.advantage.estimator": "gae", "algo.advantage.lambd": 1.0, "critic.value_clip": 0.2},
     "sspo_gsm8k": {"spo.ratio_level": "subsentence", "spo.entropy_clip": 0.5, "actor.eps_clip_low_high": (0.05, 0.05)},
     "gspo_gsm8k": {"spo.ratio_level": "sequence", "actor.eps_clip_low_high": (3e-4, 4e-4), "actor.loss_agg_mode": "seq-mean-token-mean"},
-    "spo_chain_segment_ratio_gsm8k": {"spo.ratio_level": "segment", "spo.partition.interval": 5, "spo.prob_mask": True},
+    "spo_chain_segment_ratio_gsm8k": {"spo.ratio_level": "segment", "spo.partition.interval": 5, "spo.mc_rollouts": 9},
     "grpo_mask_math": {"algo.advantage.estimator": "group_norm", "spo.prob_mask": True},
     "vineppo_math": {"spo.partition.kind": "newline", "spo.prob_mask": False},
 }  # fmt: skip
 
 # Instead of the official values; a script without an entry has no others.
+MORE_PROMPTS = {"rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4, "train.num_episodes": 18}
 RECOMMENDED = {
-    "spo_chain_gsm8k": {"spo.mc_rollouts": 4, "rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4},
-    "spo_chain_math": {"rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4},
-    "spo_chain_segment_ratio_gsm8k": {"spo.mc_rollouts": 4, "rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4},
+    **{f"{method}_{task}": MORE_PROMPTS for method in ("grpo", "grpo_mask", "rloo", "spo_chain") for task in ("gsm8k", "math")},
+    **dict.fromkeys(("spo_chain_gsm8k", "spo_chain_segment_ratio_gsm8k"), {"spo.mc_rollouts": 4, **MORE_PROMPTS}),
 }
 
 
@@ -90,8 +90,8 @@ def test_the_configuration_of_the_real_run_is_accepted(script, preset, recorder)
     expected = {**OFFICIAL[task_of(script)], **OFFICIAL.get(name, {})}
     if preset == "recommended":
         expected |= RECOMMENDED.get(name, {})
-    elif script.endswith("gsm8k"):
-        expected |= {"spo.mc_rollouts": 9, "rollout.batch_size": 64, "rollout.n_samples_per_prompt": 8}
+    elif name in RECOMMENDED:
+        expected |= {"rollout.batch_size": 64, "rollout.n_samples_per_prompt": 8, "train.num_episodes": 9}
     assert {option: config[option] for option in expected} == expected
     assert config["spo.run_dir"] == f"runs/{name}" and config["dry_run"]
 
