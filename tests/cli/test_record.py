@@ -8,7 +8,8 @@ from spo_rlhf.cli.record import RunRecord
 
 PLAN = {"event": "plan", "first_step": 0, "steps": 2, "first_tokens": 0, "token_budget": None}
 STEP = {
-    "rollout/total_tokens": 400.0, "rollout/response_tokens": 100.0, "rollout/mc_tokens": 300.0, "rollout/reward_mean": 0.5, "mask_density": 0.25,
+    "rollout/total_tokens": 400.0,
+    "rollout/response_tokens": 100.0, "rollout/mc_tokens": 300.0, "rollout/reward_mean": 0.5, "mask_density": 0.25,
     "actor_grad_norm": 1.0, "timing/step_total": 3.0, "timing/generation": 2.0, "timing/ppo_train": 1.0,
 }  # fmt: skip
 

@@ -26,7 +26,9 @@ OFFICIAL = {
     "ppo_gsm8k": {"algo.advantage.estimator": "gae", "algo.advantage.lambd": 1.0, "critic.value_clip": 0.2},
     "sspo_gsm8k": {"spo.ratio_level": "subsentence", "spo.entropy_clip": 0.5, "actor.eps_clip_low_high": (0.05, 0.05)},
     "gspo_gsm8k": {"spo.ratio_level": "sequence", "actor.eps_clip_low_high": (3e-4, 4e-4), "actor.loss_agg_mode": "seq-mean-token-mean"},
-    "spo_chain_segment_ratio_gsm8k": {"spo.ratio_level": "segment", "spo.partition.interval": 5, "spo.mc_rollouts": 9},
+    "spo_chain_segment_ratio_gsm8k": {
+        "spo.ratio_level": "segment", "spo.partition.interval": 5, "spo.prob_mask": True, "spo.mc_rollouts": 9,
+    },
     "grpo_mask_math": {"algo.advantage.estimator": "group_norm", "spo.prob_mask": True},
     "vineppo_math": {"spo.partition.kind": "newline", "spo.prob_mask": False},
 }  # fmt: skip
