@@ -23,21 +23,21 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not installed
 
-from torch_engine import TextGrader, TorchEngine  # noqa: E402
+from torch_engine import TextGrader, TorchEngine
 
-from spo_rlhf.cli import prepare  # noqa: E402
-from spo_rlhf.cli.console import Console, duration  # noqa: E402
-from spo_rlhf.cli.record import write_json  # noqa: E402
-from spo_rlhf.core import tree as tree_core  # noqa: E402
-from spo_rlhf.core import values  # noqa: E402
-from spo_rlhf.core.loss import policy_mask  # noqa: E402
-from spo_rlhf.core.partition import PROB_THRESHOLD, PartitionConfig, inner_states, newline_boundaries  # noqa: E402
-from spo_rlhf.core.tree import TreeShape  # noqa: E402
-from spo_rlhf.errors import UserError  # noqa: E402
-from spo_rlhf.graders.grade import grade_here  # noqa: E402
-from spo_rlhf.rollout.chain import PromptRollout  # noqa: E402
-from spo_rlhf.rollout.texts import token_texts  # noqa: E402
-from spo_rlhf.rollout.tree import TreeRollout  # noqa: E402
+from spo_rlhf.cli import prepare
+from spo_rlhf.core import tree as tree_core
+from spo_rlhf.core import values
+from spo_rlhf.core.loss import policy_mask
+from spo_rlhf.core.partition import PROB_THRESHOLD, PartitionConfig, inner_states, newline_boundaries
+from spo_rlhf.core.tree import TreeShape
+from spo_rlhf.errors import UserError
+from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.host.console import Console, duration
+from spo_rlhf.host.files import write_json
+from spo_rlhf.rollout.chain import PromptRollout
+from spo_rlhf.rollout.texts import token_texts
+from spo_rlhf.rollout.tree import TreeRollout
 
 PROGRAM = "gradient_noise"
 MICRO_BATCH = 128
@@ -167,11 +167,16 @@ def coverage(setting: Setting, tokens: list[int], prefix: tuple[int, ...], text_
 def gradient(model, pieces: list[Piece], threshold: float | None) -> np.ndarray:
     """Gradient (D,) of sum_t M_t A_t log pi_t over all pieces."""
     model.zero_grad()
-    pieces = sorted((piece for piece in pieces if piece.adv_T.any()), key=lambda piece: len(piece.context) + len(piece.token_T))
+    pieces = sorted(
+        (piece for piece in pieces if piece.adv_T.any()), key=lambda piece: len(piece.context) + len(piece.token_T)
+    )
     for start in range(0, len(pieces), MICRO_BATCH):
         batch = pieces[start : start + MICRO_BATCH]
         width = max(len(piece.context) + len(piece.token_T) for piece in batch)
-        ids, attention = torch.zeros(len(batch), width, dtype=torch.long), torch.zeros(len(batch), width, dtype=torch.long)
+        ids, attention = (
+            torch.zeros(len(batch), width, dtype=torch.long),
+            torch.zeros(len(batch), width, dtype=torch.long),
+        )
         adv, old, own = (torch.zeros(len(batch), width - 1) for _ in range(3))
         for row, piece in enumerate(batch):
             first, end = len(piece.context), len(piece.context) + len(piece.token_T)
@@ -186,7 +191,9 @@ def gradient(model, pieces: list[Piece], threshold: float | None) -> np.ndarray:
     return torch.cat([part.flatten() for part in parts]).numpy().copy()
 
 
-def measure(model, tokenizer, task, rows: list[dict], setting: Setting, args: argparse.Namespace, max_tokens: int, report) -> dict:
+def measure(
+    model, tokenizer, task, rows: list[dict], setting: Setting, args: argparse.Namespace, max_tokens: int, report
+) -> dict:
     """`args.repeats` gradients from `args.prompts` prompts each, no prompt twice in one: their noise, its error, tokens."""
     engine, rng = TorchEngine(model, tokenizer), np.random.default_rng(args.seed)
     torch.manual_seed(args.seed)
@@ -200,7 +207,9 @@ def measure(model, tokenizer, task, rows: list[dict], setting: Setting, args: ar
 
         sampled = asyncio.run(sample_all())
         tokens += sum(number for _, number in sampled)
-        gradient_RD.append(gradient(model, [piece for pieces, _ in sampled for piece in pieces], setting.mask) / args.prompts)
+        gradient_RD.append(
+            gradient(model, [piece for pieces, _ in sampled for piece in pieces], setting.mask) / args.prompts
+        )
         report(repeat + 1)
     gradient_RD = np.stack(gradient_RD).astype(np.float64)
     # Unbiased: each squared deviation from the mean of the *others*, times (R - 1) / R, has the variance as its expectation.
@@ -221,15 +230,28 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES
     )
     parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="results.json and results.md go there")
-    parser.add_argument("--match", action="append", metavar="TEXT",
-                        help="only methods with this in their names, and the reference of each group; may be given again")  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="results.json and results.md go there"
+    )
+    parser.add_argument(
+        "--match",
+        action="append",
+        metavar="TEXT",
+        help="only methods with this in their names, and the reference of each group; may be given again",
+    )
     parser.add_argument("--prompts", type=int, default=16, metavar="N", help="in an estimate; default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=12, metavar="N", help="estimates of a method; default: %(default)s")
+    parser.add_argument(
+        "--repeats", type=int, default=12, metavar="N", help="estimates of a method; default: %(default)s"
+    )
     parser.add_argument("--segment-tokens", type=int, default=10, metavar="N", help="of a tree; default: %(default)s")
     parser.add_argument("--intervals", default="1,2,3,5", metavar="A,B", help="between cutpoints; default: %(default)s")
-    parser.add_argument("--interval", type=int, default=3, metavar="N",
-                        help="the one at which responses and rollouts vary; default: %(default)s")  # fmt: skip
+    parser.add_argument(
+        "--interval",
+        type=int,
+        default=3,
+        metavar="N",
+        help="the one at which responses and rollouts vary; default: %(default)s",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
     return parser.parse_args(argv)
@@ -270,9 +292,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
         prepared = json.loads((args.task / "prepare.json").read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in (args.task / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     except OSError:
-        raise UserError(f"--task {args.task}: no prepare.json and train.jsonl; make it with spo_rlhf.cli.prepare") from None
+        raise UserError(
+            f"--task {args.task}: no prepare.json and train.jsonl; make it with spo_rlhf.cli.prepare"
+        ) from None
     if len(rows) < args.prompts:
-        raise UserError(f"--task {args.task}: has {len(rows)} problems for training, fewer than --prompts {args.prompts}")
+        raise UserError(
+            f"--task {args.task}: has {len(rows)} problems for training, fewer than --prompts {args.prompts}"
+        )
     task = prepare.TASKS[prepared["settings"]["task"]]
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -282,12 +308,18 @@ def run(args: argparse.Namespace, console: Console) -> None:
     references: dict[float | None, dict[str, float]] = {}  # of each group, by its mask
     told = {name: str(value) for name, value in vars(args).items()}
     args.output.mkdir(parents=True, exist_ok=True)
-    chosen = {name: setting for name, setting in known.items() if name in REFERENCES or any(text in name for text in args.match or [""])}
+    chosen = {
+        name: setting
+        for name, setting in known.items()
+        if name in REFERENCES or any(text in name for text in args.match or [""])
+    }
     for number, (name, setting) in enumerate(chosen.items(), start=1):
         start = time.monotonic()
 
         def report(repeat: int) -> None:
-            console.status(f"[{number}/{len(chosen)}] {name}  {repeat}/{args.repeats}  {duration(time.monotonic() - start)}")
+            console.status(
+                f"[{number}/{len(chosen)}] {name}  {repeat}/{args.repeats}  {duration(time.monotonic() - start)}"
+            )
 
         measured = measure(model, tokenizer, task, rows, setting, args, prepared["warm_up"]["max_new_tokens"], report)
         reference = references.setdefault(setting.mask, measured)
@@ -297,7 +329,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         both = float(np.hypot(measured["noise_error"], reference["noise_error"]))
         error = 0.0 if measured is reference else relative * both
         results[name] = {**measured, "relative": relative, "error": error, "seconds": time.monotonic() - start}
-        console.line(f"[{number}/{len(chosen)}] {name}  {relative:.2f} of RLOO's tokens  {duration(results[name]['seconds'])}")
+        console.line(
+            f"[{number}/{len(chosen)}] {name}  {relative:.2f} of RLOO's tokens  {duration(results[name]['seconds'])}"
+        )
         # After each method: what is measured is kept, whatever ends the command.
         write_json(args.output / "results.json", {"settings": told, "task": prepared, "results": results})
         (args.output / "results.md").write_text("\n".join(table(results)) + "\n", encoding="utf-8")

@@ -19,15 +19,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not installed
 
-import report  # noqa: E402
-import study  # noqa: E402
+import report
+import study
 
-from spo_rlhf.cli.console import Console, count, duration  # noqa: E402
-from spo_rlhf.cli.record import write_json  # noqa: E402
-from spo_rlhf.errors import UserError  # noqa: E402
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.console import Console, count, duration
+from spo_rlhf.host.files import write_json
 
 PROGRAM = "learning_curves"
-QUICK = {"seeds": 1, "budget_tokens": 60_000, "points": 3, "warm_up_seconds": 240.0, "methods": "grpo,spo_chain", "tasks": "arithmetic-short"}
+QUICK = {
+    "seeds": 1,
+    "budget_tokens": 60_000,
+    "points": 3,
+    "warm_up_seconds": 240.0,
+    "methods": "grpo,spo_chain",
+    "tasks": "arithmetic-short",
+}
 DEFAULT_TASKS = ("arithmetic-short", "arithmetic-long", "knights_knaves")
 PACKAGES = ("openrlhf", "ray", "deepspeed", "torch", "transformers")
 SWITCHES = {"true": True, "false": False}
@@ -45,22 +52,58 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES
     )
-    parser.add_argument("--methods", metavar="A,B", help=f"of {', '.join(study.METHODS)}; default: {', '.join(study.DEFAULT_METHODS)}")
-    parser.add_argument("--task", dest="tasks", metavar="A,B", help=f"of {', '.join(study.TASKS)}; default: {', '.join(DEFAULT_TASKS)}")
+    parser.add_argument(
+        "--methods", metavar="A,B", help=f"of {', '.join(study.METHODS)}; default: {', '.join(study.DEFAULT_METHODS)}"
+    )
+    parser.add_argument(
+        "--task", dest="tasks", metavar="A,B", help=f"of {', '.join(study.TASKS)}; default: {', '.join(DEFAULT_TASKS)}"
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each; default: 3")
-    parser.add_argument("--budget-tokens", type=int, metavar="N", help="tokens generated in a run, Monte Carlo included; default: 600000")
+    parser.add_argument(
+        "--budget-tokens",
+        type=int,
+        metavar="N",
+        help="tokens generated in a run, Monte Carlo included; default: 600000",
+    )
     parser.add_argument("--points", type=int, metavar="N", help="evaluations in a run, about; default: 8")
-    parser.add_argument("--warm-up-seconds", type=float, metavar="S", help="of supervised training of a task's model, at most; default: 1800")
-    parser.add_argument("--vary", action="append", default=[], metavar="OPTION=A,B",
-                        help="run each method once with each value (A|B where a value has commas); `prompts` and `responses` are the batch")  # fmt: skip
-    parser.add_argument("--stability", action="store_true", help="a learning rate 10 times too high and two epochs in 4 batches")
-    parser.add_argument("--parallel", type=int, default=1, metavar="N",
-                        help="runs at a time, each with its share of the cores; seconds compare only at one N; default: 1")  # fmt: skip
+    parser.add_argument(
+        "--warm-up-seconds",
+        type=float,
+        metavar="S",
+        help="of supervised training of a task's model, at most; default: 1800",
+    )
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="OPTION=A,B",
+        help="run each method once with each value (A|B where a value has commas); `prompts` and `responses` are the batch",
+    )
+    parser.add_argument(
+        "--stability", action="store_true", help="a learning rate 10 times too high and two epochs in 4 batches"
+    )
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, each with its share of the cores; seconds compare only at one N; default: 1",
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, two methods, one task, a small budget")
-    parser.add_argument("--output", type=Path, default=Path("runs/learning_curves"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--collect", action="store_true", help="run nothing; results of all finished runs of --task, whatever their settings")
-    parser.add_argument("--only", metavar="A,B", help="with --collect: runs of these methods alone, named as in the table")
-    parser.add_argument("--baseline", metavar="METHOD", help="what the table compares with; default: the first of the methods")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/learning_curves"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--collect",
+        action="store_true",
+        help="run nothing; results of all finished runs of --task, whatever their settings",
+    )
+    parser.add_argument(
+        "--only", metavar="A,B", help="with --collect: runs of these methods alone, named as in the table"
+    )
+    parser.add_argument(
+        "--baseline", metavar="METHOD", help="what the table compares with; default: the first of the methods"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
     args = parser.parse_args(argv)
@@ -106,7 +149,9 @@ def variants(args: argparse.Namespace) -> dict[str, study.Method]:
         if not equals or not listed:
             raise UserError(f"--vary {text}: give OPTION=VALUE,VALUE, for instance spo.cutpoint_interval=1,3,5")
         found = {
-            f"{name}:{option.rpartition('.')[2]}={value}": method.with_options({option: SWITCHES.get(value.lower(), value)})
+            f"{name}:{option.rpartition('.')[2]}={value}": method.with_options(
+                {option: SWITCHES.get(value.lower(), value)}
+            )
             for name, method in found.items()
             for value in filter(None, split(listed))
         }
@@ -253,12 +298,18 @@ def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks:
     failed = [one for one in ended if isinstance(one, UserError)]
     write_results(args, [one for one in ended if isinstance(one, dict)], console)
     if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, the same command tries them again; the first: {failed[0]}")
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} runs failed, the same command tries them again; the first: {failed[0]}"
+        )
 
 
 def collect(args: argparse.Namespace, tasks: list[str], console: Console) -> None:
     """Results of every finished run of these tasks under --output, whatever command made it."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for task in tasks for path in sorted(args.output.glob(f"{task}/*/result.json"))]
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for task in tasks
+        for path in sorted(args.output.glob(f"{task}/*/result.json"))
+    ]
     if not found:
         raise UserError(f"--output {args.output}: no finished run of {', '.join(tasks)} there")
     if args.only:

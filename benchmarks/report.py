@@ -85,7 +85,9 @@ def table(task: str, methods: dict[str, list[dict]]) -> list[str]:
 
 def reward_table(methods: dict[str, list[dict]]) -> list[str]:
     """Markdown lines: late reward of all tokens, of equal seconds and of equal iterations (those of the shortest run)."""
-    shortest = {axis: min(run["steps"][-1][axis] for runs in methods.values() for run in runs) for axis in ("seconds", "step")}
+    shortest = {
+        axis: min(run["steps"][-1][axis] for runs in methods.values() for run in runs) for axis in ("seconds", "step")
+    }
     measures = {
         "of all tokens": late_reward,
         f"of {shortest['seconds']:.0f} s": lambda run: late_reward(run, "seconds", shortest["seconds"]),
@@ -108,7 +110,9 @@ def draw(task: str, methods: dict[str, list[dict]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    for axes, axis, label in zip(panels, ("tokens", "seconds"), ("generated tokens, Monte Carlo included", "seconds of training")):
+    for axes, axis, label in zip(
+        panels, ("tokens", "seconds"), ("generated tokens, Monte Carlo included", "seconds of training")
+    ):
         for number, (method, runs) in enumerate(methods.items()):
             end = min(run["accuracy"][-1][axis] for run in runs)
             grid = np.linspace(0, end, 60)

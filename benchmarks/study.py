@@ -110,7 +110,15 @@ METHODS = {
     ),
     "gspo": Method(64, 8, {**GROUP, "spo.ratio_level": "sequence", "spo.clip_low": 0.01, "spo.clip_high": 0.01}),
     "sspo": Method(
-        64, 8, {**GROUP, "spo.ratio_level": "subsentence", "spo.clip_low": 0.05, "spo.clip_high": 0.05, "spo.entropy_clip": 0.5}
+        64,
+        8,
+        {
+            **GROUP,
+            "spo.ratio_level": "subsentence",
+            "spo.clip_low": 0.05,
+            "spo.clip_high": 0.05,
+            "spo.entropy_clip": 0.5,
+        },
     ),
     "spo_chain_segment": Method(64, 4, {**CHAIN, "spo.partition": "cutpoint", "spo.ratio_level": "segment"}),
 }
@@ -140,7 +148,9 @@ def prepare_command(task: Task, folder: Path, seconds: float) -> list[str]:
     return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.prepare", *options, *task.prepare]
 
 
-def train_command(task: Task, method: Method, folder: Path, run: Path, *, seed: int, budget: int, points: int) -> list[str]:
+def train_command(
+    task: Task, method: Method, folder: Path, run: Path, *, seed: int, budget: int, points: int
+) -> list[str]:
     """spo-train for one run; about `points` evaluations, the first and last one included."""
     prepared = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
     new_tokens = prepared["warm_up"]["max_new_tokens"]
@@ -215,7 +225,14 @@ def read_run(run: Path) -> dict[str, Any]:
             batches = metrics["rollout/num_samples"] * config["train.max_epochs"] / config["train.batch_size"]
             optimizer_steps += batches - metrics["skipped_steps"]
             names = ("rollout/reward_mean", "ppo_kl", "ppo_clip_ratio", "mask_density", "actor_grad_norm")
-            curve.append({"step": event["step"], "tokens": tokens, "seconds": seconds, **{name: metrics.get(name) for name in names}})
+            curve.append(
+                {
+                    "step": event["step"],
+                    "tokens": tokens,
+                    "seconds": seconds,
+                    **{name: metrics.get(name) for name in names},
+                }
+            )
         elif event["event"] == "eval":
             accuracy = [value for name, value in metrics.items() if name.endswith("_pass1")]
             points.append({"step": event["step"], "tokens": tokens, "seconds": seconds, "accuracy": accuracy[0]})

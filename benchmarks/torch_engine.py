@@ -1,7 +1,7 @@
 """An engine without Ray and vLLM, for measurements on one small model: requests that wait together are one batch."""
 
 import asyncio
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -41,9 +41,16 @@ class TorchEngine:
             {"input_ids": [state for state, *_ in batch]}, padding_side="left", return_tensors="pt"
         )
         out = self.model.generate(
-            **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max(r[1] for r in batch),
-            output_logits=True, return_dict_in_generate=True, pad_token_id=self.tokenizer.pad_token_id,
-        )  # fmt: skip
+            **inputs,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=max(r[1] for r in batch),
+            output_logits=True,
+            return_dict_in_generate=True,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
         tokens = out.sequences[:, inputs["input_ids"].shape[1] :]
         logps = torch.stack(out.logits, 1).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
         completions = []

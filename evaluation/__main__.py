@@ -14,7 +14,7 @@ from evaluation.prompts import PROMPTS
 from evaluation.settings import RunOptions, RunSettings
 from evaluation.tasks import TASKS
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.grade import MODES
+from spo_rlhf.graders.verdict import MODES
 
 PRESETS = {
     # How the long-context table of the paper was made; the budget is "total" there as it is by default.
@@ -117,31 +117,59 @@ def _add_run(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     add("--limit", type=positive, metavar="N", help="first problems of each task only")
     add = sub.add_argument_group("lengths").add_argument
     add("--contexts", type=integers, default=(32768,), metavar="N,N", help="limits in tokens (default: 32768)")
-    add("--budget", choices=("total", "response"), default=RunSettings.budget,
-        help="a limit counts the prompt (total) or not (default: %(default)s)")  # fmt: skip
+    add(
+        "--budget",
+        choices=("total", "response"),
+        default=RunSettings.budget,
+        help="a limit counts the prompt (total) or not (default: %(default)s)",
+    )
     add("--separate-contexts", action="store_true", help="sample once per context, cut nothing")
     add("--no-curve", dest="curve", action="store_false", help="grade at --contexts only, not between them")
     add = sub.add_argument_group("sampling").add_argument
-    add("--samples", type=positive, default=RunSettings.samples, metavar="N",
-        help="responses per problem (default: %(default)s)")  # fmt: skip
+    add(
+        "--samples",
+        type=positive,
+        default=RunSettings.samples,
+        metavar="N",
+        help="responses per problem (default: %(default)s)",
+    )
     add("--temperature", type=float, default=RunSettings.temperature, metavar="T", help="(default: %(default)s)")
     add("--top-p", type=float, default=RunSettings.top_p, metavar="P", help="(default: %(default)s)")
     add("--seed", type=int, default=RunSettings.seed, metavar="N", help="(default: %(default)s)")
     add = sub.add_argument_group("prompt").add_argument
     add("--prompt", help=f"{', '.join(PROMPTS)}, or a file with {{problem}} in it (default: the task's own)")
     add("--system", metavar="TEXT", help="system message")
-    add("--chat-template", default=RunSettings.chat_template, metavar="T",
-        help="auto (the model's), none, or a Jinja file (default: %(default)s)")  # fmt: skip
+    add(
+        "--chat-template",
+        default=RunSettings.chat_template,
+        metavar="T",
+        help="auto (the model's), none, or a Jinja file (default: %(default)s)",
+    )
     add("--few-shot", type=int, default=RunSettings.few_shot, metavar="K", help="K solved examples first")
     add("--few-shot-file", metavar="FILE", help='JSONL with "problem" and "solution"')
     add = sub.add_argument_group("engine").add_argument
     add("--dtype", default=RunSettings.dtype, help="weights' type in vLLM (without a GPU always float32)")
-    add("--data-parallel", type=positive, default=RunOptions.data_parallel, metavar="N",
-        help="engines, one per GPU (or per --tensor-parallel GPUs), through Ray (default: %(default)s)")  # fmt: skip
-    add("--tensor-parallel", type=positive, default=RunOptions.tensor_parallel, metavar="N",
-        help="GPUs per engine (default: %(default)s)")  # fmt: skip
-    add("--gpu-memory-utilization", type=float, default=RunOptions.gpu_memory_utilization, metavar="SHARE",
-        help="(default: %(default)s)")  # fmt: skip
+    add(
+        "--data-parallel",
+        type=positive,
+        default=RunOptions.data_parallel,
+        metavar="N",
+        help="engines, one per GPU (or per --tensor-parallel GPUs), through Ray (default: %(default)s)",
+    )
+    add(
+        "--tensor-parallel",
+        type=positive,
+        default=RunOptions.tensor_parallel,
+        metavar="N",
+        help="GPUs per engine (default: %(default)s)",
+    )
+    add(
+        "--gpu-memory-utilization",
+        type=float,
+        default=RunOptions.gpu_memory_utilization,
+        metavar="SHARE",
+        help="(default: %(default)s)",
+    )
     add("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     add("--workers", type=positive, metavar="N", help="grading processes (default: one less than the cores)")
     add("--quiet", action="store_true", help="no progress bar")

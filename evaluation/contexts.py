@@ -5,8 +5,9 @@ distributed as a response of a run with limit n. One generation at the longest c
 every shorter one.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Literal, Sequence
+from typing import Any, Literal
 
 Budget = Literal["total", "response"]
 CURVE_POINTS_PER_DOUBLING = 2

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.grade import Grader, Mode
+from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.graders.roles import stated_roles
-from spo_rlhf.sampling.store import read_jsonl, write_jsonl
+from spo_rlhf.graders.verdict import Mode
+from spo_rlhf.host.files import read_jsonl, write_jsonl
 
 IN_FLIGHT = 64
 T = TypeVar("T")
@@ -74,7 +75,5 @@ def run_grade(args: argparse.Namespace) -> None:
     with Grader(workers=1) as grader:
         grade = _submit(grader, args.gold, args.pred, args.problem, args.mode).result()
     print(
-        json.dumps(
-            {"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}, ensure_ascii=False
-        )
+        json.dumps({"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}, ensure_ascii=False)
     )

@@ -9,7 +9,7 @@ from typing import Any
 import xxhash
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.sampling.store import read_jsonl
+from spo_rlhf.host.files import read_jsonl
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE as ARITHMETIC_TEMPLATE
 from spo_rlhf.tasks.knights_knaves import PROMPT_TEMPLATE as ROLES_TEMPLATE
 

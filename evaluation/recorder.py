@@ -14,9 +14,10 @@ from evaluation.contexts import as_rows, cut_response, grades_needed
 from evaluation.settings import RunSettings
 from evaluation.tasks import LoadedTask, Problem
 from spo_rlhf.graders.extract import opens_thought
-from spo_rlhf.graders.grade import MODES, Grade, Grader, Mode
+from spo_rlhf.graders.parallel import Grader
+from spo_rlhf.graders.verdict import MODES, Mode, Verdict
 from spo_rlhf.sampling.engine import Response
-from spo_rlhf.sampling.store import SampleLog
+from spo_rlhf.sampling.sample_log import SampleLog
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,7 @@ def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode,
 def collect_grades(futures: dict[int, dict[Mode, Future]]) -> dict[int, dict[str, Any]]:
     """The results of `submit_grades` per number of characters, ready for a samples file."""
 
-    def plain(grade: Grade) -> dict[str, Any]:
+    def plain(grade: Verdict) -> dict[str, Any]:
         return {"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}
 
-    return {
-        chars: {mode: plain(future.result()) for mode, future in modes.items()} for chars, modes in futures.items()
-    }
+    return {chars: {mode: plain(future.result()) for mode, future in modes.items()} for chars, modes in futures.items()}

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from evaluation.tables import Run, cells, comparisons, load_runs, notes, sections
 from spo_rlhf.errors import UserError
-from spo_rlhf.sampling.store import write_json
+from spo_rlhf.host.files import write_json
 
 MAX_TICKS = 8
 FORMATS = ("md", "html", "png", "json")
@@ -64,9 +64,7 @@ def curves(
     for run in runs:
         for task, known in run.value["tasks"].items():
             source = known["curve"] or {context: summary for context, summary in known["contexts"].items()}
-            points = [
-                (int(context), at[mode]["pass@1"], *at[mode]["interval"]) for context, at in source.items() if at
-            ]
+            points = [(int(context), at[mode]["pass@1"], *at[mode]["interval"]) for context, at in source.items() if at]
             lines.setdefault(task, {})[run.label] = sorted(points)
     return lines
 

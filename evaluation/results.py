@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation.stats import bootstrap_interval, majority_score, pass_at_k
-from spo_rlhf.graders.grade import MODES
 from spo_rlhf.graders.normalize import normalize, squash
+from spo_rlhf.graders.verdict import MODES
 
 MAX_KEY_CHARS = 200  # of an extracted answer, when answers are counted for the majority vote
 

@@ -12,9 +12,9 @@ from evaluation.settings import SAMPLE_KEY, RunOptions, RunSettings, check_folde
 from evaluation.stored import write_results
 from evaluation.tasks import LoadedTask, load_task
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.grade import Grader
+from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
-from spo_rlhf.sampling.store import SampleLog
+from spo_rlhf.sampling.sample_log import SampleLog
 
 
 def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
@@ -37,9 +37,7 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
             "--tasks: these tasks' prompts end differently (stop strings); run them apart, or give one --prompt"
         )
     check_folder(settings, options.output)
-    logs = {
-        task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks
-    }
+    logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks}
     requests, items = _requests(settings, prompted, logs)
 
     recorder = Recorder(

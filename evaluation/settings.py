@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluation.contexts import Budget, curve_contexts
 from spo_rlhf.errors import UserError
-from spo_rlhf.sampling.store import read_json, write_json
+from spo_rlhf.host.files import read_json, write_json
 
 # What a sample is told apart by: problem id, number of the sample, context it was generated for.
 SAMPLE_KEY = ("id", "sample", "context")

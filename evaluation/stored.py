@@ -9,8 +9,8 @@ from typing import Any
 from evaluation.recorder import collect_grades, submit_grades
 from evaluation.results import results
 from evaluation.settings import RunSettings, graded_contexts
-from spo_rlhf.graders.grade import Grader
-from spo_rlhf.sampling.store import read_json, read_jsonl, write_json, write_jsonl
+from spo_rlhf.graders.parallel import Grader
+from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
 
 VERSIONS = (
     "vllm",

@@ -8,8 +8,8 @@ from typing import Any
 from evaluation.paper import published
 from evaluation.results import problem_scores
 from evaluation.stats import mcnemar, paired_difference
-from spo_rlhf.graders.grade import MODES
-from spo_rlhf.sampling.store import read_json, read_jsonl
+from spo_rlhf.graders.verdict import MODES
+from spo_rlhf.host.files import read_json, read_jsonl
 
 HEADER = [
     "model",

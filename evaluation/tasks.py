@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.grade import Kind
-from spo_rlhf.sampling.store import read_jsonl
+from spo_rlhf.graders.verdict import Kind
+from spo_rlhf.host.files import read_jsonl
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import argparse
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from spo_rlhf.cli.presets import PRESETS
 from spo_rlhf.core.partition import CUTPOINT_INTERVAL, PARTITIONS, PROB_THRESHOLD, PartitionConfig
 from spo_rlhf.core.tree import ADVANTAGES as TREE_ADVANTAGES
 from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.core.units import RATIO_LEVELS
 from spo_rlhf.errors import UserError
-from spo_rlhf.presets import PRESETS
 
 MODES = ("chain", "tree", "group")
 SEGMENT_MODES = ("chain", "tree")  # segments have advantages of their own, which come with the samples
@@ -41,7 +41,14 @@ PARTITION_OPTIONS = {"cutpoint_interval": "cutpoint", "segment_length": "fixed",
 PARTITION_NEEDS = {"fixed": "segment_length", "segments": "segment_count"}
 # Options of one mode have no meaning in the others.
 MODE_OPTIONS = {
-    "chain": ("partition", "cutpoint_interval", "segment_length", "segment_count", "mc_rollouts", "train_continuations"),
+    "chain": (
+        "partition",
+        "cutpoint_interval",
+        "segment_length",
+        "segment_count",
+        "mc_rollouts",
+        "train_continuations",
+    ),
     "tree": ("tree_branching", "tree_segment_tokens", "tree_advantage", "replay_max_age", "replay_per_prompt"),
 }
 
@@ -85,62 +92,162 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     def option(name: str, **kwargs) -> None:
         group.add_argument(f"--spo.{name}", **kwargs)
 
-    option("mode", choices=MODES, default="chain", help="chain: segment advantages from Monte Carlo values, no critic; "
-           "tree: segment advantages from a tree of responses, whose nodes are all trained; "
-           "group: one advantage per response by --algo.advantage.estimator (GRPO unless set)")  # fmt: skip
-    option("preset", choices=sorted(PRESETS), default=None,
-           help="settings by name, for what the command does not set itself; paper: those of the paper's runs (spo_rlhf/presets.py)")  # fmt: skip
+    option(
+        "mode",
+        choices=MODES,
+        default="chain",
+        help="chain: segment advantages from Monte Carlo values, no critic; "
+        "tree: segment advantages from a tree of responses, whose nodes are all trained; "
+        "group: one advantage per response by --algo.advantage.estimator (GRPO unless set)",
+    )
+    option(
+        "preset",
+        choices=sorted(PRESETS),
+        default=None,
+        help="settings by name, for what the command does not set itself; paper: those of the paper's runs (spo_rlhf/presets.py)",
+    )
     option("partition", choices=sorted(PARTITIONS), default="cutpoint", help="how a response is cut into segments")
-    option("cutpoint_interval", type=int, default=None, metavar="I",
-           help=f"cutpoints per segment, --spo.partition cutpoint (default: {CUTPOINT_INTERVAL})")  # fmt: skip
-    option("prob_threshold", type=float, default=PROB_THRESHOLD, metavar="RHO",
-           help="a token is a cutpoint, and passes the probability mask, where the policy gave it less than this")  # fmt: skip
+    option(
+        "cutpoint_interval",
+        type=int,
+        default=None,
+        metavar="I",
+        help=f"cutpoints per segment, --spo.partition cutpoint (default: {CUTPOINT_INTERVAL})",
+    )
+    option(
+        "prob_threshold",
+        type=float,
+        default=PROB_THRESHOLD,
+        metavar="RHO",
+        help="a token is a cutpoint, and passes the probability mask, where the policy gave it less than this",
+    )
     option("segment_length", type=int, default=None, metavar="L", help="tokens per segment, --spo.partition fixed")
     option("segment_count", type=int, default=None, metavar="N", help="segments per response, --spo.partition segments")
     option("mc_rollouts", type=int, default=9, metavar="R", help="Monte Carlo continuations per segment boundary")
-    option("train_continuations", action=argparse.BooleanOptionalAction, default=False,
-           help="train on the Monte Carlo continuations as well, each against its siblings from the same state; they fill up the "
-           "batch, in place of responses without an advantage; --spo.mode chain")  # fmt: skip
-    option("tree_branching", type=_whole_numbers, default=None, metavar="B1,B2,..",
-           help=f"children of a node by level, --spo.mode tree (default: {DEFAULT_BRANCHING})")  # fmt: skip
-    option("tree_segment_tokens", type=_whole_numbers, default=None, metavar="M[,M2,..]",
-           help="tokens of a segment, one number or one for each level but the last, which goes on to the end; --spo.mode tree")  # fmt: skip
-    option("tree_advantage", choices=sorted(TREE_ADVANTAGES), default="mean",
-           help="against the value of the parent, against the other siblings, or over the siblings' standard deviation")  # fmt: skip
-    option("replay_max_age", type=int, default=REPLAY_MAX_AGE, metavar="N",
-           help="iterations that a tree's nodes may wait to be trained, --spo.mode tree; 1: no replay")  # fmt: skip
-    option("replay_per_prompt", type=int, default=REPLAY_PER_PROMPT, metavar="N",
-           help="nodes of one prompt in an iteration, --spo.mode tree; 0: no limit. All prompts together: "
-           "--rollout.batch_size x --rollout.n_samples_per_prompt")  # fmt: skip
-    option("prob_mask", action=argparse.BooleanOptionalAction, default=None,
-           help="train only tokens below the threshold (default: on with chain and tree, off with group)")  # fmt: skip
-    option("kl_scope", choices=KL_SCOPES, default="all",
-           help="tokens under the KL loss: all trained tokens, or only those that pass the probability mask")  # fmt: skip
-    option("advantage_norm", choices=ADVANTAGE_NORMS, default="none",
-           help="batch: whiten advantages over the unmasked tokens of the whole rollout batch")  # fmt: skip
-    option("ratio_level", choices=RATIO_LEVELS, default="token",
-           help="tokens that share one importance ratio, the geometric mean of theirs: each its own, those of a segment, of a "
-           "subsentence, or of the whole sample (GSPO)")  # fmt: skip
-    option("clip_low", type=float, default=None, metavar="EPS",
-           help="ratios are clipped below 1 - EPS (default: --actor.eps_clip)")  # fmt: skip
-    option("clip_high", type=float, default=None, metavar="EPS",
-           help="ratios are clipped above 1 + EPS (default: --actor.eps_clip)")  # fmt: skip
-    option("dual_clip", type=float, default=None, metavar="C",
-           help="above 1: bound the loss at -C x advantage where the advantage is negative")  # fmt: skip
-    option("entropy_clip", type=float, default=0.0, metavar="ALPHA",
-           help="0 to 1: clip bounds times 1 + ALPHA z, z in [-1, 1] from the unit's entropy (wider where it is high)")  # fmt: skip
-    option("token_budget", type=int, default=None, metavar="N",
-           help="stop after the step in which the tokens generated for training, Monte Carlo included, reach N")  # fmt: skip
+    option(
+        "train_continuations",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="train on the Monte Carlo continuations as well, each against its siblings from the same state; they fill up the "
+        "batch, in place of responses without an advantage; --spo.mode chain",
+    )
+    option(
+        "tree_branching",
+        type=_whole_numbers,
+        default=None,
+        metavar="B1,B2,..",
+        help=f"children of a node by level, --spo.mode tree (default: {DEFAULT_BRANCHING})",
+    )
+    option(
+        "tree_segment_tokens",
+        type=_whole_numbers,
+        default=None,
+        metavar="M[,M2,..]",
+        help="tokens of a segment, one number or one for each level but the last, which goes on to the end; --spo.mode tree",
+    )
+    option(
+        "tree_advantage",
+        choices=sorted(TREE_ADVANTAGES),
+        default="mean",
+        help="against the value of the parent, against the other siblings, or over the siblings' standard deviation",
+    )
+    option(
+        "replay_max_age",
+        type=int,
+        default=REPLAY_MAX_AGE,
+        metavar="N",
+        help="iterations that a tree's nodes may wait to be trained, --spo.mode tree; 1: no replay",
+    )
+    option(
+        "replay_per_prompt",
+        type=int,
+        default=REPLAY_PER_PROMPT,
+        metavar="N",
+        help="nodes of one prompt in an iteration, --spo.mode tree; 0: no limit. All prompts together: "
+        "--rollout.batch_size x --rollout.n_samples_per_prompt",
+    )
+    option(
+        "prob_mask",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train only tokens below the threshold (default: on with chain and tree, off with group)",
+    )
+    option(
+        "kl_scope",
+        choices=KL_SCOPES,
+        default="all",
+        help="tokens under the KL loss: all trained tokens, or only those that pass the probability mask",
+    )
+    option(
+        "advantage_norm",
+        choices=ADVANTAGE_NORMS,
+        default="none",
+        help="batch: whiten advantages over the unmasked tokens of the whole rollout batch",
+    )
+    option(
+        "ratio_level",
+        choices=RATIO_LEVELS,
+        default="token",
+        help="tokens that share one importance ratio, the geometric mean of theirs: each its own, those of a segment, of a "
+        "subsentence, or of the whole sample (GSPO)",
+    )
+    option(
+        "clip_low",
+        type=float,
+        default=None,
+        metavar="EPS",
+        help="ratios are clipped below 1 - EPS (default: --actor.eps_clip)",
+    )
+    option(
+        "clip_high",
+        type=float,
+        default=None,
+        metavar="EPS",
+        help="ratios are clipped above 1 + EPS (default: --actor.eps_clip)",
+    )
+    option(
+        "dual_clip",
+        type=float,
+        default=None,
+        metavar="C",
+        help="above 1: bound the loss at -C x advantage where the advantage is negative",
+    )
+    option(
+        "entropy_clip",
+        type=float,
+        default=0.0,
+        metavar="ALPHA",
+        help="0 to 1: clip bounds times 1 + ALPHA z, z in [-1, 1] from the unit's entropy (wider where it is high)",
+    )
+    option(
+        "token_budget",
+        type=int,
+        default=None,
+        metavar="N",
+        help="stop after the step in which the tokens generated for training, Monte Carlo included, reach N",
+    )
     option("reward_timeout", type=float, default=10.0, metavar="S", help="seconds a reward may take; then it is 0")
     option("reward_workers", type=int, default=2, metavar="N", help="reward processes per engine")
     option("max_num_seqs", type=int, default=512, metavar="N", help="sequences in flight per vLLM engine")
-    option("eval_ends", action=argparse.BooleanOptionalAction, default=True,
-           help="evaluate before the first and after the last step, where --eval.dataset is given")  # fmt: skip
-    option("run_dir", default=None, metavar="DIR",
-           help="where metrics.jsonl, config.json, summary.json and train.log go (default: runs/<date>-<time>)")  # fmt: skip
+    option(
+        "eval_ends",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="evaluate before the first and after the last step, where --eval.dataset is given",
+    )
+    option(
+        "run_dir",
+        default=None,
+        metavar="DIR",
+        help="where metrics.jsonl, config.json, summary.json and train.log go (default: runs/<date>-<time>)",
+    )
     option("verbose", action="store_true", help="leave the log of Ray, vLLM and DeepSpeed on the terminal as well")
-    parser.add_argument("--dry-run", action="store_true", dest="dry_run",
-                        help="parse, validate, print the resolved configuration and the placement; start nothing")  # fmt: skip
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        dest="dry_run",
+        help="parse, validate, print the resolved configuration and the placement; start nothing",
+    )
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
@@ -177,25 +284,41 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
 
     mode = options["spo.mode"]
     if options["train.async_enable"]:
-        raise UserError("--train.async_enable does not go with --spo.mode: rollouts and training alternate; leave it out")
+        raise UserError(
+            "--train.async_enable does not go with --spo.mode: rollouts and training alternate; leave it out"
+        )
     for other, names in MODE_OPTIONS.items():
         for name in names if other != mode else ():
             if f"spo.{name}" in explicit:
-                raise UserError(f"--spo.{name} has no meaning with --spo.mode {mode}; leave it out or use --spo.mode {other}")
+                raise UserError(
+                    f"--spo.{name} has no meaning with --spo.mode {mode}; leave it out or use --spo.mode {other}"
+                )
     if mode in SEGMENT_MODES:
         for name in sorted(explicit & set(SEGMENT_REFUSES)):
             raise UserError(f"--{name} has no meaning with --spo.mode {mode} ({SEGMENT_REFUSES[name]}); leave it out")
         if not options["reward.remote_url"]:
-            raise UserError(f"--spo.mode {mode} needs --reward.remote_url (a .py file with reward_func, or an HTTP address)")
+            raise UserError(
+                f"--spo.mode {mode} needs --reward.remote_url (a .py file with reward_func, or an HTTP address)"
+            )
         if options["data.max_images_per_prompt"] > 0:
-            raise UserError(f"--data.max_images_per_prompt does not go with --spo.mode {mode}: states are token ids only")
+            raise UserError(
+                f"--data.max_images_per_prompt does not go with --spo.mode {mode}: states are token ids only"
+            )
         if options["spo.train_continuations"] and "rollout.vllm_generate_batch_size" in explicit:
-            raise UserError("--rollout.vllm_generate_batch_size does not go with --spo.train_continuations; set --rollout.batch_size")
+            raise UserError(
+                "--rollout.vllm_generate_batch_size does not go with --spo.train_continuations; set --rollout.batch_size"
+            )
         if mode == "tree":
             if "rollout.vllm_generate_batch_size" in explicit:
-                raise UserError("--rollout.vllm_generate_batch_size has no meaning with --spo.mode tree; set --rollout.batch_size")
+                raise UserError(
+                    "--rollout.vllm_generate_batch_size has no meaning with --spo.mode tree; set --rollout.batch_size"
+                )
             if "rollout.n_samples_per_prompt" not in explicit:
-                set_option("rollout.n_samples_per_prompt", max(options["spo.replay_per_prompt"], 1), "nodes trained per prompt and iteration")
+                set_option(
+                    "rollout.n_samples_per_prompt",
+                    max(options["spo.replay_per_prompt"], 1),
+                    "nodes trained per prompt and iteration",
+                )
         # Any name but "gae" keeps OpenRLHF from building a critic; this one is handled by trainer/experience.py.
         options["algo.advantage.estimator"] = f"spo_{mode}"
         # A KL penalty in the reward would be missing from Monte Carlo returns: it is a term of the loss.
@@ -214,7 +337,9 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
             for name in sorted(name for name in explicit if name.startswith("critic.")):
                 raise UserError(f"--{name} needs a critic: add --algo.advantage.estimator gae, or leave it out")
         if options["spo.ratio_level"] == "segment":
-            raise UserError("--spo.ratio_level segment needs segments, and --spo.mode group has none; use subsentence or sequence")
+            raise UserError(
+                "--spo.ratio_level segment needs segments, and --spo.mode group has none; use subsentence or sequence"
+            )
     _settle_objective(options, explicit, set_option)
     if options["spo.kl_scope"] == "masked":
         if mode == "group" and not options["algo.kl.use_loss"]:
@@ -240,9 +365,15 @@ def _settle_objective(options: dict, explicit: set[str], set_option) -> None:
     low, high = options["spo.clip_low"], options["spo.clip_high"]
     if low is not None or high is not None:
         if "actor.eps_clip_low_high" in explicit:
-            raise UserError("--actor.eps_clip_low_high says what --spo.clip_low and --spo.clip_high say; leave one of them out")
+            raise UserError(
+                "--actor.eps_clip_low_high says what --spo.clip_low and --spo.clip_high say; leave one of them out"
+            )
         both = tuple(options["actor.eps_clip"] if bound is None else bound for bound in (low, high))
-        set_option("actor.eps_clip_low_high", both, "--spo.clip_low and --spo.clip_high, --actor.eps_clip for the one not given")
+        set_option(
+            "actor.eps_clip_low_high",
+            both,
+            "--spo.clip_low and --spo.clip_high, --actor.eps_clip for the one not given",
+        )
     if options["spo.dual_clip"] is not None:
         if "actor.dual_clip" in explicit:
             raise UserError("--actor.dual_clip says what --spo.dual_clip says; leave one of them out")
@@ -274,11 +405,15 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
     if not 0 < spo.prob_threshold <= 1:
         raise UserError(f"--spo.prob_threshold {spo.prob_threshold}: a probability in (0, 1]")
     if not 0 <= spo.entropy_clip <= 1:
-        raise UserError(f"--spo.entropy_clip {spo.entropy_clip}: a number from 0 to 1; above 1 a clip range could be empty")
+        raise UserError(
+            f"--spo.entropy_clip {spo.entropy_clip}: a number from 0 to 1; above 1 a clip range could be empty"
+        )
     if not spo.reward_timeout > 0:
         raise UserError(f"--spo.reward_timeout {spo.reward_timeout}: seconds, more than 0")
     if spo.train_continuations and spo.mc_rollouts < 2:
-        raise UserError("--spo.train_continuations needs --spo.mc_rollouts of at least 2: a continuation alone has no siblings")
+        raise UserError(
+            "--spo.train_continuations needs --spo.mc_rollouts of at least 2: a continuation alone has no siblings"
+        )
     partition_options = {
         "interval": CUTPOINT_INTERVAL if spo.cutpoint_interval is None else spo.cutpoint_interval,
         "segment_length": spo.segment_length,
@@ -315,7 +450,9 @@ def resolve(args: SimpleNamespace, explicit: set[str]) -> SpoConfig:
 def _tree_shape(spo: SimpleNamespace) -> TreeShape:
     branching = spo.tree_branching or _whole_numbers(DEFAULT_BRANCHING)
     if spo.tree_segment_tokens is None and len(branching) > 1:
-        raise UserError("--spo.mode tree needs --spo.tree_segment_tokens (tokens per segment, e.g. 600 for responses of 2000)")
+        raise UserError(
+            "--spo.mode tree needs --spo.tree_segment_tokens (tokens per segment, e.g. 600 for responses of 2000)"
+        )
     try:
         return TreeShape(branching, spo.tree_segment_tokens or ())
     except ValueError as error:

@@ -17,9 +17,10 @@ import operator
 import os
 import re
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any, Callable
+from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in
 from spo_rlhf.errors import UserError
@@ -272,4 +273,3 @@ def _rebound(module, name: str, value: Any):
 def train(args: SimpleNamespace) -> None:
     """OpenRLHF's own `train`: engines, actors and trainer are built, `fit` runs, the model is saved. Ray must be running."""
     sys.modules[__name__].train_ppo_ray.train(args)
-

@@ -7,16 +7,14 @@ advantages. Needs no model and imports neither torch nor the training stack.
 import argparse
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, BinaryIO, Iterator, TextIO
+from contextlib import nullcontext
+from typing import Any, BinaryIO, TextIO
 
 from spo_rlhf.cli.inspect_modes import MODES, get
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import whole_output
 
 PROGRESS_SECONDS = 5.0
 
@@ -86,28 +84,6 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number: give finite numbers")
 
 
-@contextmanager
-def _atomic_output(target: str) -> Iterator[TextIO]:
-    """A text file that reaches ``target`` ('-': standard output) whole, or, on an error, not at all."""
-    path = Path(target).resolve()
-    if target != "-" and (path.is_file() or not path.exists()):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as sink:
-                yield sink
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return
-    # Standard output, a pipe or a device cannot be replaced: hold the text back until it is complete.
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as sink:
-        yield sink
-        sink.seek(0)
-        with nullcontext(sys.stdout) if target == "-" else path.open("w", encoding="utf-8") as out:
-            shutil.copyfileobj(sink, out)
-            out.flush()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `spo-inspect`; returns the exit status: 0, or 2 for wrong usage or bad input."""
     parser = argparse.ArgumentParser(
@@ -121,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         with nullcontext(sys.stdin.buffer) if args.input == "-" else open(args.input, "rb") as source:
-            with _atomic_output(args.output) as sink:
+            with whole_output(args.output) as sink:
                 inspect_stream(source, "standard input" if args.input == "-" else args.input, sink)
     except UserError as error:
         print(f"spo-inspect: error: {error}", file=sys.stderr)

@@ -3,8 +3,9 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Callable
+from typing import Any
 
 from spo_rlhf.core import tree
 from spo_rlhf.core.advantages import chain, to_tokens
@@ -47,7 +48,7 @@ def inspect_tree(case: dict[str, Any]) -> dict[str, Any]:
     """One tree of SPO-tree: values and advantages by node id (the prompt has no advantage), and the ids of trained nodes."""
     nodes = get(case, "nodes")
     if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes) or not nodes:
-        raise ValueError("'nodes' is not a list of objects: give each an \"id\" and a \"parent\", leaves a \"reward\"")
+        raise ValueError('\'nodes\' is not a list of objects: give each an "id" and a "parent", leaves a "reward"')
     ids, parent_N, reward_N = _ordered([(_node_id(node, "id"), _node_id(node, "parent"), node) for node in nodes])
     value_N = tree.values(parent_N, reward_N)
     adv_N = tree.advantages(parent_N, value_N, str(case.get("advantage", "mean")))
@@ -74,7 +75,7 @@ def _ordered(nodes: list[tuple]) -> tuple[list, list[int], list[float]]:
         by_id[id] = parent, node
     roots = [id for id, (parent, _) in by_id.items() if parent is None]
     if len(roots) != 1:
-        raise ValueError(f"{len(roots)} nodes have no parent: exactly one, the prompt, has \"parent\": null")
+        raise ValueError(f'{len(roots)} nodes have no parent: exactly one, the prompt, has "parent": null')
     below: dict = {}
     for id, (parent, _) in by_id.items():
         if parent is not None and parent not in by_id:
@@ -95,7 +96,11 @@ def _ordered(nodes: list[tuple]) -> tuple[list, list[int], list[float]]:
     row = {id: number for number, id in enumerate(ids)}
     parent_N = [tree.NO_PARENT if by_id[id][0] is None else row[by_id[id][0]] for id in ids]
     rewards = [by_id[id][1].get("reward") for id in ids]
-    return ids, parent_N, [math.nan if r is None else _number(r, f"'reward' of node {id!r}") for id, r in zip(ids, rewards)]
+    return (
+        ids,
+        parent_N,
+        [math.nan if r is None else _number(r, f"'reward' of node {id!r}") for id, r in zip(ids, rewards)],
+    )
 
 
 def get(case: dict[str, Any], key: str) -> Any:

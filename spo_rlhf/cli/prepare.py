@@ -3,22 +3,19 @@
 import argparse
 import json
 import logging
-import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-from spo_rlhf.cli import processes
 from spo_rlhf.cli.arguments import refuse_in_one_line, seconds, share, whole
-from spo_rlhf.cli.console import Console, count, duration
-from spo_rlhf.cli.record import write_json
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.grade import Kind
+from spo_rlhf.graders.verdict import Kind
+from spo_rlhf.host import processes
+from spo_rlhf.host.console import Console, count, duration
+from spo_rlhf.host.files import whole_or_nothing, write_json
 from spo_rlhf.tasks import arithmetic, knights_knaves
 
 PROGRAM = "prepare"
@@ -79,9 +76,14 @@ def prepare(directory: Path, settings: dict, console: Console) -> dict:
     task = TASKS[settings["task"]]
     own = {name: settings[name] for name in task.settings}
     splits = task.module.write_task(
-        directory, settings["seed"], settings["train"], settings["test"], SUPERVISED_PROBLEMS,
-        supervised_from=settings.get("warm_up_from"), **own,
-    )  # fmt: skip
+        directory,
+        settings["seed"],
+        settings["train"],
+        settings["test"],
+        SUPERVISED_PROBLEMS,
+        supervised_from=settings.get("warm_up_from"),
+        **own,
+    )
     template = task.module.PROMPT_TEMPLATE
     examples = [(template.format(row["problem"]), row["solution"]) for row in splits["sft"]]
     held_out = [(template.format(row["problem"]), row["answer"]) for row in splits["test"]]
@@ -155,24 +157,6 @@ def load_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-@contextmanager
-def whole_or_nothing(output: Path) -> Iterator[Path]:
-    """A directory that takes the place of `output` when the block ends, and vanishes when it fails."""
-    output = output.resolve()
-    making, replaced = (output.with_name(f".{output.name}.{os.getpid()}.{role}") for role in ("making", "replaced"))
-    making.mkdir()
-    try:
-        yield making
-        if output.exists():
-            output.rename(replaced)
-        making.rename(output)
-    finally:
-        if replaced.exists() and not output.exists():
-            replaced.rename(output)
-        shutil.rmtree(making, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
 def show(console: Console, output: Path, record: dict) -> None:
     accuracy, target = record["accuracy"], record["settings"]["target_accuracy"]
     console.line(
@@ -196,9 +180,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-steps", type=whole(2), metavar="N", help="a problem of arithmetic; default: 6")
     parser.add_argument("--people", type=whole(2), metavar="N", help="a problem of knights_knaves; default: 3")
     parser.add_argument(
-        "--target-accuracy", type=share, default=0.42, metavar="SHARE",
+        "--target-accuracy",
+        type=share,
+        default=0.42,
+        metavar="SHARE",
         help="of held-out problems solved, where the warm-up ends; default: %(default)s",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--max-seconds", type=seconds, default=360.0, metavar="S", help="of warm-up, at most; default: %(default)s"
     )
@@ -206,17 +193,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--warm-up-steps", type=whole(0), metavar="N", help="of supervised training, at most; 0: random weights"
     )
     parser.add_argument(
-        "--warm-up-from", type=whole(2), metavar="N",
+        "--warm-up-from",
+        type=whole(2),
+        metavar="N",
         help="the warm-up's problems have from N steps, or people, on: short ones teach the long ones sooner; default: as asked",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--warm-up-optimizer", choices=("adamw", "muon"),
+        "--warm-up-optimizer",
+        choices=("adamw", "muon"),
         help="muon: about half the steps where responses are long; default: adamw",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--warm-up-average", type=whole(0), metavar="N",
+        "--warm-up-average",
+        type=whole(0),
+        metavar="N",
         help="keep the average of about the last N steps' weights, better where the loss jumps; default: 0, the last weights",
-    )  # fmt: skip
+    )
     parser.add_argument("--force", action="store_true", help="replace a directory made with other settings")
     return parser
 

@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from spo_rlhf.cli.console import Console, count, duration
-from spo_rlhf.cli.record import write_json
+from spo_rlhf.host.console import Console, count, duration
+from spo_rlhf.host.files import write_json
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
 
 PROGRAM = "quickstart"
@@ -114,7 +114,9 @@ def draw_curve(metrics: list[dict], path: Path) -> None:
 
 def settings_digest() -> str:
     """Changes when the settings above do, so that a finished run of other settings is not taken for this one."""
-    return hashlib.sha256(repr((TRAIN_OPTIONS, PROBLEMS_PER_STEP, STEPS, HELD_OUT, PROMPT_TEMPLATE)).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        repr((TRAIN_OPTIONS, PROBLEMS_PER_STEP, STEPS, HELD_OUT, PROMPT_TEMPLATE)).encode()
+    ).hexdigest()[:16]
 
 
 def finished_summary(run_dir: Path) -> dict | None:
@@ -178,7 +180,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="train again although a finished run is there")
-    parser.add_argument("--dry-run", action="store_true", help="check and print what would run; start nothing, keep nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and print what would run; start nothing, keep nothing"
+    )
     parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
     options = parser.parse_args(argv)
     console = Console()

@@ -1,170 +1,16 @@
 """One node of a Ray cluster in the foreground, as batch systems need it.
 
-    python -m spo_rlhf.cli.ray_node start --temp-dir DIR --gpus N                      the head, until a signal
-    python -m spo_rlhf.cli.ray_node start --temp-dir DIR --gpus N --address HOST:PORT  another node, until a signal
-    python -m spo_rlhf.cli.ray_node wait --address HOST:PORT --nodes N --limit S       until the cluster is complete
-
-`ray start` leaves daemons that only `ray stop` ends, and `ray stop` ends every Ray of the user on the machine, that of
-other jobs included. Here the node is a tree of processes below this one, ended with it: whatever loses its parent is
-handed to this process, also engines whose worker died. All ports are free ones and all files lie under DIR, so that
-nodes of several jobs share a machine.
+python -m spo_rlhf.cli.ray_node start --temp-dir DIR --gpus N                      the head, until a signal
+python -m spo_rlhf.cli.ray_node start --temp-dir DIR --gpus N --address HOST:PORT  another node, until a signal
+python -m spo_rlhf.cli.ray_node wait --address HOST:PORT --nodes N --limit S       until the cluster is complete
 """
 
 import argparse
-import ctypes
-import os
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
-
-from spo_rlhf import cpu
-from spo_rlhf.cli import processes
 from spo_rlhf.errors import UserError
-from spo_rlhf.ray_start import ATTEMPTS, search_path
-
-PROGRAM = "ray_node"
-# A head writes its address into this file of its --temp-dir once it takes connections.
-ADDRESS_FILE = "address"
-# Unix sockets have paths of at most 107 bytes; Ray appends a session name and a socket name.
-LONGEST_TEMP_DIR = 40
-POLL_S = 0.5
-LOG_LINES_SHOWN = 20
-STARTING_S = 120.0  # a Ray that ends within these has not started
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-
-
-def interface_address(name: str) -> str:
-    """IPv4 address of a network interface of this machine. Raises UserError."""
-    interfaces = psutil.net_if_addrs()
-    for entry in interfaces.get(name, []):
-        if entry.family == socket.AF_INET:
-            return entry.address
-    raise UserError(
-        f"--interface {name}: no such interface with an IPv4 address; there are {', '.join(sorted(interfaces))}"
-    )
-
-
-def free_port() -> int:
-    """A port that nobody listens on now; for the one service of Ray that cannot choose its own."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
-def start_command(args: argparse.Namespace, resources: dict[str, int]) -> list[str]:
-    """The `ray start` command of this node."""
-    options = [
-        f"--temp-dir={args.temp_dir}",
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        "--dashboard-agent-listen-port=0",
-    ]
-    options += [f"--{name.replace('_', '-')}={count}" for name, count in resources.items()]
-    if args.name:
-        options.append(f"--node-name={args.name}")
-    if args.interface:
-        options.append(f"--node-ip-address={interface_address(args.interface)}")
-    if args.address:
-        options.append(f"--address={args.address}")
-    else:
-        options += ["--head", "--port=0", f"--ray-client-server-port={free_port()}", "--include-dashboard=false"]
-    return [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options]
-
-
-def start(args: argparse.Namespace) -> int:
-    """Run the node until SIGTERM, SIGINT or SIGUSR2 (status 0) or until Ray ends by itself (status 1).
-
-    A Ray that ends while it starts is started again, a few times.
-    """
-    temp_dir = args.temp_dir
-    if len(str(temp_dir)) > LONGEST_TEMP_DIR:
-        raise UserError(
-            f"--temp-dir {temp_dir}: longer than {LONGEST_TEMP_DIR} characters, too long for Ray's sockets below it"
-        )
-    command = start_command(args, cpu.ray_resources(args.gpus) if cpu.is_cpu() else {"num_gpus": args.gpus})
-    environment = (cpu.RAY_ENVIRONMENT if cpu.is_cpu() else {}) | os.environ | {"PATH": search_path()}
-    environment.pop("RAY_ADDRESS", None)  # this node is the cluster, or told which by --address
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(name, signal.default_int_handler)
-    temp_dir.mkdir(parents=True)
-    log = temp_dir / "ray_start.log"
-    try:
-        for attempt in range(1, ATTEMPTS + 1):
-            began = time.monotonic()
-            with open(log, "wb") as output:
-                node = subprocess.Popen(
-                    command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-                )
-            if not args.address:
-                publish_address(temp_dir, node)
-            if node.returncode is None:
-                reap_until(node.pid)
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-            print(f"{PROGRAM}: Ray ended on {socket.gethostname()}; its last lines:", *lines, sep="\n", file=sys.stderr)
-            # A node that others may have seen is not replaced behind their backs.
-            if (temp_dir / ADDRESS_FILE).exists() or time.monotonic() - began > STARTING_S or attempt == ATTEMPTS:
-                break
-            print(f"{PROGRAM}: attempt {attempt} of {ATTEMPTS} failed, trying again", file=sys.stderr)
-            processes.end(processes.descendants())
-            shutil.rmtree(temp_dir, ignore_errors=True)
-            temp_dir.mkdir()
-        return 1
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            signal.signal(name, signal.SIG_IGN)
-        # Twice: what dies may leave or start others.
-        for _ in range(2):
-            processes.end(processes.descendants())
-        shutil.rmtree(temp_dir, ignore_errors=True)
-
-
-def reap_until(pid: int) -> None:
-    """Return when the child has ended; orphans that were handed to this process are taken leave of meanwhile."""
-    while os.wait()[0] != pid:
-        pass
-
-
-def publish_address(temp_dir: Path, node: subprocess.Popen) -> None:
-    """Wait until the head takes connections, then write its address; return without it when Ray ended."""
-    from ray._private.utils import read_ray_address
-
-    while node.poll() is None:
-        address = read_ray_address(str(temp_dir))
-        if address:
-            unfinished = temp_dir / f".{ADDRESS_FILE}"
-            unfinished.write_text(address, encoding="utf-8")
-            unfinished.rename(temp_dir / ADDRESS_FILE)
-            return
-        time.sleep(POLL_S)
-
-
-def wait(args: argparse.Namespace) -> int:
-    """Return when `--nodes` nodes are alive in the cluster: status 0; after `--limit` seconds: status 1."""
-    import ray
-
-    deadline = time.monotonic() + args.limit
-    ray.init(address=args.address, log_to_driver=False, logging_level="ERROR")
-    while True:
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        names = ", ".join(sorted(f"{node['NodeName']} ({node['NodeManagerAddress']})" for node in alive))
-        if len(alive) >= args.nodes:
-            gpus = sum(node["Resources"].get("GPU", 0) for node in alive)
-            print(f"Ray at {args.address}: {len(alive)} nodes, {gpus:g} GPUs: {names}", flush=True)
-            return 0
-        if time.monotonic() > deadline:
-            message = f"{len(alive)} of {args.nodes} nodes after {args.limit:g} s: {names}"
-            print(f"{PROGRAM}: error: Ray at {args.address} has {message}", file=sys.stderr)
-            return 1
-        time.sleep(POLL_S)
+from spo_rlhf.host.ray_node import PROGRAM, start, wait
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -179,9 +25,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     node.add_argument("--gpus", type=int, required=True, help="GPUs to offer; logical ones on a machine without")
     node.add_argument("--address", help="HOST:PORT of the head; without it this node is the head")
-    node.add_argument(
-        "--interface", help="network interface to use (default: the one of the default route)"
-    )
+    node.add_argument("--interface", help="network interface to use (default: the one of the default route)")
     node.add_argument("--name", help="the node's name in Ray")
     complete = commands.add_parser("wait", help="wait until the cluster is complete")
     complete.add_argument("--address", required=True)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf import upstream
-from spo_rlhf.cli import preflight, processes
-from spo_rlhf.cli.console import Console, count, duration
 from spo_rlhf.cli.sample_options import PROGRAM, build_parser, check_files, training_arguments
-from spo_rlhf.cli.train import explain, output_to, root_cause
 from spo_rlhf.errors import UserError
+from spo_rlhf.host import processes
+from spo_rlhf.host.console import Console, count, duration
+from spo_rlhf.host.files import read_json, write_json, write_jsonl
+from spo_rlhf.launch import preflight
+from spo_rlhf.launch.output import explain, output_to, root_cause
 from spo_rlhf.sampling import selection
-from spo_rlhf.sampling.store import read_json, write_json, write_jsonl
 
 INTERRUPTED = f"{PROGRAM}: interrupted; what is finished is kept, the same command continues"
 
@@ -88,7 +89,7 @@ def sample(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, collect
     from spo_rlhf.sampling.engine import EngineSettings
     from spo_rlhf.sampling.grading import BackgroundReward
-    from spo_rlhf.sampling.store import SampleLog
+    from spo_rlhf.sampling.sample_log import SampleLog
 
     start = time.monotonic()
     console.line(f"{PROGRAM}: loading libraries")
@@ -99,10 +100,16 @@ def sample(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     limits = Limits(args.samples, args.max_new_tokens or args.max_len, args.max_len)
     longest = min(args.max_len, max(len(prompt.token_ids) for prompt in prompts) + limits.max_new_tokens)
     engine = EngineSettings(
-        args.model, longest, args.temperature, args.top_p, seed=args.seed, tensor_parallel=args.tensor_parallel,
-        gpu_memory_utilization=args.gpu_memory, trust_remote_code=True,
+        args.model,
+        longest,
+        args.temperature,
+        args.top_p,
+        seed=args.seed,
+        tensor_parallel=args.tensor_parallel,
+        gpu_memory_utilization=args.gpu_memory,
+        trust_remote_code=True,
         engine_args={"max_num_seqs": args.max_num_seqs},
-    )  # fmt: skip
+    )
     log = SampleLog(args.output / "samples.jsonl", SAMPLE_KEY)
     console.line(
         f"{PROGRAM}: {len(prompts)} prompts x {args.samples} responses, {len(log.rows)} of them there; engine log: "

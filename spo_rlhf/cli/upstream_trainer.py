@@ -17,12 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from spo_rlhf import config, cpu, upstream
-from spo_rlhf.cli import preflight
 from spo_rlhf.cli.arguments import refuse_in_one_line
-from spo_rlhf.cli.console import Console, duration
-from spo_rlhf.cli.record import write_json
-from spo_rlhf.cli.train import explain, flatten, output_to, plain, root_cause
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.console import Console, duration
+from spo_rlhf.host.files import write_json
+from spo_rlhf.launch import preflight
+from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
 
 PROGRAM = "upstream_trainer"
 COMMANDS = {"sft": "train_sft", "dpo": "train_dpo"}
@@ -56,14 +56,18 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     group = parser.add_argument_group("added here")
     if command == "sft":
         group.add_argument(
-            "--spo.sequence_mean", action="store_true",
+            "--spo.sequence_mean",
+            action="store_true",
             help="mean loss of each response, then over responses; without it the mean over all tokens",
-        )  # fmt: skip
+        )
     else:
         group.add_argument(
-            "--spo.dpo_positive", type=float, default=0.0, metavar="LAMBDA",
+            "--spo.dpo_positive",
+            type=float,
+            default=0.0,
+            metavar="LAMBDA",
             help="DPO-positive's penalty on chosen responses becoming less likely; default: 0, plain DPO",
-        )  # fmt: skip
+        )
     group.add_argument("--spo.run_dir", metavar="DIR", help="for the record of the run; default: runs/<date>-<time>")
     group.add_argument("--spo.verbose", action="store_true", help="leave the libraries' output on the terminal")
     group.add_argument("--dry-run", action="store_true", help="print the resolved configuration, start nothing")
@@ -119,8 +123,12 @@ def set_up_process() -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         os.environ |= {
-            "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        }  # fmt: skip
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
     if cpu.is_cpu():
         os.environ.update({name: os.environ.get(name, value) for name, value in cpu.worker_environment().items()})
 
@@ -156,7 +164,7 @@ def losses(command: str, args: SimpleNamespace) -> contextlib.AbstractContextMan
     if command == "sft" and args.spo.sequence_mean:
         return upstream.sft_loss(functools.partial(upstream.SFTLoss, token_level_loss=False))
     if command == "dpo" and args.spo.dpo_positive:
-        from spo_rlhf.trainer.baselines import DPOPositiveLoss
+        from spo_rlhf.trainer.dpo_positive import DPOPositiveLoss
 
         return upstream.dpo_loss(functools.partial(DPOPositiveLoss, args.spo.dpo_positive))
     return contextlib.nullcontext()

@@ -1,6 +1,6 @@
 """Segment advantages, and what the tokens get of them."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 

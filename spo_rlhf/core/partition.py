@@ -34,8 +34,8 @@ improbable tokens drawn against a confident alternative, which happens with prob
 such a state. tests/core/test_unbiased.py checks this by enumeration.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence
 
 import numpy as np
 

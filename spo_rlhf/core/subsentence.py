@@ -16,8 +16,8 @@ Whether "3." is the end of a sentence or the start of 3.14 is known one token la
 Both agree everywhere else. An empty text (a token that completes no character) decides nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Sequence
 
 MARKS = frozenset(",.;:!?\n，。；：！？、．｡､")
 _NUMBER_MARKS = frozenset(".,")

@@ -16,9 +16,9 @@ A loss that sums over nodes, as the official implementation's does, weighs level
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, Sequence
 
 import numpy as np
 

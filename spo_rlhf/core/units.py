@@ -4,7 +4,7 @@ Unit ids (T,) number the units of one response from 1; 0 is left to positions th
 padding). They are computed where token texts are known and travel with the sample.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from spo_rlhf.core.partition import subsentence_boundaries
 

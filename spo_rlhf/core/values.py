@@ -1,8 +1,8 @@
 """Monte Carlo estimates of state values from the rewards of whole responses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Sequence
 
 import numpy as np
 

@@ -146,6 +146,7 @@ class _Comparison:
             return match[1] == letter
         return self.same(parse(gold), parse(normalize(match[2])))
 
+
 def _is_equation(node: Node) -> bool:
     return "=" in node.text and bool(re.search("[a-z]", node.text))
 

@@ -9,21 +9,23 @@ import functools
 import re
 
 from spo_rlhf.graders.extract import MAX_OUTPUT_CHARS
-from spo_rlhf.graders.grade import LENIENT_DIGITS, Grade
+from spo_rlhf.graders.verdict import Verdict
+
+LENIENT_DIGITS = 5
 
 
-def grade(gold: str, output: str) -> Grade:
+def grade(gold: str, output: str) -> Verdict:
     """Grade as lighteval does. The gold may be a whole reference solution, whose answer is then found the same way."""
     from math_verify import verify
 
     if len(output) > MAX_OUTPUT_CHARS:
-        return Grade(False, None, f"output longer than {MAX_OUTPUT_CHARS} characters")
+        return Verdict(False, None, f"output longer than {MAX_OUTPUT_CHARS} characters")
     gold_parsed = _parse(gold if re.search(r"\\boxed|\$|\\\(|\\\[", gold) else rf"\boxed{{{gold}}}")
     answer_parsed = _parse(output)
     if not answer_parsed:
-        return Grade(False, None, "no expression found")
+        return Verdict(False, None, "no expression found")
     correct = verify(gold_parsed, answer_parsed, float_rounding=LENIENT_DIGITS, timeout_seconds=None)
-    return Grade(correct, str(answer_parsed[-1])[:200], "equal" if correct else "different")
+    return Verdict(correct, str(answer_parsed[-1])[:200], "equal" if correct else "different")
 
 
 @functools.lru_cache(maxsize=4096)

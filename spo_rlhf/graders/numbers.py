@@ -58,9 +58,7 @@ _PLAIN_UNIT = re.compile(
     r"^(.*?(?:[\d})%]|\\pi(?![A-Za-z]))\s*)((?:/\s*)?(?:[A-Za-z][A-Za-z'./-]*+\s*+)+)"
     r"(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
 )
-_CURRENCY_NAME = (
-    r"(?:US\s*)?\\\$|[€£₹¥¢]|\b(?:USD|EUR|GBP|INR|JPY|Rs)\b\.?|\\text\s*\{\s*(?:USD|EUR|Rs)\.?\s*\}"
-)
+_CURRENCY_NAME = r"(?:US\s*)?\\\$|[€£₹¥¢]|\b(?:USD|EUR|GBP|INR|JPY|Rs)\b\.?|\\text\s*\{\s*(?:USD|EUR|Rs)\.?\s*\}"
 _CURRENCY = re.compile(rf"^([-+]?)\s*({_CURRENCY_NAME})\s*(?=[-+\d.\\])")
 _CURRENCY_BEHIND = re.compile(rf"^(.*[\d)}}])\s*({_CURRENCY_NAME})$")
 # Units written as a fraction or a product: "\frac{\text{km}}{\text{h}}", "\text{km}\cdot\text{h}^{-1}".

@@ -3,7 +3,7 @@
 import re
 
 from spo_rlhf.graders.extract import MAX_OUTPUT_CHARS, after_thought, extract
-from spo_rlhf.graders.grade import Grade
+from spo_rlhf.graders.verdict import Verdict
 
 MAX_CONCLUSION_CHARS = 2000
 CONCLUSION = re.compile(r"\**\s*conclusion\s*\**\s*:?\s*\**", re.IGNORECASE)
@@ -26,7 +26,7 @@ def stated_roles(text: str) -> dict[str, str] | None:
     return roles
 
 
-def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False) -> Grade:
+def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False) -> Verdict:
     """Compare the roles given after the last "CONCLUSION:" (or in a final box) with those of `gold`.
 
     strict: the conclusion must be marked, free of conditions and negations, and about nobody else. Otherwise the last
@@ -35,34 +35,34 @@ def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False)
     """
     wanted = stated_roles(gold)
     if not wanted:
-        return Grade(False, None, "the gold answer names no roles")
+        return Verdict(False, None, "the gold answer names no roles")
     if len(output) > MAX_OUTPUT_CHARS:
-        return Grade(False, None, f"output longer than {MAX_OUTPUT_CHARS} characters")
+        return Verdict(False, None, f"output longer than {MAX_OUTPUT_CHARS} characters")
     if not strict:
         said = {name.capitalize(): role.lower() for name, role in STATEMENT.findall(output)}
         said = {name: role for name, role in said.items() if name in wanted}
-        return Grade(said == wanted, _show(said), "equal" if said == wanted else "different")
+        return Verdict(said == wanted, _show(said), "equal" if said == wanted else "different")
     text = after_thought(output, in_thought)
     if text is None:
-        return Grade(False, None, "the thought is not finished")
+        return Verdict(False, None, "the thought is not finished")
     markers = list(CONCLUSION.finditer(text))
     conclusion = text[markers[-1].end() :] if markers else extract(text).answer
     if not conclusion or not conclusion.strip():
-        return Grade(False, None, "no conclusion")
+        return Verdict(False, None, "no conclusion")
     if len(conclusion) > MAX_CONCLUSION_CHARS:
-        return Grade(False, None, f"conclusion longer than {MAX_CONCLUSION_CHARS} characters")
+        return Verdict(False, None, f"conclusion longer than {MAX_CONCLUSION_CHARS} characters")
     if HEDGE.search(conclusion):
-        return Grade(False, conclusion.strip()[:200], "the conclusion has a condition or a negation")
+        return Verdict(False, conclusion.strip()[:200], "the conclusion has a condition or a negation")
     if len(ROLE.findall(conclusion)) > len(STATEMENT.findall(conclusion)):  # "Zoey is a knight, a knave"
-        return Grade(False, conclusion.strip()[:200], "the conclusion names a role that it gives to nobody")
+        return Verdict(False, conclusion.strip()[:200], "the conclusion names a role that it gives to nobody")
     said = stated_roles(conclusion)
     if said is None:
-        return Grade(False, conclusion.strip()[:200], "the conclusion contradicts itself")
+        return Verdict(False, conclusion.strip()[:200], "the conclusion contradicts itself")
     if set(said) - set(wanted):
-        return Grade(False, _show(said), "the conclusion is about somebody else")
+        return Verdict(False, _show(said), "the conclusion is about somebody else")
     if set(wanted) - set(said):
-        return Grade(False, _show(said), "the conclusion leaves somebody out")
-    return Grade(said == wanted, _show(said), "equal" if said == wanted else "different")
+        return Verdict(False, _show(said), "the conclusion leaves somebody out")
+    return Verdict(said == wanted, _show(said), "equal" if said == wanted else "different")
 
 
 def _show(roles: dict[str, str]) -> str:

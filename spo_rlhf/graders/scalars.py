@@ -114,8 +114,7 @@ class Scalars:
 def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: re.Match | None) -> bool:
     """Numerals with a base: equal digits, and equal bases unless one side leaves the base out."""
     digits = [
-        match[1] if match else re.sub(r"[\s()]", "", text)
-        for match, text in ((gold_base, gold), (answer_base, answer))
+        match[1] if match else re.sub(r"[\s()]", "", text) for match, text in ((gold_base, gold), (answer_base, answer))
     ]
     bases = {str(ONES.get(match[2], match[2])) for match in (gold_base, answer_base) if match}
     return digits[0] == digits[1] and len(bases) == 1

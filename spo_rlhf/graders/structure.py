@@ -33,9 +33,7 @@ _OWNER = re.compile(
     r"(?:[A-Za-z]|\\(?:text|vec)\s*\{[A-Za-z]+\})(?:_\w|\^\{-1\}|\^\{?T\}?)?\s*=\s*(?=\\begin\{pmatrix\}))\s*(.+)",
     re.DOTALL,
 )
-_SET_BUILDER = re.compile(
-    r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\})?\s*(?:\\mid(?![A-Za-z])|:|\|)\s*(.+?)\s*\\\}"
-)
+_SET_BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\})?\s*(?:\\mid(?![A-Za-z])|:|\|)\s*(.+?)\s*\\\}")
 _WITHOUT = re.compile(r"(?:\\mathbb\{R\}|\(-\\infty\s*,\s*\\infty\s*\))\s*(?:\\setminus|\\backslash|-)\s*\\\{(.+)\\\}")
 _UNEQUAL = re.compile(r"([a-zA-Z])\s*\\neq(?![A-Za-z])\s*(.+)")
 

@@ -17,8 +17,7 @@ PARTS = {
     "halves": 2,
     "quarter": 4,
     **{
-        word: value
-        for value, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), start=3)
+        word: value for value, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), start=3)
     },
 }
 NUMBER_WORDS = frozenset([*ONES, *TENS, *LARGE, "hundred"])

@@ -6,8 +6,8 @@ once. Runs inside the engine's process on token ids; the engine and the grader a
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Awaitable, Callable, Sequence
 
 import numpy as np
 

@@ -1,7 +1,8 @@
 """The Ray actor around one vLLM engine: it samples whole prompts, Monte Carlo continuations and rewards included."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 import ray
 from vllm import SamplingParams
@@ -92,7 +93,9 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         room = request.max_length - len(prompt_ids)
         sampler = dict(
             engine=TokenSampler(self, request),
-            grader=PromptGrader(self._reward, self._decode, request.prompt, request.label) if self._reward else Ungraded(),
+            grader=PromptGrader(self._reward, self._decode, request.prompt, request.label)
+            if self._reward
+            else Ungraded(),
             prompt_ids=prompt_ids,
             max_tokens=room if request.max_new_tokens is None else min(room, request.max_new_tokens),
             seed=request.seed,

@@ -1,10 +1,11 @@
 """What the samplers of one prompt share: requests with their own seeds, grades, counts."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
-from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, Grader, derive_seed
+from spo_rlhf.core.seeds import derive_seed
+from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, Grader
 
 
 @dataclass

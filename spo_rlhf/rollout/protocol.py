@@ -1,11 +1,8 @@
-"""What a sampler needs of an inference engine, and the seeds of its requests. Token ids only; no text, no engine library."""
+"""What a sampler needs of an inference engine. Token ids only; no text, no engine library."""
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Sequence
-
-# vLLM gives the i-th of n continuations the seed `seed + i`: stay clear of the end of int64.
-SEED_BITS = 62
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,3 @@ class Grader(Protocol):
     async def grade(self, response_ids: Sequence[int]) -> Grade:
         """Grade of the response with these token ids."""
         ...
-
-
-def derive_seed(*parts: object) -> int:
-    """A seed in [0, 2**62) from the run's seed and what names the request: equal parts, equal seed, on every machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> (64 - SEED_BITS)

@@ -2,10 +2,10 @@
 
 import asyncio
 import functools
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.pool import TaskError, TaskTimeout, WorkerPool
+from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerPool
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 

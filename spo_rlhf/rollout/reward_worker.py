@@ -5,8 +5,9 @@ Imports the standard library only, so that a reward process starts in a fraction
 
 import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 _reward_func: Callable[..., Any] | None = None
 
@@ -41,7 +42,10 @@ def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, 
     reward = only_number(result["rewards"], "rewards")
     scores = result.get("scores")
     score = reward if scores is None else only_number(scores, "scores")
-    logs = {str(name): only_number(value, f"extra_logs[{name!r}]") for name, value in (result.get("extra_logs") or {}).items()}
+    logs = {
+        str(name): only_number(value, f"extra_logs[{name!r}]")
+        for name, value in (result.get("extra_logs") or {}).items()
+    }
     return reward, score, logs
 
 

@@ -1,6 +1,6 @@
 """What each token adds to the text of a response, for partitions and ratio units that look at text."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from spo_rlhf.errors import UserError
 
@@ -28,4 +28,6 @@ def check_tokenizer(tokenizer, name: str, flag: str) -> None:
         if "".join(token_texts(tokenizer, token_ids)) == tokenizer.decode(token_ids, skip_special_tokens=False):
             return
         why = "the texts of its tokens do not add up to the text"
-    raise UserError(f"{flag} needs the text of each token, and the tokenizer of {name} does not map tokens to text: {why}")
+    raise UserError(
+        f"{flag} needs the text of each token, and the tokenizer of {name} does not map tokens to text: {why}"
+    )

@@ -4,8 +4,8 @@ Every node is a request of its own. A child that has used up its segment is expa
 still being sampled; a child that ends the response early, or has no room left, is a leaf.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Sequence
 
 from spo_rlhf.core.tree import TokenTree, TreeShape
 from spo_rlhf.rollout.prompt import PromptSampler, RolloutCounts, gather

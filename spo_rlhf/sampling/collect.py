@@ -6,10 +6,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from spo_rlhf.rollout.protocol import TRUNCATED, Grade, derive_seed
+from spo_rlhf.core.seeds import derive_seed
+from spo_rlhf.rollout.protocol import TRUNCATED, Grade
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
 from spo_rlhf.sampling.grading import BackgroundReward
-from spo_rlhf.sampling.store import SampleLog
+from spo_rlhf.sampling.sample_log import SampleLog
 
 SAMPLE_KEY = ("id", "sample")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spo_rlhf import ray_start
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
 from spo_rlhf.cpu import is_cpu
+from spo_rlhf.host import ray_start
 
 # Requests handed to vLLM ahead of those it is working on: enough to keep its batches full, few enough to start at
 # once.
@@ -109,9 +109,7 @@ class LocalEngine:
                 if output.finished:
                     request = running.pop(output.request_id.split("-")[0])
                     sampled = output.outputs[0]
-                    yield Response(
-                        request.key, tuple(sampled.token_ids), sampled.text, sampled.finish_reason == "stop"
-                    )
+                    yield Response(request.key, tuple(sampled.token_ids), sampled.text, sampled.finish_reason == "stop")
 
     def close(self) -> None:
         """Stop the engine's processes."""

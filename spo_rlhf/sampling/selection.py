@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
-from spo_rlhf.rollout.protocol import derive_seed
+from spo_rlhf.core.seeds import derive_seed
 
 #: Responses per prompt that RestEM keeps, and pairs per prompt that the DPO baseline keeps.
 CORRECT_PER_PROMPT, PAIRS_PER_PROMPT = 10, 64

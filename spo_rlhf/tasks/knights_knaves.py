@@ -49,14 +49,25 @@ _NAMES = tuple(
     "William Zoey".split()
 )
 _WORDINGS = (
-    '"{claim}" - {name}.', '"{claim}," {name} claimed.', '"{claim}," {name} declared.', '"{claim}," {name} mentioned.',
-    '{name} said, "{claim}."', '{name} asserted: "{claim}".', '{name} commented, "{claim}".',
-    '{name} noted, "{claim}".', '{name} remarked, "{claim}".', '{name} stated, "{claim}".',
+    '"{claim}" - {name}.',
+    '"{claim}," {name} claimed.',
+    '"{claim}," {name} declared.',
+    '"{claim}," {name} mentioned.',
+    '{name} said, "{claim}."',
+    '{name} asserted: "{claim}".',
+    '{name} commented, "{claim}".',
+    '{name} noted, "{claim}".',
+    '{name} remarked, "{claim}".',
+    '{name} stated, "{claim}".',
     '{name} was heard saying, "{claim}".',
-    "{name} said that {claim}.", "{name} expressed that {claim}.", "{name} told you that {claim}.",
-    'According to {name}, "{claim}".', 'As {name} put it, "{claim}".', 'In a statement by {name}: "{claim}".',
-    "In {name}'s words: \"{claim}\".",
-)  # fmt: skip
+    "{name} said that {claim}.",
+    "{name} expressed that {claim}.",
+    "{name} told you that {claim}.",
+    'According to {name}, "{claim}".',
+    'As {name} put it, "{claim}".',
+    'In a statement by {name}: "{claim}".',
+    'In {name}\'s words: "{claim}".',
+)
 _JOINED = {"and": "{} and {}", "or": "{} or {}", "->": "if {} then {}", "<=>": "{} if and only if {}"}
 
 
@@ -131,8 +142,11 @@ def is_true(claim: Claim, is_knight: Sequence[bool]) -> bool:
     if kind == "not":
         return not values[0]
     return {
-        "and": all(values), "or": any(values), "->": not values[0] or values[-1], "<=>": values[0] == values[-1],
-    }[kind]  # fmt: skip
+        "and": all(values),
+        "or": any(values),
+        "->": not values[0] or values[-1],
+        "<=>": values[0] == values[-1],
+    }[kind]
 
 
 def solutions(claims: Sequence[Claim]) -> list[tuple[bool, ...]]:

@@ -25,9 +25,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 512) -> Qwen2To
     return tokenizer
 
 
-def build_model(
-    tokenizer: Qwen2Tokenizer, seed: int, hidden_size: int = 128, layers: int = 3
-) -> Qwen2ForCausalLM:
+def build_model(tokenizer: Qwen2Tokenizer, seed: int, hidden_size: int = 128, layers: int = 3) -> Qwen2ForCausalLM:
     """Return a float32 model with random weights drawn from `seed`; other random streams are left as they were.
 
     `hidden_size` is a multiple of 64: heads of 32 (which the inference engine supports on CPUs too), two to each

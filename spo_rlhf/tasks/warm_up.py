@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from spo_rlhf.graders.grade import Kind, grade_here
+from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Kind
 
 Example = tuple[str, str]  # prompt and response, or prompt and answer
 Optimizer = Literal["adamw", "muon"]
@@ -126,7 +127,11 @@ def greedy_accuracy(
 
 def _optimizers(model: Qwen2ForCausalLM, settings: WarmUpSettings) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for the matrices within the layers and AdamW for embeddings, biases and norms."""
-    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2] if settings.optimizer == "muon" else []
+    matrices = (
+        [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+        if settings.optimizer == "muon"
+        else []
+    )
     taken = {id(weight) for weight in matrices}
     others = [weight for weight in model.parameters() if id(weight) not in taken]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=settings.learning_rate, betas=(0.9, 0.98))]

@@ -1,7 +1,7 @@
 """The policy actor: OpenRLHF's, with the masked SPO loss and one normaliser per optimizer step."""
 
 import copy
-from typing import Iterator
+from collections.abc import Iterator
 
 import ray
 import torch
@@ -27,7 +27,9 @@ class LossWindows:
             return trained_tokens(experience, self.spo)
 
         skipped_micro_batches = 0
-        for experience, info in upstream.iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, mask_of):
+        for experience, info in upstream.iter_grad_accum_global_norm(
+            data_iter, strategy, accumulated_gradient, mask_of
+        ):
             if info["batch_num_tokens"] > 0:
                 yield experience, info
             else:
@@ -69,7 +71,12 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         self.actor_loss_fn = SegmentPolicyLoss(self.args)
         buffer = self.replay_buffer
         self.replay_buffer = SegmentReplayBuffer(
-            buffer.sample_batch_size, buffer.limit, buffer.cpu_offload, buffer.packing_samples, buffer.dynamic_batch, spo=spo
+            buffer.sample_batch_size,
+            buffer.limit,
+            buffer.cpu_offload,
+            buffer.packing_samples,
+            buffer.dynamic_batch,
+            spo=spo,
         )
         # The KL term is in actor_loss_fn; OpenRLHF would add one of its own over all action tokens.
         self.args = copy.copy(self.args)

@@ -6,12 +6,12 @@ held fixed; later parts of a response, which more continuations pass through, so
 """
 
 import random
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 
 from spo_rlhf import upstream
-from spo_rlhf.rollout.protocol import derive_seed
+from spo_rlhf.core.seeds import derive_seed
 
 
 def join(

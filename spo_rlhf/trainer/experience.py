@@ -85,7 +85,9 @@ def scale_clip(experiences: list[upstream.Experience], entropies: list[torch.Ten
     batch_mean = torch.cat([entropy[mask] for entropy, mask in zip(entropies, masks, strict=True)]).double().mean()
     for experience, entropy, mask in zip(experiences, entropies, masks):
         index = unit_index(spo.ratio_level, mask.shape, experience.unit_ids)
-        experience.clip_scale = entropy_scale(entropy.float(), mask, index, batch_mean.nan_to_num().item(), spo.entropy_clip)
+        experience.clip_scale = entropy_scale(
+            entropy.float(), mask, index, batch_mean.nan_to_num().item(), spo.entropy_clip
+        )
         trained = mask.sum(-1).clamp(min=1)
         experience.info["entropy"] = torch.where(mask, entropy.float(), 0).sum(-1) / trained
         experience.info["clip_scale"] = torch.where(mask, experience.clip_scale, 0).sum(-1) / trained

@@ -60,9 +60,13 @@ class SegmentTrainer(upstream.PPOTrainer):
                 self.nodes.load(step)
             if state["data_loader_state_dict"]:
                 self.prompts_dataloader.load_state_dict(state["data_loader_state_dict"])
-        ray.get([engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines])  # they start in the background
+        ray.get(
+            [engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines]
+        )  # they start in the background
         budget = self.args.spo.token_budget
-        self.reporter.send("plan", first_step=step, steps=self.planned_steps(), first_tokens=self.tokens, token_budget=budget)
+        self.reporter.send(
+            "plan", first_step=step, steps=self.planned_steps(), first_tokens=self.tokens, token_budget=budget
+        )
         if self.args.spo.eval_ends and step == 0:
             self.evaluate_held_out(step)
 
@@ -136,7 +140,9 @@ class SegmentTrainer(upstream.PPOTrainer):
         if self.args.algo.dynamic_filtering_enable:
             status["dynamic_filtering_pass_rate"] = pass_rate
         if status.get("skipped_steps"):
-            self.reporter.note(f"step {step}: {status['skipped_steps']} optimizer steps skipped, no token passed the mask")
+            self.reporter.note(
+                f"step {step}: {status['skipped_steps']} optimizer steps skipped, no token passed the mask"
+            )
         self.reporter.send("step", step=step, metrics={k: float(v) for k, v in status.items() if v is not None})
 
     def save_logs_and_checkpoints(self, global_step: int, logs_dict=None, client_states=None) -> None:

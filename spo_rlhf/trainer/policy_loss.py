@@ -23,7 +23,9 @@ class SegmentPolicyLoss:
         low, high = args.actor.eps_clip_low_high
         self.clip = Clip(low, high, args.actor.dual_clip)
         if low * (1 + self.spo.entropy_clip) > 1:
-            raise ValueError(f"clip low {low} x (1 + entropy clip {self.spo.entropy_clip}) is above 1: no ratio is that low")
+            raise ValueError(
+                f"clip low {low} x (1 + entropy clip {self.spo.entropy_clip}) is above 1: no ratio is that low"
+            )
         self.per_response = args.actor.loss_agg_mode == "seq-mean-token-mean"
         correction = args.algo.advantage
         self.correction = None
@@ -107,7 +109,10 @@ class Correction:
     def __init__(self, level: str, mode: str, gating: str, threshold: list[float]):
         self.per_response = level == "seq"
         self.loss = upstream.PolicyLoss(
-            is_correction_level=level, is_correction_mode=mode, is_correction_gating=gating, is_correction_threshold=threshold
+            is_correction_level=level,
+            is_correction_mode=mode,
+            is_correction_gating=gating,
+            is_correction_threshold=threshold,
         )
 
     def __call__(self, old_logp, rollout_logp, mask) -> tuple[torch.Tensor, dict[str, float]]:
@@ -132,7 +137,9 @@ class MaskedTotals:
     TOKEN_MEANS = ("policy_loss", "ppo_clip_ratio", "ppo_kl", "vllm_kl")
 
     def __init__(self):
-        self.sums = dict.fromkeys((*self.TOKEN_MEANS, "masked_tokens", "is_filtered", "is_units", *UnitStats.sums()), 0.0)
+        self.sums = dict.fromkeys(
+            (*self.TOKEN_MEANS, "masked_tokens", "is_filtered", "is_units", *UnitStats.sums()), 0.0
+        )
         self.extremes = {"high": -math.inf, "minus_low": -math.inf}  # both to be maximised
 
     def add(self, terms: LossTerms, normalizer) -> None:

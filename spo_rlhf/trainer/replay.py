@@ -3,13 +3,14 @@
 import os
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 
-from spo_rlhf.rollout.protocol import derive_seed
+from spo_rlhf.core.seeds import derive_seed
 
 PREFIX, SUFFIX = "step", ".pt"
 

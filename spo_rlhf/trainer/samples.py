@@ -3,7 +3,7 @@
 This is the one place where positions in a response become columns of OpenRLHF's layout.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import ray
 import torch
@@ -12,8 +12,8 @@ from vllm import SamplingParams
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.units import needs_ids, unit_ids
-from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.engine import RolloutRequest
+from spo_rlhf.rollout.prompt import RolloutCounts
 from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.rollout.tree import GrownTree
 from spo_rlhf.trainer import continuations

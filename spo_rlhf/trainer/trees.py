@@ -1,8 +1,9 @@
 """From grown trees to samples: each node with an advantage is a sample of its own, its prefix in the place of the prompt."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,9 @@ class NodeSupply:
         self.folder = Path(self.args.ckpt.path) / "_replay"
         self.idle = 0  # iterations since the last that had something to train
 
-    def exchange(self, trees: Sequence[GrownTree], iteration: int) -> tuple[list[upstream.Experience], dict[str, float]]:
+    def exchange(
+        self, trees: Sequence[GrownTree], iteration: int
+    ) -> tuple[list[upstream.Experience], dict[str, float]]:
         """Trees of this iteration -> samples to train now, a multiple of --train.batch_size, and metrics.
 
         Raises UserError where iteration after iteration leaves nothing to train: it would go on like that for ever.

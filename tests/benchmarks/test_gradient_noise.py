@@ -11,15 +11,28 @@ import stack
 import torch
 
 sys.path.insert(0, str(stack.ROOT / "benchmarks"))
-import gradient_noise as noise  # noqa: E402
+import gradient_noise as noise
 
-from spo_rlhf.core.partition import PartitionConfig  # noqa: E402
+from spo_rlhf.core.partition import PartitionConfig
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("task") / "short"
-    options = ["--output", str(folder), "--train", "16", "--test", "4", "--warm-up-steps", "0", "--min-steps", "2", "--max-steps", "2"]
+    options = [
+        "--output",
+        str(folder),
+        "--train",
+        "16",
+        "--test",
+        "4",
+        "--warm-up-steps",
+        "0",
+        "--min-steps",
+        "2",
+        "--max-steps",
+        "2",
+    ]
     command = [sys.executable, "-m", "spo_rlhf.cli.prepare", *options]
     subprocess.run(command, cwd=stack.ROOT, env=stack.environment(), check=True, capture_output=True)
     return folder
@@ -67,7 +80,12 @@ def test_intervals_are_those_asked_for_and_the_one_at_which_the_rest_varies():
 
 
 def test_a_model_that_is_never_right_is_said(task, tmp_path, capsys):
-    assert noise.main(["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "1"]) == 2
+    assert (
+        noise.main(
+            ["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "1"]
+        )
+        == 2
+    )
     assert "never right" in capsys.readouterr().err
 
 
@@ -83,7 +101,16 @@ def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
     assert "tree 4-3-2" in (tmp_path / "results.md").read_text()
 
 
-WRONG = ("--task nothing", "--repeats 1", "--prompts 17", "--interval 0", "--intervals 1,x", "--intervals 0", "--match none", "--nothing")
+WRONG = (
+    "--task nothing",
+    "--repeats 1",
+    "--prompts 17",
+    "--interval 0",
+    "--intervals 1,x",
+    "--intervals 0",
+    "--match none",
+    "--nothing",
+)
 
 
 @pytest.mark.parametrize("changes", [options.split() for options in WRONG], ids=WRONG)

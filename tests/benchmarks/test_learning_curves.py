@@ -12,9 +12,9 @@ import stack
 from scipy import stats
 
 sys.path.insert(0, str(stack.ROOT / "benchmarks"))
-import learning_curves  # noqa: E402
-import report  # noqa: E402
-import study  # noqa: E402
+import learning_curves
+import report
+import study
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,17 @@ def prepared(tmp_path_factory):
     folders = {}
     for name, task in study.TASKS.items():
         folders[name] = tmp_path_factory.mktemp("task") / name
-        options = ["--output", str(folders[name]), "--train", "600", "--test", "8", "--warm-up-steps", "0", *task.prepare]
+        options = [
+            "--output",
+            str(folders[name]),
+            "--train",
+            "600",
+            "--test",
+            "8",
+            "--warm-up-steps",
+            "0",
+            *task.prepare,
+        ]
         command = [sys.executable, "-m", "spo_rlhf.cli.prepare", *options]
         subprocess.run(command, cwd=stack.ROOT, env=stack.environment(), check=True, capture_output=True)
     return folders
@@ -31,20 +41,31 @@ def prepared(tmp_path_factory):
 
 @pytest.mark.timeout(600)
 def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path):
-    from spo_rlhf.cli.train import flatten, parse, plain
+    from spo_rlhf.cli.train import parse
+    from spo_rlhf.launch.output import flatten, plain
 
     for task_name, folder in prepared.items():
         methods = study.METHODS if task_name == "arithmetic-short" else {"spo_tree": study.METHODS["spo_tree"]}
         for name, method in methods.items():
             for changes in ({}, study.STABILITY):
                 command = study.train_command(
-                    study.TASKS[task_name], method.with_options(changes), folder, tmp_path, seed=3, budget=1000, points=3
+                    study.TASKS[task_name],
+                    method.with_options(changes),
+                    folder,
+                    tmp_path,
+                    seed=3,
+                    budget=1000,
+                    points=3,
                 )
                 args, _ = parse([*command[command.index("spo_rlhf.cli.train") + 1 :], "--dry-run"])
                 config = flatten(plain(args))
                 assert config["spo.token_budget"] == 1000 and config["train.seed"] == 3, name
-                steps = config["rollout.batch_size"] * config["rollout.n_samples_per_prompt"] / config["train.batch_size"]
-                assert steps == study.TASKS[task_name].optimizer_steps * {**method.options, **changes}.get("optimizer_steps", 1)
+                steps = (
+                    config["rollout.batch_size"] * config["rollout.n_samples_per_prompt"] / config["train.batch_size"]
+                )
+                assert steps == study.TASKS[task_name].optimizer_steps * {**method.options, **changes}.get(
+                    "optimizer_steps", 1
+                )
                 assert config["train.max_epochs"] == (2 if changes else 1)
 
 
@@ -69,7 +90,10 @@ def test_intervals_are_students():
 def run_of(method: str, seed: int, accuracy: list[float], pace: float = 1.0) -> dict:
     points = [{"step": i, "tokens": 100.0 * i, "seconds": pace * i, "accuracy": a} for i, a in enumerate(accuracy)]
     rewards = {"rollout/reward_mean": accuracy[-1], "ppo_clip_ratio": 0.0}
-    steps = [{"step": i + 1, "tokens": 30.0 * (i + 1), "seconds": pace * (i + 1), "ppo_kl": 0.01 * i, **rewards} for i in range(3)]
+    steps = [
+        {"step": i + 1, "tokens": 30.0 * (i + 1), "seconds": pace * (i + 1), "ppo_kl": 0.01 * i, **rewards}
+        for i in range(3)
+    ]
     steps[0]["rollout/reward_mean"] = 0.0  # not in the last third
     costs = dict.fromkeys(("mc_tokens", "trained_tokens", "optimizer_steps", "seconds_training"), 1.0)
     costs["generated_tokens"] = 90.0
@@ -77,13 +101,17 @@ def run_of(method: str, seed: int, accuracy: list[float], pace: float = 1.0) -> 
 
 
 def test_differences_are_paired_by_seed_and_times_compared_at_the_shortest(tmp_path):
-    runs = [run_of("grpo", s, [0.2, 0.3 + s / 10]) for s in range(3)] + [run_of("spo", s, [0.2, 0.4 + s / 10], 2.0) for s in range(3)]
+    runs = [run_of("grpo", s, [0.2, 0.3 + s / 10]) for s in range(3)] + [
+        run_of("spo", s, [0.2, 0.4 + s / 10], 2.0) for s in range(3)
+    ]
     lines = report.write(tmp_path, runs)
     accuracy, reward, _ = (line.split(" | ") for line in lines if line.startswith("| spo |"))
     assert accuracy[5] == "+10.0 ± 0.0", "the seeds differ by 10 points, the pairs do not"
     assert accuracy[6].startswith("35.0"), "after one second spo is half way: 0.2 + (0.4 + s/10 - 0.2) / 2, mean over s"
     assert reward[2].startswith("50.0") and reward[3] == "+10.0 ± 0.0", "the steps beyond 60 of 90 tokens"
-    assert reward[4].startswith("0.0") and reward[6].startswith("50.0"), "in 3 s spo has made its first step, in 3 steps all"
+    assert reward[4].startswith("0.0") and reward[6].startswith("50.0"), (
+        "in 3 s spo has made its first step, in 3 steps all"
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"results.md", "t.png", "t-steps.png"}
 
 
@@ -110,7 +138,9 @@ def test_finished_runs_are_collected_whatever_made_them(tmp_path, capsys):
 
 
 def test_varied_options_make_methods_of_their_own():
-    args = learning_curves.parse(["--methods", "spo_chain", "--vary", "spo.cutpoint_interval=1,3", "--vary", "prompts=16,64"])
+    args = learning_curves.parse(
+        ["--methods", "spo_chain", "--vary", "spo.cutpoint_interval=1,3", "--vary", "prompts=16,64"]
+    )
     methods = learning_curves.variants(args)
     assert len(methods) == 4
     assert methods["spo_chain:cutpoint_interval=1:prompts=64"].prompts == 64
@@ -137,8 +167,16 @@ def test_wrong_usage_is_one_line(arguments, says, capsys):
 
 
 def test_a_terminated_benchmark_leaves_nothing_running(tmp_path):
-    command = [sys.executable, str(stack.ROOT / "benchmarks" / "learning_curves.py"), "--quick", "--output", str(tmp_path)]
-    process = subprocess.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        str(stack.ROOT / "benchmarks" / "learning_curves.py"),
+        "--quick",
+        "--output",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(
+        command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     child, log, end = psutil.Process(process.pid), tmp_path / "arithmetic-short" / "prepare.log", time.monotonic() + 60
     while time.monotonic() < end and not (log.exists() and "loading" in log.read_text(encoding="utf-8")):
         time.sleep(0.2)
@@ -153,12 +191,25 @@ def test_a_terminated_benchmark_leaves_nothing_running(tmp_path):
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_a_benchmark_runs_and_goes_on_where_it_was(tmp_path):
-    arguments = ["--methods", "grpo", "--task", "arithmetic-short", "--seeds", "1", "--budget-tokens", "20000", "--points", "2"]
+    arguments = [
+        "--methods",
+        "grpo",
+        "--task",
+        "arithmetic-short",
+        "--seeds",
+        "1",
+        "--budget-tokens",
+        "20000",
+        "--points",
+        "2",
+    ]
     arguments += ["--warm-up-seconds", "5", "--output", str(tmp_path), "--vary", "prompts=16"]
     assert learning_curves.main(arguments) == 0
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     [run] = results["runs"]
-    assert run["generated_tokens"] >= 20000 and run["optimizer_steps"] == len(run["steps"]) and run["trained_tokens"] > 0
+    assert (
+        run["generated_tokens"] >= 20000 and run["optimizer_steps"] == len(run["steps"]) and run["trained_tokens"] > 0
+    )
     assert [point["tokens"] for point in run["accuracy"]][0] == 0 and len(run["accuracy"]) >= 2
     log = tmp_path / "arithmetic-short" / "grpo-prompts_16-20000-seed0" / "terminal.log"
     written = log.stat().st_mtime_ns

@@ -162,7 +162,10 @@ BAD_LINES = {
     "unknown parent": (nodes(None, 9), "node 1 has parent 9, which is no node"),
     "circle": (nodes(None, 2, 1), "round in a circle"),
     "leaf without reward": (nodes(None, 0, 0), "node 1 is a leaf without a finite reward"),
-    "inner node with reward": (nodes(None, 0, nodes=[{"id": 0, "parent": None, "reward": 1}, {"id": 1, "parent": 0, "reward": 1}]), "children and a reward"),
+    "inner node with reward": (
+        nodes(None, 0, nodes=[{"id": 0, "parent": None, "reward": 1}, {"id": 1, "parent": 0, "reward": 1}]),
+        "children and a reward",
+    ),
     "unknown tree advantage": (nodes(None, 0, advantage="median"), "unknown tree advantage 'median'"),
     "not JSON": ("{'mode'", "not JSON"),
     "half a line": (json.dumps(GOOD)[:30], "not JSON"),

@@ -98,7 +98,9 @@ def test_what_was_there_survives_a_failure_at_any_moment(tmp_path):
     with pytest.raises(FileNotFoundError):
         with prepare.whole_or_nothing(output) as directory:
             directory.rmdir()  # so that it cannot take its place in the end
-    assert [path.name for path in tmp_path.iterdir()] == ["task"] and [path.name for path in output.iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["task"] and [path.name for path in output.iterdir()] == [
+        "old"
+    ]
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
@@ -142,7 +144,17 @@ def test_knights_and_knaves(tmp_path):
 
 def test_the_record_of_the_default_task_has_the_settings_it_had(finished):
     record = json.loads((finished[0] / "prepare.json").read_text(encoding="utf-8"))
-    names = ["task", "seed", "train", "test", "min_steps", "max_steps", "target_accuracy", "max_seconds", "warm_up_steps"]
+    names = [
+        "task",
+        "seed",
+        "train",
+        "test",
+        "min_steps",
+        "max_steps",
+        "target_accuracy",
+        "max_seconds",
+        "warm_up_steps",
+    ]
     assert list(record["settings"]) == names and record["settings"]["task"] == "arithmetic"
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from spo_rlhf.cli import ray_node
+from spo_rlhf.cli.ray_node import main
 from spo_rlhf.errors import UserError
-from spo_rlhf.ray_start import ATTEMPTS
+from spo_rlhf.host import ray_node
+from spo_rlhf.host.ray_start import ATTEMPTS
 
 
 def options_of(**changes) -> dict[str, str]:
@@ -45,7 +46,7 @@ def test_unknown_interface_names_those_there_are():
 
 def test_a_temp_dir_too_long_for_sockets_is_refused(tmp_path, capsys):
     long = tmp_path / ("x" * 50)
-    assert ray_node.main(["start", "--temp-dir", str(long), "--gpus", "1"]) == 2
+    assert main(["start", "--temp-dir", str(long), "--gpus", "1"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1 and not long.exists()
 
 
@@ -53,9 +54,9 @@ def test_a_ray_that_does_not_start_is_tried_again_a_few_times(tmp_path):
     """With a command in Ray's place that notes each of its starts and leaves a child behind."""
     starts, temp_dir = tmp_path / "starts", Path(tempfile.mkdtemp(prefix="spo-", dir="/tmp")) / "node"
     program = (
-        "import sys; from spo_rlhf.cli import ray_node;"
+        "import sys; from spo_rlhf.cli import ray_node as cli; from spo_rlhf.host import ray_node;"
         f"ray_node.start_command = lambda args, resources: ['sh', '-c', 'echo up >> {starts}; sleep 600 & exit 1'];"
-        f"sys.exit(ray_node.main(['start', '--temp-dir', '{temp_dir}', '--gpus', '1', '--address', 'h:1']))"
+        f"sys.exit(cli.main(['start', '--temp-dir', '{temp_dir}', '--gpus', '1', '--address', 'h:1']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and starts.read_text().split() == ["up"] * ATTEMPTS

@@ -23,9 +23,13 @@ def files(tmp_path):
 
 def arguments(files, **changes) -> list[str]:
     values = {
-        "model": files / "model", "data": files / "data.jsonl", "input-key": "problem", "label-key": "answer",
-        "reward": files / "reward.py", "output": files / "out",
-    } | {name.replace("_", "-"): value for name, value in changes.items()}  # fmt: skip
+        "model": files / "model",
+        "data": files / "data.jsonl",
+        "input-key": "problem",
+        "label-key": "answer",
+        "reward": files / "reward.py",
+        "output": files / "out",
+    } | {name.replace("_", "-"): value for name, value in changes.items()}
     return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
 
 

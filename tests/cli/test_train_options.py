@@ -10,9 +10,10 @@ import stack
 from transformers import ByT5Tokenizer
 
 from spo_rlhf import upstream
-from spo_rlhf.cli.train import build_parser, flatten, main, parse, plain
+from spo_rlhf.cli.presets import PRESETS
+from spo_rlhf.cli.train import build_parser, main, parse
 from spo_rlhf.errors import UserError
-from spo_rlhf.presets import PRESETS
+from spo_rlhf.launch.output import flatten, plain
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +50,33 @@ CONTRADICTIONS = [
     (dict(spo__partition="newline", spo__cutpoint_interval=3), "--spo.partition cutpoint"),
     (dict(spo__mode="group", spo__mc_rollouts=5), "--spo.mc_rollouts"),
     (dict(spo__mode="group", spo__mc_rollouts=None, critic__adam__lr=1e-6), "--critic.adam.lr needs a critic"),
-    (dict(spo__mode="group", spo__mc_rollouts=None, algo__advantage__estimator="gae", critic__num_gpus_per_node=2), "critic devices"),
-    (dict(spo__mode="group", spo__mc_rollouts=None, algo__advantage__estimator="gae", critic__num_gpus_per_node=1, critic__model_name_or_path="./nothing"), "--critic.model_name_or_path ./nothing"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, algo__advantage__estimator="gae", critic__num_gpus_per_node=2),
+        "critic devices",
+    ),
+    (
+        dict(
+            spo__mode="group",
+            spo__mc_rollouts=None,
+            algo__advantage__estimator="gae",
+            critic__num_gpus_per_node=1,
+            critic__model_name_or_path="./nothing",
+        ),
+        "--critic.model_name_or_path ./nothing",
+    ),
     (dict(spo__token_budget=0), "--spo.token_budget 0: must be at least 1"),
     (dict(spo__mode="tree"), "--spo.mc_rollouts has no meaning with --spo.mode tree"),
     (dict(spo__mode="chain", spo__tree_branching="2,2"), "--spo.tree_branching has no meaning with --spo.mode chain"),
-    (dict(spo__mode="group", spo__mc_rollouts=None, spo__replay_max_age=1), "--spo.replay_max_age has no meaning with --spo.mode group"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, spo__replay_max_age=1),
+        "--spo.replay_max_age has no meaning with --spo.mode group",
+    ),
     (dict(stack.TREE, spo__tree_segment_tokens=None), "--spo.tree_segment_tokens"),
     (dict(stack.TREE, spo__tree_branching="6,x"), "no list of whole numbers"),
-    (dict(stack.TREE, spo__tree_branching="1,1"), "--spo.tree_branching 1,1 --spo.tree_segment_tokens 6: branching needs"),
+    (
+        dict(stack.TREE, spo__tree_branching="1,1"),
+        "--spo.tree_branching 1,1 --spo.tree_segment_tokens 6: branching needs",
+    ),
     (dict(stack.TREE, spo__tree_branching="2,2,2", spo__tree_segment_tokens="4,0"), "segment lengths are at least 1"),
     (dict(stack.TREE, spo__tree_segment_tokens="4,5,6,7"), "one, or 2"),
     (dict(stack.TREE, spo__tree_advantage="median"), "invalid choice: 'median'"),
@@ -75,7 +94,10 @@ CONTRADICTIONS = [
     (dict(spo__partition="segments"), "--spo.segment_count"),
     (dict(spo__segment_count=10), "--spo.partition segments"),
     (dict(spo__partition="segments", spo__segment_count=0), "--spo.segment_count 0"),
-    (dict(spo__mode="group", spo__mc_rollouts=None, spo__ratio_level="segment"), "--spo.ratio_level segment needs segments"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, spo__ratio_level="segment"),
+        "--spo.ratio_level segment needs segments",
+    ),
     (dict(spo__ratio_level="word"), "--spo.ratio_level"),
     (dict(spo__clip_low=0.1, actor__eps_clip_low_high=(0.1, 0.2)), "--actor.eps_clip_low_high"),
     (dict(spo__dual_clip=3, actor__dual_clip=4), "--actor.dual_clip"),
@@ -87,10 +109,16 @@ CONTRADICTIONS = [
     (dict(spo__entropy_clip=0.5, spo__clip_low=0.8), "--spo.clip_low"),
     (dict(actor__policy_loss_type="gspo", spo__ratio_level="subsentence"), "--actor.policy_loss_type gspo"),
     (dict(actor__policy_loss_type="gspo", actor__loss_agg_mode="token-mean"), "--actor.loss_agg_mode"),
-    (dict(algo__advantage__is_correction_level="seq", algo__advantage__is_correction_mode="clip"), "is_correction_mode=clip"),
+    (
+        dict(algo__advantage__is_correction_level="seq", algo__advantage__is_correction_mode="clip"),
+        "is_correction_mode=clip",
+    ),
     (dict(spo__mc_rollouts=0), "at least 1"),
     (dict(spo__train_continuations=True, spo__mc_rollouts=1), "no siblings"),
-    (dict(spo__train_continuations=True, rollout__vllm_generate_batch_size=64), "does not go with --spo.train_continuations"),
+    (
+        dict(spo__train_continuations=True, rollout__vllm_generate_batch_size=64),
+        "does not go with --spo.train_continuations",
+    ),
     (dict(spo__mode="group", spo__mc_rollouts=None, spo__train_continuations=True), "use --spo.mode chain"),
     (dict(spo__prob_threshold=1.5), "probability"),
     (dict(spo__reward_timeout=0), "seconds"),
@@ -182,27 +210,46 @@ def test_a_tokenizer_that_does_not_map_tokens_to_text(task, tmp_path, refused, c
     [
         ({}, ("token", (0.2, 0.2), None, "token-mean", 0.0)),
         (dict(spo__ratio_level="segment", spo__clip_high=0.3), ("segment", (0.2, 0.3), None, "token-mean", 0.0)),
-        (dict(actor__eps_clip=0.1, spo__clip_low=0.05, spo__dual_clip=3), ("token", (0.05, 0.1), 3.0, "token-mean", 0.0)),
+        (
+            dict(actor__eps_clip=0.1, spo__clip_low=0.05, spo__dual_clip=3),
+            ("token", (0.05, 0.1), 3.0, "token-mean", 0.0),
+        ),
         (dict(actor__policy_loss_type="gspo"), ("sequence", (0.2, 0.2), None, "seq-mean-token-mean", 0.0)),
-        (dict(spo__ratio_level="subsentence", spo__entropy_clip=0.5), ("subsentence", (0.2, 0.2), None, "token-mean", 0.5)),
+        (
+            dict(spo__ratio_level="subsentence", spo__entropy_clip=0.5),
+            ("subsentence", (0.2, 0.2), None, "token-mean", 0.5),
+        ),
     ],
 )
 def test_objective_options_are_settled_in_one_place(task, tmp_path, changes, resolved):
     args, _ = parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
     actor = args.actor
     assert resolved == (
-        args.spo.ratio_level, actor.eps_clip_low_high, actor.dual_clip, actor.loss_agg_mode, args.spo.entropy_clip
-    )  # fmt: skip
+        args.spo.ratio_level,
+        actor.eps_clip_low_high,
+        actor.dual_clip,
+        actor.loss_agg_mode,
+        args.spo.entropy_clip,
+    )
 
 
 def resolved_by_preset(task, tmp_path, **changes) -> dict:
     """`--spo.preset paper` with the batch and the optimizer left to it."""
-    left = ("spo__mc_rollouts", "rollout__batch_size", "rollout__n_samples_per_prompt", "train__batch_size", "actor__adam__lr",
-            "actor__lr_warmup_ratio", "algo__kl__init_coef")  # fmt: skip
+    left = (
+        "spo__mc_rollouts",
+        "rollout__batch_size",
+        "rollout__n_samples_per_prompt",
+        "train__batch_size",
+        "actor__adam__lr",
+        "actor__lr_warmup_ratio",
+        "algo__kl__init_coef",
+    )
     problems = tmp_path / "problems.jsonl"
     problems.write_text((task / "train.jsonl").read_text() * 4)  # enough for a batch of the preset
     changes["data__prompt_dataset"] = problems
-    args, _ = parse([*stack.options(task, tmp_path, spo__preset="paper", **{**dict.fromkeys(left), **changes}), "--dry-run"])
+    args, _ = parse(
+        [*stack.options(task, tmp_path, spo__preset="paper", **{**dict.fromkeys(left), **changes}), "--dry-run"]
+    )
     return flatten(plain(args))
 
 
@@ -232,8 +279,12 @@ def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp
     arguments = [*stack.options(task, tmp_path, **changes), "--dry-run"]
     done = subprocess.run(
         [sys.executable, "-m", "spo_rlhf.cli.train", *arguments],
-        capture_output=True, text=True, cwd=stack.ROOT, env=stack.environment(), timeout=180,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=stack.ROOT,
+        env=stack.environment(),
+        timeout=180,
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "spo.partition.interval = 5" in done.stdout and "algo.kl.use_loss = True" in done.stdout
     for actor in ("policy[1]", "reference[1]", "engine[1]"):
@@ -243,10 +294,15 @@ def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp
 
 def test_help_shows_both_groups_without_loading_the_stack():
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "spo_rlhf.cli.train", "--help"], capture_output=True, text=True, cwd=stack.ROOT
+        [sys.executable, "-X", "importtime", "-m", "spo_rlhf.cli.train", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=stack.ROOT,
     )
     assert done.returncode == 0
-    assert "--spo.cutpoint_interval" in done.stdout and "--algo.kl.use_loss" in done.stdout and "examples:" in done.stdout
+    assert (
+        "--spo.cutpoint_interval" in done.stdout and "--algo.kl.use_loss" in done.stdout and "examples:" in done.stdout
+    )
     for heavy in ("vllm", "deepspeed", "ray", "torch"):
         assert not re.search(rf"\| +{heavy}$", done.stderr, re.MULTILINE), heavy
 

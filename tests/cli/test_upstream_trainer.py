@@ -18,9 +18,13 @@ def files(tmp_path_factory):
 
 def arguments(files, command, **changes) -> list[str]:
     values = {
-        "model.model_name_or_path": files / "model", "data.dataset": files / "rows.jsonl", "train.batch_size": 4,
-        "train.micro_batch_size": 2, "spo.run_dir": files / "run", "ckpt.output_dir": files / "out",
-    }  # fmt: skip
+        "model.model_name_or_path": files / "model",
+        "data.dataset": files / "rows.jsonl",
+        "train.batch_size": 4,
+        "train.micro_batch_size": 2,
+        "spo.run_dir": files / "run",
+        "ckpt.output_dir": files / "out",
+    }
     keys = {"input_key": "prompt", "output_key": "response"} if command == "sft" else {"prompt_key": "prompt"}
     values |= {f"data.{name}": key for name, key in keys.items()}
     values |= {name.replace("__", "."): value for name, value in changes.items()}

@@ -82,9 +82,7 @@ def test_terms_are_the_parts_of_the_loss() -> None:
     batch = random_batch(7)
     mask, kl_mask = batch["mask"], batch["kl_mask"]
     logp = torch.tensor(batch["logp"])
-    terms = loss_of(
-        batch, logp, clip=Clip(), normalizer=4.0, kl_coef=0.3, scale=2.0, action_mask=torch.tensor(kl_mask)
-    )
+    terms = loss_of(batch, logp, clip=Clip(), normalizer=4.0, kl_coef=0.3, scale=2.0, action_mask=torch.tensor(kl_mask))
     assert terms.loss.item() == pytest.approx(2.0 * (terms.policy.item() + 0.3 * terms.kl.item()))
     assert terms.masked_tokens.item() == mask.sum()
     assert terms.mask_density.item() == pytest.approx(mask.sum() / kl_mask.sum())

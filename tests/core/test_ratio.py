@@ -81,9 +81,16 @@ def loss_of(batch, level: str, logp: torch.Tensor, clip=CLIP, alpha=ALPHA, norma
     index = unit_index(level, mask.shape, tensors["unit_ids"])
     scale = entropy_scale(tensors["entropy"], mask, index, tensors["entropy"][mask].mean().item(), alpha)
     return spo_loss(
-        logp, tensors["old_logp"], tensors["adv"], mask, clip=clip, normalizer=normalizer, index=index,
-        clip_scale=scale if alpha else None, **options,
-    )  # fmt: skip
+        logp,
+        tensors["old_logp"],
+        tensors["adv"],
+        mask,
+        clip=clip,
+        normalizer=normalizer,
+        index=index,
+        clip_scale=scale if alpha else None,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, ALPHA])

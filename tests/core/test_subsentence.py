@@ -10,7 +10,27 @@ from spo_rlhf.core.partition import subsentence_boundaries
 from spo_rlhf.core.subsentence import MARKS, ends
 
 # No letter stands before a point that a digit follows here, so every such point is a number's.
-PIECES = ["a", "so", " ", "\n", "3", "14", ".", ",", "?", ";", "，", "。", " .", "(", "3.14", "1,000", "b, ", ". ", '."']
+PIECES = [
+    "a",
+    "so",
+    " ",
+    "\n",
+    "3",
+    "14",
+    ".",
+    ",",
+    "?",
+    ";",
+    "，",
+    "。",
+    " .",
+    "(",
+    "3.14",
+    "1,000",
+    "b, ",
+    ". ",
+    '."',
+]
 text_lists = st.lists(st.sampled_from(PIECES), min_size=1, max_size=30).filter(
     lambda text_T: not re.search(r'[a-z(",.?;，。"]\.\d', "".join(text_T))
 )

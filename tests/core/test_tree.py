@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from spo_rlhf.core import tree
 from spo_rlhf.core.tree import NO_PARENT, TokenTree
 
-CASES = [
-    json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "tree.jsonl").read_text().splitlines()
-]
+CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "tree.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(1, len(CASES) + 1))
@@ -23,9 +21,7 @@ def test_tree_vector(case: dict) -> None:
     value_N = tree.values(parent_N, [node.get("reward", np.nan) for node in nodes])
     adv_N = tree.advantages(parent_N, value_N, case["input"]["advantage"])
     assert value_N.tolist() == pytest.approx([expected["values"][str(n)] for n in range(len(nodes))], abs=1e-12)
-    assert adv_N[1:].tolist() == pytest.approx(
-        [expected["advantages"][str(n)] for n in range(1, len(nodes))], abs=1e-9
-    )
+    assert adv_N[1:].tolist() == pytest.approx([expected["advantages"][str(n)] for n in range(1, len(nodes))], abs=1e-9)
     assert tree.trained(adv_N) == expected["trained"]
 
 

@@ -70,7 +70,9 @@ def exact_level_gradients(lm: ToyLM) -> list[np.ndarray]:
     """The policy gradient, split by the level that a token lies in."""
     return [
         sum(
-            lm.weights[index] * lm.rewards[index] * lm.score(index, *slice(start, end).indices(len(lm.responses[index]))[:2])
+            lm.weights[index]
+            * lm.rewards[index]
+            * lm.score(index, *slice(start, end).indices(len(lm.responses[index]))[:2])
             for index in lm.possible()
         )
         for start, end in zip(LEVELS, LEVELS[1:])
@@ -95,6 +97,8 @@ def test_the_expected_gradient_is_the_policy_gradient(lm: ToyLM, kind: str, fact
 
 def test_dividing_by_the_spread_changes_the_direction(lm: ToyLM) -> None:
     """No multiple of the policy gradient: so `std` must not be taken for an unbiased estimator up to scale."""
-    expected, exact = (np.concatenate([g.ravel() for g in f]) for f in (expected_level_gradients(lm, "std"), exact_level_gradients(lm)))
+    expected, exact = (
+        np.concatenate([g.ravel() for g in f]) for f in (expected_level_gradients(lm, "std"), exact_level_gradients(lm))
+    )
     cosine = expected @ exact / np.linalg.norm(expected) / np.linalg.norm(exact)
     assert 0.5 < cosine < 0.999

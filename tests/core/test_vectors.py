@@ -8,9 +8,7 @@ import pytest
 from spo_rlhf.core.advantages import chain, to_tokens
 from spo_rlhf.core.partition import PartitionConfig, below_threshold, boundaries
 
-CASES = [
-    json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "chain.jsonl").read_text().splitlines()
-]
+CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "chain.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(1, len(CASES) + 1))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spo_rlhf.graders.grade import Kind
+from spo_rlhf.graders.verdict import Kind
 from spo_rlhf.tasks import small_model
 from spo_rlhf.tasks.warm_up import WarmUpSettings, warm_up
 

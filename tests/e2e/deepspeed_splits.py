@@ -60,13 +60,24 @@ def batch() -> list[upstream.Experience]:
 def one_rank(task: Path, level: str, ranks: int, rank: int, micro_batch: int, port: int, out: Path) -> None:
     torch.set_num_threads(1)
     options = stack.options(
-        task, out, rollout__batch_size=RESPONSES, rollout__n_samples_per_prompt=1, rollout__micro_batch_size=1,
-        train__batch_size=RESPONSES, train__micro_batch_size=micro_batch, actor__num_gpus_per_node=ranks, ref__num_gpus_per_node=ranks,
-        vllm__num_engines=ranks, spo__prob_threshold=THRESHOLD, algo__kl__init_coef=0.1, actor__max_norm=1e9,
-        actor__lr_scheduler="constant", spo__ratio_level=level,
+        task,
+        out,
+        rollout__batch_size=RESPONSES,
+        rollout__n_samples_per_prompt=1,
+        rollout__micro_batch_size=1,
+        train__batch_size=RESPONSES,
+        train__micro_batch_size=micro_batch,
+        actor__num_gpus_per_node=ranks,
+        ref__num_gpus_per_node=ranks,
+        vllm__num_engines=ranks,
+        spo__prob_threshold=THRESHOLD,
+        algo__kl__init_coef=0.1,
+        actor__max_norm=1e9,
+        actor__lr_scheduler="constant",
+        spo__ratio_level=level,
         algo__advantage__is_correction_level="off" if level == "token" else "seq",
         algo__advantage__is_correction_threshold=(0, 1e9),
-    )  # fmt: skip
+    )
     args, _ = parse(options)
     actor = SegmentPolicyActor(ranks, rank, "127.0.0.1", port)
     actor.init_model_from_pretrained(upstream.get_strategy(args), str(task / "model"), 1, None)
@@ -85,7 +96,8 @@ def main(task: Path, level: str, out: Path) -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         processes = [
-            context.Process(target=one_rank, args=(task, level, ranks, rank, micro_batch, port, out)) for rank in range(ranks)
+            context.Process(target=one_rank, args=(task, level, ranks, rank, micro_batch, port, out))
+            for rank in range(ranks)
         ]
         for process in processes:
             process.start()

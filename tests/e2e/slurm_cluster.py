@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from spo_rlhf.cli import processes
+from spo_rlhf.host import processes
 
 NODES = ("n1", "n2")
 # As many GPUs and CPUs per node as the job scripts ask for. SLURM wants a device behind each GPU and never opens it.
@@ -103,9 +103,15 @@ class SlurmCluster:
         key.chmod(0o400)
         files = {name: self.directory / f"munge.{name}" for name in ("socket", "pid", "log", "seed")}
         self._daemon(
-            "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={files['socket']}",
-            f"--pid-file={files['pid']}", f"--log-file={files['log']}", f"--seed-file={files['seed']}",
-        )  # fmt: skip
+            "munged",
+            "--foreground",
+            "--force",
+            f"--key-file={key}",
+            f"--socket={files['socket']}",
+            f"--pid-file={files['pid']}",
+            f"--log-file={files['log']}",
+            f"--seed-file={files['seed']}",
+        )
         self._until(files["socket"].exists, "munged made no socket")
         self._daemon("slurmctld", "-D")
         for node in NODES:
@@ -145,9 +151,16 @@ class SlurmCluster:
         """sbatch from the checkout; the job's number."""
         output = f"--output={self.directory}/job-%j.out"
         done = self.run(
-            "sbatch", "--parsable", f"--chdir={checkout}", output, *options, str(script), *arguments,
-            SPO_ROOT=str(checkout), **variables,
-        )  # fmt: skip
+            "sbatch",
+            "--parsable",
+            f"--chdir={checkout}",
+            output,
+            *options,
+            str(script),
+            *arguments,
+            SPO_ROOT=str(checkout),
+            **variables,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

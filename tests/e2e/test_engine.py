@@ -8,7 +8,11 @@ import torch
 
 from spo_rlhf import cpu
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.skipif(not cpu.is_cpu(), reason="the sync without a GPU")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not cpu.is_cpu(), reason="the sync without a GPU"),
+]
 TEXT = [5, 6, 7, 8, 9, 10, 11, 12] * 6
 
 
@@ -19,9 +23,13 @@ async def gaps_after_syncs(model_dir: str, syncs: int) -> list[float]:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     arguments = vllm.AsyncEngineArgs(
-        model=model_dir, max_model_len=256, enable_prefix_caching=True, logprobs_mode="processed_logprobs", max_num_seqs=8,
+        model=model_dir,
+        max_model_len=256,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        max_num_seqs=8,
         **cpu.engine_kwargs(256),
-    )  # fmt: skip
+    )
     llm = vllm.AsyncLLMEngine.from_engine_args(arguments)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)

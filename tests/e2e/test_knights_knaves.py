@@ -25,10 +25,16 @@ def task(tmp_path_factory):
 
 def test_two_steps_of_spo_chain(task, tmp_path):
     changes = dict(
-        data__input_template=knights_knaves.PROMPT_TEMPLATE, reward__remote_url=knights_knaves_reward.__file__,
-        data__max_len=512, rollout__max_new_tokens=240, spo__cutpoint_interval=10, rollout__batch_size=4,
-        rollout__n_samples_per_prompt=4, train__batch_size=16, actor__adam__lr=1e-4,
-    )  # fmt: skip
+        data__input_template=knights_knaves.PROMPT_TEMPLATE,
+        reward__remote_url=knights_knaves_reward.__file__,
+        data__max_len=512,
+        rollout__max_new_tokens=240,
+        spo__cutpoint_interval=10,
+        rollout__batch_size=4,
+        rollout__n_samples_per_prompt=4,
+        train__batch_size=16,
+        actor__adam__lr=1e-4,
+    )
     run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
     assert run["summary"]["finished"] and len(run["steps"]) == 2
     for metrics in run["steps"]:

@@ -88,9 +88,7 @@ def test_dpo(task, tmp_path, name, beta):
     pairs = rows(tmp_path / "samples" / "pairs.jsonl")
     assert len(pairs) >= 16
     for row in pairs:
-        assert (
-            grade_here(row["label"], row["chosen"]).correct and not grade_here(row["label"], row["rejected"]).correct
-        )
+        assert grade_here(row["label"], row["chosen"]).correct and not grade_here(row["label"], row["rejected"]).correct
     check_training(task, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["model.beta"], config["spo.dpo_positive"]) == (beta, 50)

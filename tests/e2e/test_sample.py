@@ -33,14 +33,38 @@ def task(tmp_path_factory) -> Path:
 
 def start(task: Path, output: Path, *more: str, reward: Path = REWARD) -> subprocess.Popen:
     arguments = [
-        "--model", task / "model", "--data", task / "test.jsonl", "--input-key", "problem", "--label-key", "answer",
-        "--template", PROMPT_TEMPLATE, "--reward", reward, "--samples", RESPONSES, "--max-new-tokens", MAX_NEW_TOKENS,
-        "--temperature", 1.5, "--seed", 5, "--output", output, *more,
-    ]  # fmt: skip
+        "--model",
+        task / "model",
+        "--data",
+        task / "test.jsonl",
+        "--input-key",
+        "problem",
+        "--label-key",
+        "answer",
+        "--template",
+        PROMPT_TEMPLATE,
+        "--reward",
+        reward,
+        "--samples",
+        RESPONSES,
+        "--max-new-tokens",
+        MAX_NEW_TOKENS,
+        "--temperature",
+        1.5,
+        "--seed",
+        5,
+        "--output",
+        output,
+        *more,
+    ]
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.sample", *map(str, arguments)],
-        cwd=stack.ROOT, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=stack.ROOT,
+        env=stack.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen, output: Path, status: int = 0) -> str:

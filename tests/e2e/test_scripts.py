@@ -12,31 +12,70 @@ import stack
 FOLDER = stack.ROOT / "examples" / "scripts"
 DATA = Path(os.environ.get("SPO_DATA_DIR", stack.ROOT.parent / "shared" / "data"))
 # Methods on spo-train: each has one script per task. The others have tests of their own.
-SPO_TRAIN = sorted(path.stem for path in FOLDER.glob("train_*.sh") if "\ntrain \"$@\"" in path.read_text())
+SPO_TRAIN = sorted(path.stem for path in FOLDER.glob("train_*.sh") if '\ntrain "$@"' in path.read_text())
 # One script of each kind: groups with and without mask, a critic, chain, tree. The others are `slow`: a minute each.
-EACH_KIND = {"train_grpo_gsm8k", "train_grpo_mask_gsm8k", "train_ppo_gsm8k", "train_spo_chain_gsm8k", "train_spo_tree_math"}
+EACH_KIND = {
+    "train_grpo_gsm8k",
+    "train_grpo_mask_gsm8k",
+    "train_ppo_gsm8k",
+    "train_spo_chain_gsm8k",
+    "train_spo_tree_math",
+}
 FILES = {"gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"), "math": ("math500.jsonl", "math500.jsonl")}
 OFFICIAL = {
-    "gsm8k": {"actor.adam.lr": 1e-6, "algo.kl.init_coef": 1e-4, "rollout.temperature": 0.6, "rollout.top_p": 0.9, "data.max_len": 2047},
-    "math": {"actor.adam.lr": 1e-6, "algo.kl.init_coef": 1e-4, "rollout.temperature": 0.6, "rollout.top_p": 1.0, "data.max_len": 2048},
-    "spo_chain_gsm8k": {"spo.partition.interval": 5, "spo.partition.threshold": 0.9, "spo.mc_rollouts": 9, "train.max_epochs": 2},
-    "spo_chain_math": {"spo.partition.interval": 5, "spo.mc_rollouts": 4, "train.max_epochs": 1, "train.batch_size": 128},
+    "gsm8k": {
+        "actor.adam.lr": 1e-6,
+        "algo.kl.init_coef": 1e-4,
+        "rollout.temperature": 0.6,
+        "rollout.top_p": 0.9,
+        "data.max_len": 2047,
+    },
+    "math": {
+        "actor.adam.lr": 1e-6,
+        "algo.kl.init_coef": 1e-4,
+        "rollout.temperature": 0.6,
+        "rollout.top_p": 1.0,
+        "data.max_len": 2048,
+    },
+    "spo_chain_gsm8k": {
+        "spo.partition.interval": 5,
+        "spo.partition.threshold": 0.9,
+        "spo.mc_rollouts": 9,
+        "train.max_epochs": 2,
+    },
+    "spo_chain_math": {
+        "spo.partition.interval": 5,
+        "spo.mc_rollouts": 4,
+        "train.max_epochs": 1,
+        "train.batch_size": 128,
+    },
     "spo_tree_gsm8k": {"spo.tree.branching": (6, 6, 6), "spo.tree.segment_tokens": (30,), "rollout.batch_size": 16},
     "spo_tree_math": {"spo.tree.branching": (6, 6, 6), "spo.tree.segment_tokens": (600,), "rollout.batch_size": 32},
     "ppo_gsm8k": {"algo.advantage.estimator": "gae", "algo.advantage.lambd": 1.0, "critic.value_clip": 0.2},
     "sspo_gsm8k": {"spo.ratio_level": "subsentence", "spo.entropy_clip": 0.5, "actor.eps_clip_low_high": (0.05, 0.05)},
-    "gspo_gsm8k": {"spo.ratio_level": "sequence", "actor.eps_clip_low_high": (3e-4, 4e-4), "actor.loss_agg_mode": "seq-mean-token-mean"},
+    "gspo_gsm8k": {
+        "spo.ratio_level": "sequence",
+        "actor.eps_clip_low_high": (3e-4, 4e-4),
+        "actor.loss_agg_mode": "seq-mean-token-mean",
+    },
     "spo_chain_segment_ratio_gsm8k": {
-        "spo.ratio_level": "segment", "spo.partition.interval": 5, "spo.prob_mask": True, "spo.mc_rollouts": 9,
+        "spo.ratio_level": "segment",
+        "spo.partition.interval": 5,
+        "spo.prob_mask": True,
+        "spo.mc_rollouts": 9,
     },
     "grpo_mask_math": {"algo.advantage.estimator": "group_norm", "spo.prob_mask": True},
     "vineppo_math": {"spo.partition.kind": "newline", "spo.prob_mask": False},
-}  # fmt: skip
+}
 
 # Instead of the official values; a script without an entry has no others.
 MORE_PROMPTS = {"rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4, "train.num_episodes": 18}
 RECOMMENDED = {
-    **{f"{method}_{task}": MORE_PROMPTS for method in ("grpo", "grpo_mask", "rloo", "spo_chain") for task in ("gsm8k", "math")},
+    **{
+        f"{method}_{task}": MORE_PROMPTS
+        for method in ("grpo", "grpo_mask", "rloo", "spo_chain")
+        for task in ("gsm8k", "math")
+    },
     **dict.fromkeys(("spo_chain_gsm8k", "spo_chain_segment_ratio_gsm8k"), {"spo.mc_rollouts": 4, **MORE_PROMPTS}),
 }
 
@@ -82,7 +121,8 @@ def recorder(tmp_path) -> Path:
     [(script, "recommended") for script in SPO_TRAIN] + [(f"train_{name}", "paper") for name in RECOMMENDED],
 )
 def test_the_configuration_of_the_real_run_is_accepted(script, preset, recorder):
-    from spo_rlhf.cli.train import flatten, parse, plain
+    from spo_rlhf.cli.train import parse
+    from spo_rlhf.launch.output import flatten, plain
 
     arguments = json.loads(run(script, "--dry-run", PYTHON=str(recorder), PRESET=preset).stdout)
     module = arguments.index("spo_rlhf.cli.train")
@@ -104,7 +144,10 @@ def smoke_model(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("smoke") / "task"
     command = [sys.executable, "-m", "spo_rlhf.cli.prepare", "--output", str(directory)]
     subprocess.run(
-        [*command, "--train", "64", "--test", "8", "--warm-up-steps", "20"], cwd=stack.ROOT, env=stack.environment(), check=True
+        [*command, "--train", "64", "--test", "8", "--warm-up-steps", "20"],
+        cwd=stack.ROOT,
+        env=stack.environment(),
+        check=True,
     )
     return directory / "model"
 

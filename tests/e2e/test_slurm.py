@@ -193,9 +193,15 @@ def test_warning_before_the_time_limit_and_two_jobs_on_the_same_nodes(slurm, nod
 
 def test_evaluation_on_two_nodes(slurm, task, node_tmp, tmp_path):
     job_id = slurm.submit(
-        SCRIPTS / "slurm" / "eval_context_sweep.sbatch", str(task / "model"), str(tmp_path / "eval"),
-        options=TWO_NODES, checkout=stack.ROOT, SMOKE="1", DATA_DIR=str(task), NODE_TMP=str(node_tmp),
-    )  # fmt: skip
+        SCRIPTS / "slurm" / "eval_context_sweep.sbatch",
+        str(task / "model"),
+        str(tmp_path / "eval"),
+        options=TWO_NODES,
+        checkout=stack.ROOT,
+        SMOKE="1",
+        DATA_DIR=str(task),
+        NODE_TMP=str(node_tmp),
+    )
     job = slurm.wait(job_id, JOB_LIMIT_S)
     assert (job.state, job.exit_status) == ("COMPLETED", 0), slurm.output(job)
     results = json.loads((tmp_path / "eval" / "results.json").read_text(encoding="utf-8"))

@@ -16,8 +16,12 @@ def test_a_step_does_not_depend_on_the_split(level, tmp_path):
     script = stack.ROOT / "tests" / "e2e" / "deepspeed_splits.py"
     done = subprocess.run(
         [sys.executable, str(script), str(task), level, str(tmp_path)],
-        capture_output=True, text=True, env=stack.environment(), cwd=stack.ROOT, timeout=600,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=stack.environment(),
+        cwd=stack.ROOT,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
     runs = {path.stem: torch.load(path, weights_only=False) for path in tmp_path.glob("*.pt")}

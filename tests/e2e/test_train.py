@@ -60,7 +60,11 @@ def test_the_same_seed_gives_the_same_run(chain_runs):
     (first_dir, first), (second_dir, second) = chain_runs
     for one, two in zip(first["steps"], second["steps"], strict=True):
         for name in one:
-            if not name.startswith("timing/") and name not in ("rollout/logprob_gap_max", "rollout/cached_tokens", "rollout/cache_hit_rate"):
+            if not name.startswith("timing/") and name not in (
+                "rollout/logprob_gap_max",
+                "rollout/cached_tokens",
+                "rollout/cache_hit_rate",
+            ):
                 assert one[name] == two[name], name
     one, two = stack.weights(first_dir / "model"), stack.weights(second_dir / "model")
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -75,16 +79,28 @@ def test_the_summary_and_the_terminal_say_what_happened(chain_runs):
     assert summary["generated_tokens"] > summary["mc_tokens"]
     assert sum(summary["seconds_by_phase"].values()) == pytest.approx(summary["seconds_total"], rel=0.05)
     assert len(run["stdout"].splitlines()) < 25 and "held-out accuracy" in run["stdout"]
-    assert run["config"]["algo.advantage.estimator"] == "spo_chain" and run["config"]["critic.model_name_or_path"] is None
+    assert (
+        run["config"]["algo.advantage.estimator"] == "spo_chain" and run["config"]["critic.model_name_or_path"] is None
+    )
 
 
 def test_group_mode_with_mask_and_masked_kl(task, tmp_path):
     """GRPO through the same command, on two policy ranks and two engines, with the mask, the KL loss and a reference model."""
     changes = dict(
-        spo__mode="group", spo__mc_rollouts=None, spo__prob_mask=True, spo__kl_scope="masked", spo__prob_threshold=0.002,
-        algo__kl__use_loss=True, algo__kl__estimator="k3", algo__kl__init_coef=0.01, train__colocate_all=None,
-        actor__num_gpus_per_node=2, ref__num_gpus_per_node=2, train__colocate_actor_ref=True, vllm__num_engines=2,
-    )  # fmt: skip
+        spo__mode="group",
+        spo__mc_rollouts=None,
+        spo__prob_mask=True,
+        spo__kl_scope="masked",
+        spo__prob_threshold=0.002,
+        algo__kl__use_loss=True,
+        algo__kl__estimator="k3",
+        algo__kl__init_coef=0.01,
+        train__colocate_all=None,
+        actor__num_gpus_per_node=2,
+        ref__num_gpus_per_node=2,
+        train__colocate_actor_ref=True,
+        vllm__num_engines=2,
+    )
     run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
     assert len(run["steps"]) == 2
     for metrics in run["steps"]:
@@ -96,9 +112,15 @@ def test_group_mode_with_mask_and_masked_kl(task, tmp_path):
 def test_continuations_are_trained_too(task, tmp_path):
     """With the segment ratio level, two policy ranks and a batch that continuations have to fill."""
     changes = dict(
-        spo__train_continuations=True, spo__ratio_level="segment", train__batch_size=16, train__colocate_all=None,
-        actor__num_gpus_per_node=2, ref__num_gpus_per_node=2, train__colocate_actor_ref=True, vllm__num_engines=2,
-    )  # fmt: skip
+        spo__train_continuations=True,
+        spo__ratio_level="segment",
+        train__batch_size=16,
+        train__colocate_all=None,
+        actor__num_gpus_per_node=2,
+        ref__num_gpus_per_node=2,
+        train__colocate_actor_ref=True,
+        vllm__num_engines=2,
+    )
     run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
     assert len(run["steps"]) == 2
     for metrics in run["steps"]:
@@ -108,7 +130,9 @@ def test_continuations_are_trained_too(task, tmp_path):
         assert metrics["rollout/num_samples"] == samples and samples % 16 == 0
         # Context is no action: a prefix under the loss would have engine log-probs of 0.
         assert metrics["rollout/logprob_gap_max"] < 1e-3 and metrics["actor_grad_norm"] > 0
-        assert metrics["rollout/mc_states"] == round(metrics["segments"] * 32) - 32, "metrics are those of the responses"
+        assert metrics["rollout/mc_states"] == round(metrics["segments"] * 32) - 32, (
+            "metrics are those of the responses"
+        )
 
 
 def test_interrupt_leaves_nothing_running(task, tmp_path):

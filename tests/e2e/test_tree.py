@@ -69,7 +69,9 @@ def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
     assert len(run["steps"]) == 2
     for resumed, expected in zip(run["steps"], whole["steps"][2:]):
         for name, value in expected.items():
-            if name.startswith(("rollout/", "tree/", "replay/")) and not name.endswith(("gap_max", "cached_tokens", "hit_rate")):
+            if name.startswith(("rollout/", "tree/", "replay/")) and not name.endswith(
+                ("gap_max", "cached_tokens", "hit_rate")
+            ):
                 assert resumed[name] == pytest.approx(value, abs=1e-5), name
         assert resumed["actor_grad_norm"] == pytest.approx(expected["actor_grad_norm"], rel=1e-3)
         assert resumed["actor_lr"] == pytest.approx(expected["actor_lr"])

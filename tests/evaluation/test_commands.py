@@ -13,7 +13,7 @@ from evaluation.contexts import as_rows
 from evaluation.results import summarize
 from evaluation.settings import RunSettings
 from evaluation.stored import regrade, write_results
-from spo_rlhf.sampling.store import read_json, write_json, write_jsonl
+from spo_rlhf.host.files import read_json, write_json, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,9 +27,7 @@ def test_grade_keeps_the_order_and_adds_its_columns(tmp_path, capsys):
     ]
     write_jsonl(tmp_path / "in.jsonl", rows)
     assert (
-        main(
-            ["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--workers", "1"]
-        )
+        main(["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--workers", "1"])
         == 0
     )
     graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -129,9 +127,7 @@ def test_evaluation_never_imports_the_trainer():
         "heavy = ('spo_rlhf.trainer', 'spo_rlhf.rollout', 'openrlhf', 'deepspeed', 'vllm', 'ray.')\n"
         "print(*[name for name in sys.modules if name.startswith(heavy)])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
 
 def make_run(folder, model, answers, samples=2):
@@ -227,9 +223,7 @@ def test_report_writes_every_format(two_runs, tmp_path, capsys):
 
 
 def test_paper_scores_stand_beside_ours_with_intervals():
-    rows = [
-        {"model": "mine", "task": "math500", "context": 2048, "lenient": {"pass@1": 0.7, "interval": [0.66, 0.74]}}
-    ]
+    rows = [{"model": "mine", "task": "math500", "context": 2048, "lenient": {"pass@1": 0.7, "interval": [0.66, 0.74]}}]
     header, lines = tables.paper_table(rows)
     spo = next(line for line in lines if line[2] == "paper: SPO-tree")
     assert lines[0][2:4] == ["mine", "70.0"] and spo[3] == "73.6" and spo[4] == "69.6 to 77.3"

@@ -12,7 +12,8 @@ from evaluation import contexts, prompts, tasks
 from evaluation.settings import SAMPLE_KEY, request_seed
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.extract import opens_thought
-from spo_rlhf.sampling import store
+from spo_rlhf.host.files import read_jsonl
+from spo_rlhf.sampling.sample_log import SampleLog
 
 DATA_DIR = Path(os.environ.get("SPO_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
@@ -144,23 +145,23 @@ def sample(number: int) -> dict:
 )
 def test_a_damaged_end_is_cut_and_the_rest_kept(tmp_path, damage):
     path = tmp_path / "samples.jsonl"
-    log = store.SampleLog(path, SAMPLE_KEY)
+    log = SampleLog(path, SAMPLE_KEY)
     for number in range(2):
         log.append(sample(number))
     log.close()
     with open(path, "ab") as file:
         file.write(damage)
-    log = store.SampleLog(path, SAMPLE_KEY)
+    log = SampleLog(path, SAMPLE_KEY)
     assert list(log.rows.values()) == [sample(0), sample(1)]
     log.append(sample(2))
     log.close(["p2", "p1", "p0"])
-    assert [row["id"] for row in store.read_jsonl(path)] == ["p2", "p1", "p0"]
+    assert [row["id"] for row in read_jsonl(path)] == ["p2", "p1", "p0"]
 
 
 def test_two_equal_runs_in_different_order_leave_the_same_file(tmp_path):
     files = []
     for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
-        log = store.SampleLog(tmp_path / name, SAMPLE_KEY)
+        log = SampleLog(tmp_path / name, SAMPLE_KEY)
         for number in order:
             log.append(sample(number))
         log.close(["p0", "p1", "p2"])

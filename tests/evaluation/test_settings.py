@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from evaluation.settings import RunSettings, check_folder
-from spo_rlhf.sampling.store import read_json
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import read_json
 
 FIRST = RunSettings("model", ("arithmetic",), (64, 256), samples=2)
 

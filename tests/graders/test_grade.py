@@ -13,8 +13,9 @@ import pytest
 
 from spo_rlhf.graders import algebra, compare
 from spo_rlhf.graders.extract import MAX_BOXES, MAX_OUTPUT_CHARS, extract
-from spo_rlhf.graders.grade import Grader, gold_answer, grade_here
+from spo_rlhf.graders.grade import gold_answer, grade_here
 from spo_rlhf.graders.normalize import normalize
+from spo_rlhf.graders.parallel import Grader
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,9 +183,7 @@ def test_grader_works_from_threads_and_asyncio():
             thread.join()
 
         async def together() -> list:
-            return await asyncio.gather(
-                *(asyncio.wrap_future(grader.submit("4", rf"\boxed{{{n}}}")) for n in range(6))
-            )
+            return await asyncio.gather(*(asyncio.wrap_future(grader.submit("4", rf"\boxed{{{n}}}")) for n in range(6)))
 
         assert results == [True] * 4
         assert [grade.correct for grade in asyncio.run(together())] == [n == 4 for n in range(6)]

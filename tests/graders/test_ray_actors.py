@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from spo_rlhf.graders.grade import Grader
+from spo_rlhf.graders.parallel import Grader
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 PAIRS = [(r"\frac12", r"\boxed{0.5}"), ("5", r"\boxed{6}"), ("x^2+1", r"\boxed{(a+b+c+d+e+f+g+h)^{200}}")]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spo_rlhf.core.partition import PartitionConfig, boundaries, inner_states
+from spo_rlhf.core.seeds import SEED_BITS, derive_seed
 from spo_rlhf.rollout.chain import PromptRollout
-from spo_rlhf.rollout.protocol import SEED_BITS, derive_seed
 from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
 
 PROMPT = [7, 7, 7]
@@ -21,10 +21,16 @@ def toy(max_tokens=6, seed=0):
 def rollout(model, engine=None, *, seed=(1, "train", 0), slot=0, state_values=None, keep_continuations=False):
     engine = engine or ToyEngine(model, len(PROMPT))
     job = PromptRollout(
-        engine, ToyGrader(model), PROMPT, max_tokens=model.max_tokens, seed=seed, slot=slot,
-        token_texts=lambda token_ids: ["\n" if token == 1 else "x" for token in token_ids], state_values=state_values,
+        engine,
+        ToyGrader(model),
+        PROMPT,
+        max_tokens=model.max_tokens,
+        seed=seed,
+        slot=slot,
+        token_texts=lambda token_ids: ["\n" if token == 1 else "x" for token in token_ids],
+        state_values=state_values,
         keep_continuations=keep_continuations,
-    )  # fmt: skip
+    )
     return job, engine
 
 
@@ -54,7 +60,9 @@ def test_advantages_sum_to_reward_minus_prompt_value():
     for index, sample in enumerate(samples):
         others = [other.grade.reward for i, other in enumerate(samples) if i != index]
         segment_starts = sample.boundaries[:-1]
-        assert sum(sample.adv_T[start] for start in segment_starts) == pytest.approx(sample.grade.reward - np.mean(others))
+        assert sum(sample.adv_T[start] for start in segment_starts) == pytest.approx(
+            sample.grade.reward - np.mean(others)
+        )
         assert sample.value_K[0] == pytest.approx(np.mean(others))
         assert len(sample.adv_T) == len(sample.completion.token_ids)
 
@@ -71,7 +79,9 @@ def test_continuations_are_kept_with_their_advantage_among_their_siblings():
     for kept in job.continuations:
         by_state.setdefault(kept.prefix, []).append(kept)
         assert len(kept.completion.logprobs) == len(kept.completion.token_ids)
-        assert kept.grade.reward == (0.0 if kept.completion.truncated else model.reward([*kept.prefix, *kept.completion.token_ids]))
+        assert kept.grade.reward == (
+            0.0 if kept.completion.truncated else model.reward([*kept.prefix, *kept.completion.token_ids])
+        )
         others = (3 * kept.state_value - kept.grade.reward) / 2
         assert kept.advantage == pytest.approx(kept.grade.reward - others) and kept.advantage != 0
     assert by_state, "no state of this model has continuations of different rewards"
@@ -115,7 +125,9 @@ def test_same_seed_same_rollout_and_every_request_its_own_seed():
     second, _ = rollout(model)
     one = asyncio.run(first.chain(5, CUTPOINTS, 3))
     two = asyncio.run(second.chain(5, CUTPOINTS, 3))
-    assert [s.completion for s in one] == [s.completion for s in two] and [s.adv_T for s in one] == [s.adv_T for s in two]
+    assert [s.completion for s in one] == [s.completion for s in two] and [s.adv_T for s in one] == [
+        s.adv_T for s in two
+    ]
     seeds = [seed for _, _, seed in engine.requests]
     assert len(set(seeds)) == len(seeds)
     other, other_engine = rollout(model, seed=(1, "train", 1))

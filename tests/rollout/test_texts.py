@@ -47,5 +47,7 @@ def test_a_space_before_a_word_tells_a_sentence_end_from_a_number():
 
 def test_a_tokenizer_without_token_texts_is_refused_in_one_line(byte_level):
     check_tokenizer(byte_level, "MODEL", "--flag")
-    with pytest.raises(UserError, match="^--flag needs the text of each token, and the tokenizer of MODEL .* no fast form"):
+    with pytest.raises(
+        UserError, match="^--flag needs the text of each token, and the tokenizer of MODEL .* no fast form"
+    ):
         check_tokenizer(ByT5Tokenizer(), "MODEL", "--flag")

@@ -114,7 +114,8 @@ def test_a_failing_request_ends_the_whole_tree():
 
 
 @pytest.mark.parametrize(
-    ("branching", "lengths"), [((), (1,)), ((1, 1), (1,)), ((2, 0), (1,)), ((2, 2), ()), ((2, 2, 2), (0,)), ((2, 2), (1, 1))]
+    ("branching", "lengths"),
+    [((), (1,)), ((1, 1), (1,)), ((2, 0), (1,)), ((2, 2), ()), ((2, 2, 2), (0,)), ((2, 2), (1, 1))],
 )
 def test_what_is_no_shape_is_refused(branching, lengths):
     with pytest.raises(ValueError):

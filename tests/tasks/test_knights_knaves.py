@@ -178,7 +178,9 @@ def test_supervised_problems_about_fewer_people_leave_the_others_as_they_are(tmp
     splits = kk.write_task(tmp_path, 3, 10, 5, 7, people=4, supervised_from=2)
     assert splits["train"] == as_asked["train"] and splits["test"] == as_asked["test"]
     assert [len(row["names"]) for row in splits["sft"]] == [2, 2, 3, 3, 4, 4, 4]
-    assert not {row["problem"] for row in splits["sft"]} & {row["problem"] for name in ("train", "test") for row in splits[name]}
+    assert not {row["problem"] for row in splits["sft"]} & {
+        row["problem"] for name in ("train", "test") for row in splits[name]
+    }
     for wrong in (1, 5):
         with pytest.raises(ValueError, match=f"not from {wrong}"):
             kk.write_task(tmp_path, 3, 1, 1, 1, people=4, supervised_from=wrong)

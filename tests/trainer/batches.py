@@ -11,9 +11,19 @@ from spo_rlhf.core.partition import PartitionConfig
 from spo_rlhf.trainer.samples import to_columns
 
 SPO = SpoConfig(
-    mode="chain", partition=PartitionConfig(threshold=0.5), prob_mask=True, mc_rollouts=3, kl_scope="all", advantage_norm="none",
-    reward_timeout=1.0, reward_workers=1, max_num_seqs=8, eval_ends=True, run_dir=None, verbose=False,
-)  # fmt: skip
+    mode="chain",
+    partition=PartitionConfig(threshold=0.5),
+    prob_mask=True,
+    mc_rollouts=3,
+    kl_scope="all",
+    advantage_norm="none",
+    reward_timeout=1.0,
+    reward_workers=1,
+    max_num_seqs=8,
+    eval_ends=True,
+    run_dir=None,
+    verbose=False,
+)
 PROMPT, RESPONSE = 3, 4
 
 
@@ -45,11 +55,22 @@ ADV = [[1.0, 1.0, -0.5, -0.5], [0.25, 0.25, 0.25, 0.25]]
 def arguments(spo=SPO, **actor):
     return SimpleNamespace(
         spo=spo,
-        actor=SimpleNamespace(**{"eps_clip_low_high": (0.2, 0.2), "dual_clip": None, "loss_agg_mode": "token-mean", "policy_loss_type": "ppo", **actor}),
+        actor=SimpleNamespace(
+            **{
+                "eps_clip_low_high": (0.2, 0.2),
+                "dual_clip": None,
+                "loss_agg_mode": "token-mean",
+                "policy_loss_type": "ppo",
+                **actor,
+            }
+        ),
         algo=SimpleNamespace(
             kl=SimpleNamespace(use_loss=True, estimator="k3", unbiased_gradient=False),
             advantage=SimpleNamespace(
-                is_correction_level="off", is_correction_mode="mask", is_correction_gating="ratio", is_correction_threshold=[0.5, 5.0]
+                is_correction_level="off",
+                is_correction_mode="mask",
+                is_correction_gating="ratio",
+                is_correction_threshold=[0.5, 5.0],
             ),
         ),
-    )  # fmt: skip
+    )

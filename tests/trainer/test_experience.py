@@ -40,7 +40,9 @@ def test_whitening_is_over_the_whole_batch_and_the_mask():
     masks = [trained_tokens(batch, SPO) for batch in batches]
     whiten(batches, masks)
     masked = torch.cat([batch.advantages[mask] for batch, mask in zip(batches, masks)])
-    assert masked.mean().item() == pytest.approx(0, abs=1e-6) and masked.std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
+    assert masked.mean().item() == pytest.approx(0, abs=1e-6) and masked.std(unbiased=False).item() == pytest.approx(
+        1, abs=1e-5
+    )
     assert all((batch.advantages[~batch.action_mask] == 0).all() for batch in batches)
 
 
@@ -57,9 +59,15 @@ def loss_of(spo, batch, kl_coef=0.3, normalizer=2.0, **actor):
     logp = (batch.action_log_probs + 0.1).requires_grad_()
     loss_fn.bind(batch, kl_coef)
     loss, *metrics = loss_fn(
-        logp, batch.action_log_probs, batch.advantages, batch.action_mask, batch.rollout_log_probs,
-        dp_size=1, batch_num_tokens=torch.tensor(normalizer), global_batch_size=torch.tensor(1.0),
-    )  # fmt: skip
+        logp,
+        batch.action_log_probs,
+        batch.advantages,
+        batch.action_mask,
+        batch.rollout_log_probs,
+        dp_size=1,
+        batch_num_tokens=torch.tensor(normalizer),
+        global_batch_size=torch.tensor(1.0),
+    )
     loss.backward()
     return loss.detach(), logp, metrics
 

@@ -74,9 +74,13 @@ def ours(args, experience, **changes):
     logp = new_log_probs(experience)
     mask = trained_tokens(experience, args.spo)
     loss, *_ = loss_fn(
-        logp, experience.action_log_probs, experience.advantages, experience.action_mask,
-        experience.rollout_log_probs, **{**normalizers(mask), **changes},
-    )  # fmt: skip
+        logp,
+        experience.action_log_probs,
+        experience.advantages,
+        experience.action_mask,
+        experience.rollout_log_probs,
+        **{**normalizers(mask), **changes},
+    )
     loss.backward()
     return loss.item(), logp.grad, loss_fn
 
@@ -84,9 +88,13 @@ def ours(args, experience, **changes):
 def upstreams(experience, **kwargs):
     logp, mask = new_log_probs(experience), trained_tokens(experience, SPO)
     loss, *metrics = upstream.PolicyLoss(**kwargs)(
-        logp, experience.action_log_probs, experience.advantages, mask.float(), experience.rollout_log_probs,
+        logp,
+        experience.action_log_probs,
+        experience.advantages,
+        mask.float(),
+        experience.rollout_log_probs,
         **normalizers(mask),
-    )  # fmt: skip
+    )
     loss.backward()
     return loss.item(), logp.grad, metrics
 
@@ -102,7 +110,9 @@ PLAIN = replace(batch(), clip_scale=None)
 @pytest.mark.parametrize("dual", [None, 1.3])
 @pytest.mark.parametrize("eps", [(0.2, 0.2), (0.02, 0.05)])
 def test_one_unit_per_response_is_upstreams_gspo(eps, dual):
-    args = options(replace(SPO, ratio_level="sequence"), eps_clip_low_high=eps, dual_clip=dual, loss_agg_mode="seq-mean-token-mean")
+    args = options(
+        replace(SPO, ratio_level="sequence"), eps_clip_low_high=eps, dual_clip=dual, loss_agg_mode="seq-mean-token-mean"
+    )
     theirs = upstreams(PLAIN, policy_loss_type="gspo", clip_eps_low=eps[0], clip_eps_high=eps[1], dual_clip=dual)
     same(ours(args, PLAIN), theirs)
 
@@ -122,7 +132,9 @@ def test_correction_at_token_level_is_upstreams(correction, aggregation):
     # A row without a masked token is left out: OpenRLHF's own metrics are NaN with it.
     experience = rows_of(PLAIN, list(range(ROWS - 1)))
     theirs = upstreams(
-        experience, token_level_loss=aggregation == "token-mean", **{f"is_correction_{k}": v for k, v in correction.items()}
+        experience,
+        token_level_loss=aggregation == "token-mean",
+        **{f"is_correction_{k}": v for k, v in correction.items()},
     )
     *loss, loss_fn = ours(options(correction=correction, loss_agg_mode=aggregation), experience)
     same(loss, theirs)

@@ -1,12 +1,12 @@
 """The record of a run: events in, metrics.jsonl, summary.json and progress lines out."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-from spo_rlhf.cli.console import Console, count, duration
+from spo_rlhf.host.console import Console, count, duration
+from spo_rlhf.host.files import write_json
 
 # Timings of a step -> phases of the summary.
 PHASES = {
@@ -124,10 +124,3 @@ class RunRecord:
             return ""
         done = self._done()
         return f"{duration((time.time() - self.training_start) * (1 - done) / done)} left"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spo_rlhf import upstream
-from spo_rlhf.trainer.baselines import DPOPositiveLoss
+from spo_rlhf.trainer.dpo_positive import DPOPositiveLoss
 
 LOGPS = st.lists(st.tuples(*[st.floats(-20, -0.01)] * 4), min_size=1, max_size=5)
 

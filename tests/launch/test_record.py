@@ -3,15 +3,21 @@
 import io
 import json
 
-from spo_rlhf.cli.console import Console, count, duration
-from spo_rlhf.cli.record import RunRecord
+from spo_rlhf.host.console import Console, count, duration
+from spo_rlhf.launch.record import RunRecord
 
 PLAN = {"event": "plan", "first_step": 0, "steps": 2, "first_tokens": 0, "token_budget": None}
 STEP = {
     "rollout/total_tokens": 400.0,
-    "rollout/response_tokens": 100.0, "rollout/mc_tokens": 300.0, "rollout/reward_mean": 0.5, "mask_density": 0.25,
-    "actor_grad_norm": 1.0, "timing/step_total": 3.0, "timing/generation": 2.0, "timing/ppo_train": 1.0,
-}  # fmt: skip
+    "rollout/response_tokens": 100.0,
+    "rollout/mc_tokens": 300.0,
+    "rollout/reward_mean": 0.5,
+    "mask_density": 0.25,
+    "actor_grad_norm": 1.0,
+    "timing/step_total": 3.0,
+    "timing/generation": 2.0,
+    "timing/ppo_train": 1.0,
+}
 
 
 def test_events_become_summary_metrics_and_lines(tmp_path):
@@ -42,7 +48,14 @@ def test_dear_monte_carlo_is_noted_once(tmp_path):
         record = RunRecord(tmp_path, Console(stream))
         record.take({**PLAN, "time": record.start})
         for step in (1, 2):
-            record.take({"event": "step", "time": record.start, "step": step, "metrics": {**STEP, "rollout/mc_tokens": mc_tokens}})
+            record.take(
+                {
+                    "event": "step",
+                    "time": record.start,
+                    "step": step,
+                    "metrics": {**STEP, "rollout/mc_tokens": mc_tokens},
+                }
+            )
         return stream.getvalue()
 
     assert told(1000.0).count("Monte Carlo takes 10 times the responses' tokens") == 1
@@ -54,13 +67,23 @@ def test_progress_is_that_of_the_token_budget_where_it_ends_first(tmp_path):
         stream = io.StringIO()
         record = RunRecord(tmp_path, Console(stream))
         record.take({**PLAN, "steps": 10, **plan, "time": record.start - 60})
-        record.take({"event": "step", "time": record.start, "step": plan.get("first_step", 0) + 1,
-                     "metrics": {**STEP, "rollout/total_tokens": tokens}})  # fmt: skip
+        record.take(
+            {
+                "event": "step",
+                "time": record.start,
+                "step": plan.get("first_step", 0) + 1,
+                "metrics": {**STEP, "rollout/total_tokens": tokens},
+            }
+        )
         return stream.getvalue()
 
     assert "step 1/10 " in told(400.0) and "9 min 00 s left" in told(400.0)
     of_tokens = told(400.0, token_budget=1600)
-    assert "or until 1.6k tokens are generated" in of_tokens and "step 1 (25% done)" in of_tokens and "3 min 00 s left" in of_tokens
+    assert (
+        "or until 1.6k tokens are generated" in of_tokens
+        and "step 1 (25% done)" in of_tokens
+        and "3 min 00 s left" in of_tokens
+    )
     assert "step 1 (10% done)" in told(400.0, token_budget=160_000), "the steps end first"
     assert "step 6 (33% done)" in told(1600.0, first_step=5, first_tokens=1000, token_budget=2800), "resumed"
     assert "step 1 (100% done)" in told(400.0, token_budget=300) and "0 s left" in told(400.0, token_budget=300)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from spo_rlhf.graders.pool import TaskError, TaskTimeout, WorkerPool
+from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerPool
 
 GIB = 1 << 30
 
@@ -157,7 +157,7 @@ def test_initializer_runs_in_every_worker_and_its_failure_is_told(tmp_path):
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_workers_end_with_the_process_that_made_them(signal_number):
     code = (
-        "import time, sys; from spo_rlhf.graders.pool import WorkerPool\n"
+        "import time, sys; from spo_rlhf.host.pool import WorkerPool\n"
         "pool = WorkerPool(workers=2, timeout_s=600)\n"
         "pool.submit(divmod, 1, 1).result(); [pool.submit(pow, 7, 10**9) for _ in range(2)]; time.sleep(0.5)\n"
         "print(*pool.worker_pids(), flush=True)\n"
@@ -179,6 +179,4 @@ def test_importing_the_graders_loads_nothing_heavy():
         "[importlib.import_module(m.name) for m in pkgutil.walk_packages(g.__path__, 'spo_rlhf.graders.')]\n"
         f"print(*sorted({heavy!r} & set(sys.modules)))"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

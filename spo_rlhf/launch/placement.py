@@ -48,7 +48,9 @@ def placement(args: SimpleNamespace) -> list[ActorPlacement]:
             devices = critic_devices if with_critic else policy_devices
         else:
             devices = allocate(args.reward.num_nodes * args.reward.num_gpus_per_node)
-        actors += [ActorPlacement(f"reward[{i}]", (d,), 0.2 if together or with_critic else 1.0) for i, d in enumerate(devices)]
+        actors += [
+            ActorPlacement(f"reward[{i}]", (d,), 0.2 if together or with_critic else 1.0) for i, d in enumerate(devices)
+        ]
     devices = policy_devices if together else allocate(engine_devices)
     for i in range(args.vllm.num_engines or 0):
         span = tuple(devices[i * tensor_parallel : (i + 1) * tensor_parallel])

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any
 
-from spo_rlhf.cli import processes
+from spo_rlhf.host import processes
 
 # Ray gives up on a node that is not up after 30 s, which a busy machine or a slow file system can need.
 ATTEMPTS = 3

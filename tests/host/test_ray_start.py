@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from spo_rlhf import ray_start
+from spo_rlhf.host import ray_start
 
 SLOW = Exception("The current node timed out during startup. This could happen because ...")
 

@@ -32,7 +32,9 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         if not getattr(getattr(args, section), option):
             raise UserError(f"--{name} is missing")
     if not args.vllm.num_engines:
-        raise UserError("--vllm.num_engines is missing: responses and Monte Carlo continuations are sampled by vLLM; give 1 or more")
+        raise UserError(
+            "--vllm.num_engines is missing: responses and Monte Carlo continuations are sampled by vLLM; give 1 or more"
+        )
     rollout, train = args.rollout, args.train
     samples = rollout.batch_size * rollout.n_samples_per_prompt
     if samples % train.batch_size:
@@ -55,14 +57,25 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
             f"--rollout.micro_batch_size {rollout.micro_batch_size} x {ranks} policy ranks does not divide --train.batch_size "
             f"{train.batch_size}: an iteration of --spo.mode tree trains any multiple of the latter"
         )
-    if train.colocate_all and ranks and args.actor.num_nodes * args.actor.num_gpus_per_node != (
-        args.vllm.num_engines * args.vllm.tensor_parallel_size
+    if (
+        train.colocate_all
+        and ranks
+        and args.actor.num_nodes * args.actor.num_gpus_per_node
+        != (args.vllm.num_engines * args.vllm.tensor_parallel_size)
     ):
-        raise UserError("--train.colocate_all needs as many engine devices (engines x tensor parallel size) as policy devices")
-    if args.critic.model_name_or_path and train.colocate_all and (
-        args.critic.num_nodes * args.critic.num_gpus_per_node != args.actor.num_nodes * args.actor.num_gpus_per_node
+        raise UserError(
+            "--train.colocate_all needs as many engine devices (engines x tensor parallel size) as policy devices"
+        )
+    if (
+        args.critic.model_name_or_path
+        and train.colocate_all
+        and (
+            args.critic.num_nodes * args.critic.num_gpus_per_node != args.actor.num_nodes * args.actor.num_gpus_per_node
+        )
     ):
-        raise UserError("--train.colocate_all needs as many critic devices (--critic.num_gpus_per_node) as policy devices")
+        raise UserError(
+            "--train.colocate_all needs as many critic devices (--critic.num_gpus_per_node) as policy devices"
+        )
     check_objective(args)
     notes += check_attention(args, explicit)
     if cpu.is_cpu():
@@ -75,7 +88,9 @@ def check_attention(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     if flash_attn_stand_in.is_installed():
         return []
     if args.ds.packing_samples:
-        raise UserError("--ds.packing_samples (also set by dynamic batches and ring attention) needs flash-attn, which is not installed")
+        raise UserError(
+            "--ds.packing_samples (also set by dynamic batches and ring attention) needs flash-attn, which is not installed"
+        )
     if args.ds.attn_implementation != "flash_attention_2":
         return []
     if "ds.attn_implementation" in explicit:
@@ -117,7 +132,9 @@ def check_model(role: str, name: str, *, must_load: bool) -> None:
     """The model's configuration can be read; a name on a hub only where `must_load`."""
     if is_local(name):
         if not (Path(name) / "config.json").is_file():
-            raise UserError(f"--{role}.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name")
+            raise UserError(
+                f"--{role}.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name"
+            )
     elif must_load:
         from transformers import AutoConfig
 
@@ -140,7 +157,9 @@ def check_reward(args: SimpleNamespace) -> None:
                 raise UserError(f"--reward.remote_url {address}: no such .py file, and no HTTP address")
 
 
-def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, must_load: bool) -> list[tuple[str, str]]:
+def check_dataset(
+    args: SimpleNamespace, flag: str, names: str, split: str, *, must_load: bool
+) -> list[tuple[str, str]]:
     """Prompts and labels of the dataset that `flag` names, every row checked. Empty for a hub name unless `must_load`."""
     files = [name.strip().split("@")[0] for name in names.split(",")]
     for name in files:
@@ -158,9 +177,13 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
     try:
         rows = upstream.blending_datasets(names, probabilities, strategy, args.train.seed, dataset_split=split)
     except Exception as error:
-        raise UserError(f"--{flag} {names}: cannot be read ({type(error).__name__}); give a dataset name or a local .jsonl file") from None
+        raise UserError(
+            f"--{flag} {names}: cannot be read ({type(error).__name__}); give a dataset name or a local .jsonl file"
+        ) from None
     if isinstance(rows, dict):
-        raise UserError(f"--{flag} {names}: it has no split {split!r}, only {', '.join(rows)}; set --{flag.split('.')[0]}.{'prompt_split' if flag.startswith('data') else 'split'}")
+        raise UserError(
+            f"--{flag} {names}: it has no split {split!r}, only {', '.join(rows)}; set --{flag.split('.')[0]}.{'prompt_split' if flag.startswith('data') else 'split'}"
+        )
     rows = rows.select(range(min(args.data.max_samples, len(rows))))
     if len(rows) == 0:
         raise UserError(f"--{flag} {names}: it has no rows")
@@ -170,8 +193,12 @@ def check_dataset(args: SimpleNamespace, flag: str, names: str, split: str, *, m
         for option in ("input_key", "label_key"):
             key = getattr(args.data, option)
             if key and row.get(key) is None:
-                raise UserError(f"--{flag} {names}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})")
-        pairs.append(upstream.preprocess_data(row, args.data.input_template, args.data.input_key, args.data.label_key, template))
+                raise UserError(
+                    f"--{flag} {names}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})"
+                )
+        pairs.append(
+            upstream.preprocess_data(row, args.data.input_template, args.data.input_key, args.data.label_key, template)
+        )
     check_lengths(args, flag, names, tokenizer, [prompt for prompt, _ in pairs])
     return pairs
 
@@ -192,7 +219,9 @@ def check_jsonl(flag: str, path: str, keys: dict[str, str]) -> int:
                 raise UserError(f"--{flag} {path}: line {number} is not a JSON object")
             for option, key in keys.items():
                 if row.get(key) is None:
-                    raise UserError(f"--{flag} {path}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})")
+                    raise UserError(
+                        f"--{flag} {path}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})"
+                    )
         if number == 0:
             raise UserError(f"--{flag} {path}: it is empty; give a file with one JSON object a line")
     return number

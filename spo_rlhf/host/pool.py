@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 START_LIMIT_S = 120.0
-WORKER_PROGRAM = Path(__file__).with_name("worker.py")
+WORKER_PROGRAM = Path(__file__).with_name("pool_worker.py")
 
 
 class TaskError(Exception):

@@ -1,0 +1,75 @@
+"""Grading in worker processes with hard limits."""
+
+import os
+from concurrent.futures import Future
+
+from spo_rlhf.graders.extract import MAX_OUTPUT_CHARS
+from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Kind, Mode, Verdict
+from spo_rlhf.host.pool import TaskError, WorkerPool
+
+TIMEOUT_S = 5.0
+MEMORY_BYTES = 2 << 30
+
+
+class Grader:
+    """Grades in worker processes. No output can hang it: past the limits an answer is wrong, with the reason.
+
+    Works from any thread and any kind of Ray actor. Use as a context manager, or call `close`.
+    """
+
+    def __init__(
+        self, workers: int | None = None, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        from spo_rlhf.graders import algebra
+
+        self._pool = WorkerPool(algebra.warm_up, workers or max(1, (os.cpu_count() or 2) - 1), timeout_s, memory_bytes)
+
+    def submit(
+        self,
+        gold: str,
+        output: str,
+        problem: str | None = None,
+        mode: Mode = "strict",
+        in_thought: bool = False,
+        kind: Kind = "math",
+    ) -> Future:
+        """A future of a `Verdict`; it raises only if the pool is closed before the answer is graded."""
+        if len(output) > MAX_OUTPUT_CHARS:  # not worth sending
+            output = output[: MAX_OUTPUT_CHARS + 1]
+        graded: Future = Future()
+        graded.set_running_or_notify_cancel()
+        done = self._pool.submit(grade_here, gold, output, problem, mode, in_thought, kind)
+        done.add_done_callback(lambda done: _settle(graded, done))
+        return graded
+
+    def grade(
+        self,
+        gold: str,
+        output: str,
+        problem: str | None = None,
+        mode: Mode = "strict",
+        in_thought: bool = False,
+        kind: Kind = "math",
+    ) -> Verdict:
+        """`submit` and wait."""
+        return self.submit(gold, output, problem, mode, in_thought, kind).result()
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _settle(graded: Future, done: Future) -> None:
+    error = done.exception()
+    if error is None:
+        graded.set_result(done.result())
+    elif isinstance(error, TaskError):
+        graded.set_result(Verdict(False, None, str(error)))
+    else:
+        graded.set_exception(error)

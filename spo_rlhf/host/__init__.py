@@ -1,0 +1,1 @@
+"""This machine: processes, the terminal, Ray, the worker pool, files."""

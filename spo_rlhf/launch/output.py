@@ -1,0 +1,56 @@
+"""What a command says of a run: its configuration as text, its output in a log, the error that ended it in one line."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.console import Console
+
+
+def plain(value: Any) -> Any:
+    """Nested namespaces and dataclasses as dicts."""
+    if hasattr(value, "__dict__"):
+        return {name: plain(part) for name, part in vars(value).items()}
+    return value
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, names joined by dots."""
+    flat = {}
+    for name, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+@contextlib.contextmanager
+def output_to(path: str | Path):
+    """Append all that this process, its libraries and Ray's workers print to a file; yields a console on the real terminal."""
+    sys.stdout.flush(), sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(path, "a", encoding="utf-8", buffering=1) as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
+        os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+        try:
+            # Both the file descriptors, for other processes and libraries, and Python's own streams, wherever they lead.
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield Console(terminal)
+        finally:
+            for number, target in zip(saved, (1, 2)):
+                os.dup2(number, target), os.close(number)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error that a Ray task raised, beneath what Ray wrapped around it."""
+    while getattr(error, "cause", None) is not None:
+        error = error.cause
+    return error
+
+
+def explain(error: BaseException, log: str | Path) -> tuple[int, str]:
+    """Exit status and message, one line, for the error that ended a run."""
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, UserError):
+        return 2, f"error: {first_line}"
+    return 1, f"error: {type(error).__name__}: {first_line} (log: {log})"

@@ -1,0 +1,156 @@
+"""A resolved run from its start to its end: Ray, engines, actors, the record, and nothing left behind."""
+
+import contextlib
+import os
+import signal
+import threading
+import traceback
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from spo_rlhf import cpu, upstream
+from spo_rlhf.errors import UserError
+from spo_rlhf.host import processes, ray_start
+from spo_rlhf.host.console import Console, duration
+from spo_rlhf.host.files import write_json
+from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
+from spo_rlhf.launch.placement import num_devices, placement
+from spo_rlhf.launch.record import RunRecord
+
+PROGRAM = "spo-train"
+POLL_S = 0.2
+
+
+def describe(args: SimpleNamespace, notes: list[str]) -> str:
+    """The resolved configuration and the placement, as text."""
+    actors = placement(args)
+    lines = ["resolved configuration"]
+    lines += [f"  {name} = {value!r}" for name, value in sorted(flatten(plain(args)).items())]
+    kind = "logical devices (no GPU)" if cpu.is_cpu() else "GPUs"
+    lines += ["", f"placement on {num_devices(actors)} {kind}", *(f"  {actor}" for actor in actors)]
+    lines += ["", *(f"note: {note}" for note in notes)]
+    return "\n".join(lines)
+
+
+def start_ray(args: SimpleNamespace) -> None:
+    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine. Raises UserError."""
+    import ray
+
+    address, needed, here = os.environ.get("RAY_ADDRESS"), num_devices(placement(args)), os.getcwd()
+
+    environment = {
+        "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
+        "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
+        "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
+    }
+    options: dict[str, Any] = {}
+    if cpu.is_cpu():
+        environment |= cpu.worker_environment()
+        os.environ.update({name: os.environ.get(name, value) for name, value in cpu.RAY_ENVIRONMENT.items()})
+        if not address:
+            options = cpu.ray_resources(needed)
+
+    def work_here() -> None:
+        os.chdir(here)
+
+    # Workers of a cluster that others started are in the folder of its start: relative paths would lead elsewhere.
+    runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": work_here} if address else {})
+    try:
+        ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
+    except ConnectionError:
+        raise UserError(
+            f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS"
+        ) from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set its own
+    if address and (offered := ray.cluster_resources().get("GPU", 0)) < needed:
+        message = f"the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer"
+        raise UserError(f"RAY_ADDRESS {address}: {message}")
+
+
+def run(args: SimpleNamespace, record: RunRecord) -> None:
+    """Start everything, train, save. Returns when the model is saved."""
+    import ray
+
+    from spo_rlhf.rollout.engine import engine_factory
+    from spo_rlhf.trainer import actor, events, loop
+
+    start_ray(args)
+    args.event_log = events.EventLog.remote()
+    upstream.bind(
+        engine=engine_factory(args.spo, use_fast_tokenizer=not args.data.disable_fast_tokenizer),
+        policy=actor.RemotePolicyActor,
+        critic=actor.RemoteCriticActor,
+        reference=actor.RemoteReferenceActor,
+        reward=actor.RemoteRewardActor,
+        trainer=loop.RemoteSegmentTrainer,
+    )
+    stop = threading.Event()
+
+    def follow() -> None:
+        while True:
+            last_round = stop.is_set()
+            for event in ray.get(args.event_log.take.remote()):
+                record.take(event)
+            if last_round:
+                return
+            stop.wait(POLL_S)
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        upstream.train(args)
+    finally:
+        stop.set()
+        follower.join(timeout=10)
+
+
+def shut_down() -> None:
+    """Leave Ray and end every process that was started here, a second Ctrl-C notwithstanding.
+
+    In a cluster that was not started here Ray itself ends what belonged to this run.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    import ray
+
+    started = processes.descendants()
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+    processes.end(started)
+
+
+def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
+    """Run a resolved configuration in its run directory; exit status."""
+    run_dir = Path(args.spo.run_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "metrics.jsonl").unlink(missing_ok=True)
+    write_json(run_dir / "config.json", flatten(plain(args)))
+    log = run_dir / "train.log"
+    log.write_bytes(early_log)
+    with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
+        for note in notes:
+            console.line(f"note: {note}")
+        where = "here" if args.spo.verbose else log
+        console.line(f"starting Ray, {args.vllm.num_engines} vLLM engine(s) and the policy; engine log: {where}")
+        record = RunRecord(run_dir, console)
+        status, message = 0, ""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            run(args, record)
+        except (KeyboardInterrupt, SystemExit):  # the latter: SIGTERM while ray.init is at work
+            status, message = 130, "interrupted; nothing is left running"
+        except Exception as error:
+            traceback.print_exc()
+            status, message = explain(root_cause(error), where)
+        finally:
+            shut_down()
+            summary = record.finish(status == 0)
+        if status:
+            console.line(f"{PROGRAM}: {message}")
+        else:
+            console.line(
+                f"done in {duration(summary['seconds_total'])}: {summary['steps']} steps, model in {args.ckpt.output_dir}"
+            )
+    return status
