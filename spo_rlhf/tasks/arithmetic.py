@@ -183,7 +183,7 @@ def _operation(rng: Random, quantity: int) -> tuple[str, int, int]:
     }
     weights = {sign: _OPERATION_WEIGHTS[sign] for sign, operands in choices.items() if operands}
     point = rng.random() * sum(weights.values())
-    for operation, weight in weights.items():
+    for operation, weight in weights.items():  # noqa: B007  the one at which the loop stops is drawn
         point -= weight
         if point < 0:
             break

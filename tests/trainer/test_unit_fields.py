@@ -1,6 +1,7 @@
 """Units and clip factors on their way from the sample to the loss, through OpenRLHF's own batching and its Actor."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ def tokenizer():
     return small_model.build_tokenizer(["It is 3.14, so yes.\n"] * 3)
 
 
-def response(prompt_ids: list[int], *turns: list[int], between: list[int] = []) -> dict:
+def response(prompt_ids: list[int], *turns: list[int], between: Sequence[int] = ()) -> dict:
     """A response dict as the engine's: the turns of the policy, each but the first after the tokens `between`."""
     tokens, ranges = list(prompt_ids), []
     for turn in turns:
@@ -137,7 +138,7 @@ def test_entropies_come_from_the_pass_that_makes_the_log_probs(tokenizer):
     assert torch.equal(log_probs, plain) and len(seen) == 1
     expected = torch.distributions.Categorical(logits=logits).entropy()[:, :-1]
     torch.testing.assert_close(seen[0][actions.bool()], expected[actions.bool()], rtol=1e-5, atol=1e-5)
-    assert 0 < seen[0].min() and seen[0].max() <= math.log(logits.shape[-1])
+    assert seen[0].min() > 0 and seen[0].max() <= math.log(logits.shape[-1])
     assert isinstance(actor(sequences, actions, attention), torch.Tensor), "the hooks are gone"
 
 
