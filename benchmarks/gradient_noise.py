@@ -209,11 +209,11 @@ def measure(
     for repeat in range(args.repeats):
         chosen = [rows[i] for i in rng.choice(len(rows), args.prompts, replace=False)]
 
-        async def sample_all() -> list:
+        async def sample_all(chosen: list[dict]) -> list:
             jobs = (sample_prompt(engine, task, row, setting, max_tokens, slot) for slot, row in enumerate(chosen))
             return await asyncio.gather(*jobs)
 
-        sampled = asyncio.run(sample_all())
+        sampled = asyncio.run(sample_all(chosen))
         tokens += sum(number for _, number in sampled)
         gradient_RD.append(
             gradient(model, [piece for pieces, _ in sampled for piece in pieces], setting.mask) / args.prompts
@@ -324,10 +324,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     for number, (name, setting) in enumerate(chosen.items(), start=1):
         start = time.monotonic()
 
-        def report(repeat: int) -> None:
-            console.status(
-                f"[{number}/{len(chosen)}] {name}  {repeat}/{args.repeats}  {duration(time.monotonic() - start)}"
-            )
+        def report(repeat: int, place: str = f"[{number}/{len(chosen)}] {name}", start: float = start) -> None:
+            console.status(f"{place}  {repeat}/{args.repeats}  {duration(time.monotonic() - start)}")
 
         measured = measure(model, tokenizer, task, rows, setting, args, prepared["warm_up"]["max_new_tokens"], report)
         reference = references.setdefault(setting.mask, measured)

@@ -122,8 +122,10 @@ REWRITES = [
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-z]))", lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}"),
         (
-            r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\w)}\]$ ])\s+(?:and|or)\s+(?=[-+\w(\\$\[{])|"
-            r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\]|[A-Za-z](?:\([A-Za-z]\))?\s*=)",
+            (
+                r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\w)}\]$ ])\s+(?:and|or)\s+(?=[-+\w(\\$\[{])|"
+                r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\]|[A-Za-z](?:\([A-Za-z]\))?\s*=)"
+            ),
             " , ",
         ),
         (r"\\(?:tfrac|frac)\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
@@ -149,7 +151,7 @@ def to_ascii(text: str) -> str:
     text = SUPERSCRIPT_RUN.sub(lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
     text = SUBSCRIPT_RUN.sub(lambda m: "_{" + m.group().translate(SUBSCRIPTS) + "}", text)
     text = VULGAR_FRACTION.sub(
-        lambda m: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m.group()).split("⁄")), text
+        lambda m: "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", m.group()).split("⁄")), text
     )
     text = SYMBOL.sub(lambda m: SYMBOLS[m.group()], text)
     text = unicodedata.normalize("NFKC", text)

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerPool
@@ -42,7 +42,13 @@ class PromptGrader:
     The query is the prompt's own text followed by the decoded response, so that it always starts with the prompt.
     """
 
-    def __init__(self, reward: Callable, decode: Callable[[Sequence[int]], str], prompt: str, label: str):
+    def __init__(
+        self,
+        reward: Callable[[str, str, str], Awaitable[Grade]],
+        decode: Callable[[Sequence[int]], str],
+        prompt: str,
+        label: str,
+    ):
         self.reward, self.decode, self.prompt, self.label = reward, decode, prompt, label
 
     async def grade(self, response_ids: Sequence[int]) -> Grade:

@@ -21,6 +21,8 @@ def load(path: str) -> None:
     global _reward_func
     name = Path(path).stem
     spec = importlib.util.spec_from_file_location(f"reward_{name}", path)
+    if spec is None or spec.loader is None:
+        raise RewardFileError("its name does not end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -33,6 +35,7 @@ def load(path: str) -> None:
 
 def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, float]]:
     """(reward, score, logs) of one response. `query` is the prompt followed by the response. Raises RewardFileError."""
+    assert _reward_func is not None, "load() comes first"
     try:
         result = _reward_func([query], [prompt], [label])
     except Exception as error:
