@@ -14,7 +14,7 @@ from spo_rlhf.cli import presets
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch.output import output_to
-from spo_rlhf.launch.run import PROGRAM, describe, train
+from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
 
 EXAMPLES = """examples:
   # SPO-chain on a local file, one device, everything colocated
@@ -64,6 +64,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     presets.apply(flat, explicit)
     notes = config.settle(flat, explicit)
     dry_run = vars(flat).pop("dry_run")
+    notes += settle_device(ask_cluster=not dry_run)
     args = upstream.validate(flat)
     args.spo = config.resolve(args, explicit)
     args.dry_run = dry_run

@@ -1,9 +1,11 @@
-"""Starting Ray on this machine."""
+"""Starting Ray on this machine, and asking a cluster that runs already."""
 
 import os
+import signal
 import sys
 from typing import Any
 
+from spo_rlhf.errors import UserError
 from spo_rlhf.host import processes
 
 # Ray gives up on a node that is not up after 30 s, which a busy machine or a slow file system can need.
@@ -37,3 +39,26 @@ def init(**options: Any) -> None:
         print(f"Ray did not start in time (attempt {attempt} of {ATTEMPTS}), trying again", file=sys.stderr)
         ray.shutdown()
         processes.end([process for process in processes.descendants() if process not in before])
+
+
+def cluster_nodes(address: str) -> list[dict[str, Any]]:
+    """The nodes of a running cluster, as `ray.nodes()` lists them; this process is connected for that moment alone.
+
+    Raises UserError.
+    """
+    import ray
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        return ray.nodes()
+    except ConnectionError:
+        raise no_cluster(address) from None
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
+
+
+def no_cluster(address: str) -> UserError:
+    """The error of an address where nobody answers."""
+    return UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS")

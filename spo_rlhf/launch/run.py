@@ -12,7 +12,7 @@ from typing import Any
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import processes, ray_start
+from spo_rlhf.host import device, processes, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import write_json
 from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
@@ -28,10 +28,39 @@ def describe(args: SimpleNamespace, notes: list[str]) -> str:
     actors = placement(args)
     lines = ["resolved configuration"]
     lines += [f"  {name} = {value!r}" for name, value in sorted(flatten(plain(args)).items())]
-    kind = "logical devices (no GPU)" if cpu.is_cpu() else "GPUs"
+    kind = "logical devices (no GPU)" if device.is_cpu() else "GPUs"
     lines += ["", f"placement on {num_devices(actors)} {kind}", *(f"  {actor}" for actor in actors)]
     lines += ["", *(f"note: {note}" for note in notes)]
     return "\n".join(lines)
+
+
+def settle_device(*, ask_cluster: bool) -> list[str]:
+    """Decide whether the run uses GPUs, before the stack is loaded. Returns lines to show. Raises UserError.
+
+    Without `ask_cluster`, as a dry run wants it, nothing is connected to and a GPU that was asked for need not be here.
+    """
+    device.settle(None)
+    asked, address = device.asked_for(), os.environ.get("RAY_ADDRESS")
+    if ask_cluster:
+        cluster = device.cluster_of(ray_start.cluster_nodes(address)) if address and asked != device.CPU else None
+        device.settle(device.decide(asked, device.has_gpu(), cluster))
+        return []
+    device.settle(device.current())
+    if not address or asked:
+        return []
+    return [
+        f"{device.current()}, as this machine is; a run asks the cluster of RAY_ADDRESS, or reads {device.VARIABLE}"
+    ]
+
+
+def check_devices(needed: int, address: str | None, offered: float) -> None:
+    """Ray has as many GPUs, logical ones included, as the run needs: else it would wait for them forever. Raises UserError."""
+    if offered >= needed:
+        return
+    if address:
+        message = f"the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer"
+        raise UserError(f"RAY_ADDRESS {address}: {message}")
+    raise UserError(f"this machine has {offered:g} GPUs and the run needs {needed}; ask for fewer, or set RAY_ADDRESS")
 
 
 def start_ray(args: SimpleNamespace) -> None:
@@ -40,17 +69,17 @@ def start_ray(args: SimpleNamespace) -> None:
 
     address, needed, here = os.environ.get("RAY_ADDRESS"), num_devices(placement(args)), os.getcwd()
 
-    environment = {
+    environment = device.environment() | {
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
     }
     options: dict[str, Any] = {}
-    if cpu.is_cpu():
+    if device.is_cpu():
         environment |= cpu.worker_environment()
-        os.environ.update({name: os.environ.get(name, value) for name, value in cpu.RAY_ENVIRONMENT.items()})
+        os.environ.update({name: os.environ.get(name, value) for name, value in device.RAY_ENVIRONMENT.items()})
         if not address:
-            options = cpu.ray_resources(needed)
+            options = device.logical_resources(needed)
 
     def work_here() -> None:
         os.chdir(here)
@@ -60,13 +89,9 @@ def start_ray(args: SimpleNamespace) -> None:
     try:
         ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
     except ConnectionError:
-        raise UserError(
-            f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS"
-        ) from None
+        raise ray_start.no_cluster(address) from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set its own
-    if address and (offered := ray.cluster_resources().get("GPU", 0)) < needed:
-        message = f"the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer"
-        raise UserError(f"RAY_ADDRESS {address}: {message}")
+    check_devices(needed, address, ray.cluster_resources().get("GPU", 0))
 
 
 def run(args: SimpleNamespace, record: RunRecord) -> None:
