@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import threading
 import traceback
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +14,12 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, processes, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import write_json
+from spo_rlhf.launch.follow import following
 from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
 
 PROGRAM = "spo-train"
-POLL_S = 0.2
 
 
 def describe(args: SimpleNamespace, notes: list[str]) -> str:
@@ -111,24 +110,8 @@ def run(args: SimpleNamespace, record: RunRecord) -> None:
         reward=actor.RemoteRewardActor,
         trainer=loop.RemoteSegmentTrainer,
     )
-    stop = threading.Event()
-
-    def follow() -> None:
-        while True:
-            last_round = stop.is_set()
-            for event in ray.get(args.event_log.take.remote()):
-                record.take(event)
-            if last_round:
-                return
-            stop.wait(POLL_S)
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
+    with following(lambda: ray.get(args.event_log.take.remote()), record.take):
         upstream.train(args)
-    finally:
-        stop.set()
-        follower.join(timeout=10)
 
 
 def shut_down() -> None:
