@@ -13,8 +13,8 @@ from spo_rlhf import cpu, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, processes, ray_start
 from spo_rlhf.host.console import Console, duration
-from spo_rlhf.host.files import write_json
 from spo_rlhf.launch.follow import following
+from spo_rlhf.launch.history import store_config
 from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
@@ -130,19 +130,21 @@ def shut_down() -> None:
 
 
 def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
-    """Run a resolved configuration in its run directory; exit status."""
+    """Run a resolved configuration in its run directory; exit status.
+
+    With --ckpt.load_enable the record of that folder goes on, else it is replaced.
+    """
     run_dir = Path(args.spo.run_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "metrics.jsonl").unlink(missing_ok=True)
-    write_json(run_dir / "config.json", flatten(plain(args)))
-    log = run_dir / "train.log"
-    log.write_bytes(early_log)
+    resume, log = bool(args.ckpt.load_enable), run_dir / "train.log"
+    with open(log, "ab" if resume else "wb") as file:
+        file.write(early_log)
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
-        for note in notes:
+        record = RunRecord(run_dir, console, resume=resume)
+        for note in notes + store_config(run_dir, flatten(plain(args))):
             console.line(f"note: {note}")
         where = "here" if args.spo.verbose else log
         console.line(f"starting Ray, {args.vllm.num_engines} vLLM engine(s) and the policy; engine log: {where}")
-        record = RunRecord(run_dir, console)
         status, message = 0, ""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
