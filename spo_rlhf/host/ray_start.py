@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ from spo_rlhf.host import processes
 # Ray gives up on a node that is not up after 30 s, which a busy machine or a slow file system can need.
 ATTEMPTS = 3
 GAVE_UP = "timed out during startup"
+CONNECT_S = 10.0
 
 
 def search_path() -> str:
@@ -48,6 +50,7 @@ def cluster_nodes(address: str) -> list[dict[str, Any]]:
     """
     import ray
 
+    check_answers(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -57,6 +60,20 @@ def cluster_nodes(address: str) -> list[dict[str, Any]]:
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
+
+
+def check_answers(address: str) -> None:
+    """Somebody listens at HOST:PORT; Ray itself would try for a quarter of an hour. Raises UserError.
+
+    Addresses in another form ("auto", "ray://...") are left to Ray.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError:
+        raise no_cluster(address) from None
 
 
 def no_cluster(address: str) -> UserError:

@@ -84,6 +84,8 @@ def start_ray(args: SimpleNamespace) -> None:
         os.chdir(here)
 
     # Workers of a cluster that others started are in the folder of its start: relative paths would lead elsewhere.
+    if address:
+        ray_start.check_answers(address)
     runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": work_here} if address else {})
     try:
         ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
