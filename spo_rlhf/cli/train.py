@@ -15,7 +15,7 @@ from spo_rlhf.cli.arguments import refuse_in_one_line
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch.output import output_to
-from spo_rlhf.launch.run import PROGRAM, describe, train
+from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
 
 EXAMPLES = """examples:
   # SPO-chain on a local file, one device, everything colocated
@@ -66,6 +66,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     presets.apply(flat, explicit)
     spo, notes = spo_options.settle(flat, explicit)
     dry_run = vars(flat).pop("dry_run")
+    notes += settle_device(ask_cluster=not dry_run)
     args = upstream.validate(flat)
     args.spo, args.dry_run = spo, dry_run
     from spo_rlhf.launch import preflight

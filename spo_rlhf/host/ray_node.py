@@ -7,6 +7,7 @@ are free ones and all files lie under one folder, so that nodes of several jobs 
 
 import argparse
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -15,12 +16,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from spo_rlhf import cpu
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import processes
+from spo_rlhf.host import device, processes
 from spo_rlhf.host.ray_start import ATTEMPTS, search_path
 
 PROGRAM = "ray_node"
@@ -52,7 +53,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_command(args: argparse.Namespace, resources: dict[str, int]) -> list[str]:
+def start_command(args: argparse.Namespace, resources: dict[str, Any]) -> list[str]:
     """The `ray start` command of this node."""
     options = [
         f"--temp-dir={args.temp_dir}",
@@ -60,7 +61,7 @@ def start_command(args: argparse.Namespace, resources: dict[str, int]) -> list[s
         "--max-worker-port=0",
         "--dashboard-agent-listen-port=0",
     ]
-    options += [f"--{name.replace('_', '-')}={count}" for name, count in resources.items()]
+    options += [f"--{name.replace('_', '-')}={json.dumps(amount)}" for name, amount in resources.items()]
     if args.name:
         options.append(f"--node-name={args.name}")
     if args.interface:
@@ -82,8 +83,9 @@ def start(args: argparse.Namespace) -> int:
         raise UserError(
             f"--temp-dir {temp_dir}: longer than {LONGEST_TEMP_DIR} characters, too long for Ray's sockets below it"
         )
-    command = start_command(args, cpu.ray_resources(args.gpus) if cpu.is_cpu() else {"num_gpus": args.gpus})
-    environment = (cpu.RAY_ENVIRONMENT if cpu.is_cpu() else {}) | os.environ | {"PATH": search_path()}
+    without_gpu = device.is_cpu()
+    command = start_command(args, device.logical_resources(args.gpus) if without_gpu else {"num_gpus": args.gpus})
+    environment = (device.RAY_ENVIRONMENT if without_gpu else {}) | os.environ | {"PATH": search_path()}
     environment.pop("RAY_ADDRESS", None)  # this node is the cluster, or told which by --address
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):

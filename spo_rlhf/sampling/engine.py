@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
-from spo_rlhf.cpu import is_cpu
-from spo_rlhf.host import ray_start
+from spo_rlhf.host import device, ray_start
 
 # Requests handed to vLLM ahead of those it is working on: enough to keep its batches full, few enough to start at
 # once.
@@ -60,7 +59,7 @@ class LocalEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        if is_cpu():
+        if device.is_cpu():
             # Everything in this process: further ones would only load the same libraries again, which takes longer
             # than a small run.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -77,7 +76,7 @@ class LocalEngine:
             "trust_remote_code": settings.trust_remote_code,
             "use_tqdm_on_load": False,  # its bar would stand between those of the evaluation
         }
-        if is_cpu():
+        if device.is_cpu():
             arguments |= cpu_engine_kwargs(settings.max_model_len)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
         self._settings = settings
@@ -129,8 +128,10 @@ class RayEngines:
             on_sigterm = signal.getsignal(signal.SIGTERM)
             ray_start.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
-        gpus = 0 if is_cpu() else settings.tensor_parallel
-        actor = ray.remote(num_gpus=gpus, num_cpus=1)(LocalEngine)
+        asked, cluster = device.asked_for(), device.cluster_of(ray.nodes()) if os.environ.get("RAY_ADDRESS") else None
+        device.settle(device.decide(asked, device.has_gpu(), cluster))
+        gpus = 0 if device.is_cpu() else settings.tensor_parallel
+        actor = ray.remote(num_gpus=gpus, num_cpus=1, runtime_env={"env_vars": device.environment()})(LocalEngine)
         self._actors = [actor.remote(settings) for _ in range(replicas)]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
