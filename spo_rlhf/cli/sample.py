@@ -86,9 +86,9 @@ def select(args: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, An
 
 def sample(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Sample, grade, select; returns what summary.json holds. Raises UserError."""
+    from spo_rlhf.rollout.reward import FileReward
     from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, collect
     from spo_rlhf.sampling.engine import EngineSettings
-    from spo_rlhf.sampling.grading import BackgroundReward
     from spo_rlhf.sampling.sample_log import SampleLog
 
     start = time.monotonic()
@@ -127,7 +127,7 @@ def sample(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     def decode(token_ids) -> str:
         return tokenizer.decode(token_ids, skip_special_tokens=False)
 
-    with BackgroundReward(args.reward, args.reward_workers, args.reward_timeout) as reward:
+    with FileReward(args.reward, args.reward_workers, args.reward_timeout) as reward:
         progress = collect(prompts, limits, args.seed, (engine, args.engines), decode, reward, log, report)
         timeouts = reward.timeouts
     log.close([prompt.id for prompt in prompts])

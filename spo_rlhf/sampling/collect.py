@@ -8,8 +8,8 @@ from typing import Any
 
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.rollout.protocol import TRUNCATED, Grade
+from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
-from spo_rlhf.sampling.grading import BackgroundReward
 from spo_rlhf.sampling.sample_log import SampleLog
 
 SAMPLE_KEY = ("id", "sample")
@@ -71,7 +71,7 @@ def collect(
     seed: int,
     engine: tuple[EngineSettings, int],
     decode: Callable[[Sequence[int]], str],
-    reward: BackgroundReward,
+    reward: FileReward,
     log: SampleLog,
     report: Callable[[Progress], None],
 ) -> Progress:
