@@ -26,7 +26,7 @@ def load_prompts(args: argparse.Namespace) -> tuple[list, Any]:
     """Prompts of the chosen rows, and the tokenizer. Tries the reward on an empty response. Raises UserError."""
     from transformers import AutoConfig
 
-    from spo_rlhf.sampling.collect import Prompt
+    from spo_rlhf.sampling.collect import TokenizedPrompt
 
     training = training_arguments(args)
     preflight.check_model("actor", args.model, must_load=True)
@@ -40,7 +40,9 @@ def load_prompts(args: argparse.Namespace) -> tuple[list, Any]:
     preflight.try_reward(training, *chosen[0][1])
     tokenizer = preflight.load_tokenizer(training)
     ids = tokenizer([prompt for _, (prompt, _) in chosen], add_special_tokens=False)["input_ids"]
-    return [Prompt(row, *pair, token_ids) for (row, pair), token_ids in zip(chosen, ids, strict=True)], tokenizer
+    return [
+        TokenizedPrompt(row, *pair, token_ids) for (row, pair), token_ids in zip(chosen, ids, strict=True)
+    ], tokenizer
 
 
 def check_folder(args: argparse.Namespace, prompts: list) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def sample(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Sample, grade, select; returns what summary.json holds. Raises UserError."""
     from spo_rlhf.rollout.reward import FileReward
     from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, collect
-    from spo_rlhf.sampling.engine import EngineSettings
+    from spo_rlhf.sampling.engine import EngineSettings, start_engine
     from spo_rlhf.sampling.sample_log import SampleLog
 
     start = time.monotonic()
@@ -128,7 +130,9 @@ def sample(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         return tokenizer.decode(token_ids, skip_special_tokens=False)
 
     with FileReward(args.reward, args.reward_workers, args.reward_timeout) as reward:
-        progress = collect(prompts, limits, args.seed, (engine, args.engines), decode, reward, log, report)
+        progress = collect(
+            prompts, limits, args.seed, lambda: start_engine(engine, args.engines), decode, reward, log, report
+        )
         timeouts = reward.timeouts
     log.close([prompt.id for prompt in prompts])
     rows = sorted(log.rows.values(), key=log.key_of)
