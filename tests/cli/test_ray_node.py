@@ -1,6 +1,5 @@
 """The Ray node of batch jobs: what it refuses, and that nothing in its command is shared with other jobs' nodes."""
 
-import argparse
 import socket
 import subprocess
 import sys
@@ -16,8 +15,8 @@ from spo_rlhf.host.ray_start import ATTEMPTS
 
 
 def options_of(**changes) -> dict[str, str]:
-    values = {"temp_dir": Path("/tmp/spo-1.0-0"), "address": None, "interface": None, "name": "n1"} | changes
-    command = ray_node.start_command(argparse.Namespace(**values), {"num_gpus": 4})
+    node = ray_node.Node(Path("/tmp/spo-1.0-0"), gpus=4, name="n1", **changes)
+    command = ray_node.start_command(node, {"num_gpus": 4})
     return dict(part.partition("=")[::2] for part in command[command.index("start") + 1 :])
 
 
@@ -44,6 +43,21 @@ def test_unknown_interface_names_those_there_are():
         ray_node.interface_address("ib9")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "command; see ray_node --help"),
+        (["start", "--gpus", "1"], "--temp-dir; see ray_node start --help"),
+        (["wait", "--address", "h:1", "--nodes", "1"], "--limit; see ray_node wait --help"),
+        (["wait", "--address", "h:1", "--nodes", "one", "--limit", "3"], "argument --nodes: invalid int value: 'one'"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, says, capsys):
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("ray_node: error: ") and says in told and told.count("\n") == 1
+
+
 def test_a_temp_dir_too_long_for_sockets_is_refused(tmp_path, capsys):
     long = tmp_path / ("x" * 50)
     assert main(["start", "--temp-dir", str(long), "--gpus", "1"]) == 2
@@ -55,7 +69,7 @@ def test_a_ray_that_does_not_start_is_tried_again_a_few_times(tmp_path):
     starts, temp_dir = tmp_path / "starts", Path(tempfile.mkdtemp(prefix="spo-", dir="/tmp")) / "node"
     program = (
         "import sys; from spo_rlhf.cli import ray_node as cli; from spo_rlhf.host import ray_node;"
-        f"ray_node.start_command = lambda args, resources: ['sh', '-c', 'echo up >> {starts}; sleep 600 & exit 1'];"
+        f"ray_node.start_command = lambda node, resources: ['sh', '-c', 'echo up >> {starts}; sleep 600 & exit 1'];"
         f"sys.exit(cli.main(['start', '--temp-dir', '{temp_dir}', '--gpus', '1', '--address', 'h:1']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
