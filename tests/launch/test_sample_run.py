@@ -1,14 +1,18 @@
 """A run of spo-sample around the engine: whose folder it is, what it keeps and what it says."""
 
+import functools
 import io
 import json
 
 import pytest
+import stack
+from transformers import AutoTokenizer
 
 from spo_rlhf.cli.sample_options import build_parser
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.console import Console
 from spo_rlhf.host.files import read_json, read_jsonl
+from spo_rlhf.launch import sample_run
 from spo_rlhf.launch.sample_run import (
     SampleJob,
     claim_folder,
@@ -19,6 +23,7 @@ from spo_rlhf.launch.sample_run import (
     summarize,
 )
 from spo_rlhf.sampling.collect import Progress, TokenizedPrompt
+from spo_rlhf.sampling.engine import Response
 
 PROMPTS = [TokenizedPrompt(0, "1+1?", "2", [1]), TokenizedPrompt(1, "2+2?", "4", [2])]
 # Prompt 0: right, right again, wrong. Prompt 1: both wrong, one cut.
@@ -119,3 +124,55 @@ def test_what_the_terminal_shows(tmp_path):
         "spo-sample: reward 0.400 over 5 responses, 1 of 2 prompts solved, 1 truncated, 6 tokens, 1 min 05 s",
         f"spo-sample: 5 responses of 2 prompts: {tmp_path / 'out' / 'samples.jsonl'}",
     ]
+
+
+class Engine:
+    """Answers every request with its prompt's first token and the end of text; the third one interrupts a run."""
+
+    def __init__(self, end_of_text: int, interrupted: bool):
+        self.end_of_text, self.interrupted = end_of_text, interrupted
+
+    def generate(self, requests):
+        for number, request in enumerate(requests):
+            if self.interrupted and number == 2:
+                raise KeyboardInterrupt
+            yield Response(request.key, (request.prompt_ids[0], self.end_of_text), "", finished=True)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.timeout(120)
+def test_a_run_that_was_interrupted_goes_on_and_a_finished_one_samples_nothing(tmp_path, monkeypatch):
+    task = stack.make_task(tmp_path / "task", train=3, test=1)
+    reward = stack.ROOT / "spo_rlhf" / "tasks" / "math_reward.py"
+    mine = job(
+        tmp_path,
+        model=str(task / "model"),
+        data=str(task / "train.jsonl"),
+        rows=slice(1, 3),
+        input_key="problem",
+        label_key="answer",
+        reward=str(reward),
+        samples=2,
+        max_len=128,
+    )
+    started = []
+
+    def start_engine(settings, replicas, interrupted=False):
+        started.append(settings)
+        return Engine(AutoTokenizer.from_pretrained(settings.model).eos_token_id, interrupted)
+
+    monkeypatch.setattr(sample_run, "start_engine", functools.partial(start_engine, interrupted=True))
+    with pytest.raises(KeyboardInterrupt):
+        sample_run.sample(mine, Console(io.StringIO()))
+    monkeypatch.setattr(sample_run, "start_engine", start_engine)
+    summary = sample_run.sample(mine, Console(io.StringIO()))
+    assert summary == read_json(mine.output / "summary.json")
+    assert (summary["prompts"], summary["samples"], summary["tokens"]) == (2, 4, 8)
+    assert 1 <= summary["this_run"]["samples"] <= 4
+    rows = list(read_jsonl(mine.output / "samples.jsonl"))
+    assert [(row["id"], row["sample"]) for row in rows] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert all(row["response"].endswith("<|endoftext|>") for row in rows), "special tokens are not dropped"
+    assert sample_run.sample(mine, Console(io.StringIO()))["this_run"]["samples"] == 0
+    assert len(started) == 2 and started[0].max_model_len == 128
