@@ -195,7 +195,7 @@ def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> SimpleName
 @contextlib.contextmanager
 def engines_awake(engines: list, args: SimpleNamespace):
     """Context in which the engines answer; with --vllm.enable_sleep they hold device memory only in it."""
-    call = sys.modules[__name__].batch_vllm_engine_call
+    call = _stack().batch_vllm_engine_call
     if args.vllm.enable_sleep:
         call(engines, "wake_up")
     yield

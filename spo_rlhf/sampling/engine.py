@@ -1,11 +1,12 @@
 """vLLM: one engine in this process, or one per GPU through Ray. Responses come out as they finish."""
 
+import itertools
 import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
 from spo_rlhf.host import device, ray_start
@@ -54,6 +55,18 @@ class EngineSettings:
     engine_args: dict[str, Any] = field(default_factory=dict)
 
 
+class SamplingEngine(Protocol):
+    """Samples responses to requests; what `start_engine` returns."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Each request's response, in the order in which they finish."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine's processes."""
+        ...
+
+
 class LocalEngine:
     """One vLLM engine, driven step by step."""
 
@@ -87,10 +100,10 @@ class LocalEngine:
         from vllm.sampling_params import RequestOutputKind
 
         queue, running = deque(requests), {}
+        names = map(str, itertools.count())
         while queue or running:
             while queue and len(running) < QUEUED_AHEAD:
-                request = queue.popleft()
-                name = str(len(queue))  # unique: the queue only shrinks
+                request, name = queue.popleft(), next(names)
                 running[name] = request
                 self._engine.add_request(
                     name,
@@ -106,7 +119,8 @@ class LocalEngine:
                 )
             for output in self._engine.step():
                 if output.finished:
-                    request = running.pop(output.request_id.split("-")[0])
+                    # vLLM's own name of a request has a random end; its output carries the name given above.
+                    request = running.pop(output.request_id)
                     sampled = output.outputs[0]
                     yield Response(request.key, tuple(sampled.token_ids), sampled.text, sampled.finish_reason == "stop")
 
@@ -170,6 +184,6 @@ class RayEngines:
             ray.shutdown()
 
 
-def start_engine(settings: EngineSettings, data_parallel: int) -> LocalEngine | RayEngines:
+def start_engine(settings: EngineSettings, data_parallel: int) -> SamplingEngine:
     """One engine here, or `data_parallel` of them through Ray."""
     return LocalEngine(settings) if data_parallel == 1 else RayEngines(settings, data_parallel)

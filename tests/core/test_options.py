@@ -1,5 +1,6 @@
 """Options are declared once, as fields; what is built from them, what is refused, and what a part may not do."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -98,9 +99,9 @@ def test_defaults_stand_where_nothing_is_given_and_shared_values_arrive() -> Non
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(given, says) -> None:
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError, match=re.escape(says)) as refusal:
         build(Whole, given)
-    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_one_flag_declared_in_two_ways_is_refused_and_in_one_way_has_two_owners() -> None:
