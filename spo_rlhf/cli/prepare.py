@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-from spo_rlhf.cli.arguments import refuse_in_one_line, seconds, share, whole
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import processes
+from spo_rlhf.host.arguments import refuse_in_one_line, seconds, share, whole
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import whole_or_nothing, write_json
 from spo_rlhf.tasks import arithmetic, knights_knaves

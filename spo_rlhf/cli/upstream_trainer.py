@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from spo_rlhf import config, cpu, upstream
-from spo_rlhf.cli.arguments import refuse_in_one_line
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.arguments import refuse_in_one_line
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import write_json
 from spo_rlhf.launch import preflight

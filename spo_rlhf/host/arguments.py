@@ -28,6 +28,22 @@ def whole(smallest: int) -> Callable[[str], int]:
     return parse
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Type of an option that is a list such as 2048,4096: whole numbers from 1, each once, in rising order."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 1, such as 2048,4096")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Type of an option that is a list such as math500,aime24."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list with commas between its parts")
+    return parts
+
+
 def share(text: str) -> float:
     """Type of an option that is above 0 and at most 1."""
     value = _float(text)
