@@ -5,13 +5,14 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.arguments import refuse_in_one_line
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import HubData, Task
 
-PROGRAM = "spo_rlhf.tasks"
+PROGRAM = "python -m spo_rlhf.tasks"
 EXAMPLES = """\
 examples:
   python -m spo_rlhf.tasks list
@@ -77,12 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     show.add_argument("--shell", action="store_true", help="assignments for eval, in place of JSON; needs --field")
     for each in (parser, show):
-        each.error = _refuse
+        refuse_in_one_line(each)
     return parser
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; see python -m {PROGRAM} --help")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.name not in TASKS:
             raise UserError(f"no task {args.name!r}; known are {', '.join(TASKS)}")
         if args.shell and not args.field:
-            _refuse("--shell needs --field")
+            raise UserError("--shell needs --field")
         data = as_data(args.name, TASKS[args.name])
         values = {path: field_of(data, path) for path in args.field or []}
         if args.shell:
