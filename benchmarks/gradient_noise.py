@@ -29,7 +29,15 @@ from spo_rlhf.cli import prepare
 from spo_rlhf.core import tree as tree_core
 from spo_rlhf.core import values
 from spo_rlhf.core.loss import policy_mask
-from spo_rlhf.core.partition import PROB_THRESHOLD, PartitionConfig, inner_states, newline_boundaries
+from spo_rlhf.core.partition import (
+    PROB_THRESHOLD,
+    Cutpoint,
+    Fixed,
+    Newline,
+    Partition,
+    inner_states,
+    newline_boundaries,
+)
 from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.grade import grade_here
@@ -56,7 +64,7 @@ class Setting:
 
     responses: int = 8
     mask: float | None = None
-    partition: PartitionConfig | None = None
+    partition: Partition | None = None
     rollouts: int = 4
     continuations: bool = False
     tree: TreeShape | None = None
@@ -64,10 +72,10 @@ class Setting:
 
 def settings(segment_tokens: int, intervals: list[int], interval: int) -> dict[str, Setting]:
     """By name, `responses x rollouts`; the others are compared with the first. At `interval`, responses and rollouts vary."""
-    lines, fixed = PartitionConfig("newline"), PartitionConfig("fixed", segment_length=max(segment_tokens // 2, 1))
-    chain = Setting(responses=4, partition=PartitionConfig("cutpoint", interval=interval))
+    lines, fixed = Newline(), Fixed(segment_length=max(segment_tokens // 2, 1))
+    chain = Setting(responses=4, partition=Cutpoint(interval=interval))
     cutpoints = {
-        f"cutpoint {between}, 4 x 4, mask": replace(chain, partition=PartitionConfig("cutpoint", interval=between))
+        f"cutpoint {between}, 4 x 4, mask": replace(chain, partition=Cutpoint(interval=between))
         for between in sorted({*intervals, interval})
     }
     tree = Setting(tree=TreeShape((4, 3, 2), (segment_tokens,)))

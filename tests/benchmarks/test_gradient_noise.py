@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 import gradient_noise as noise
 
-from spo_rlhf.core.partition import PartitionConfig
+from spo_rlhf.core.partition import Newline
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_the_log_probabilities_of_own_tokens(model):
 
 
 def test_a_part_of_a_response_weighs_one_over_its_samples():
-    setting = noise.Setting(partition=PartitionConfig("newline"), rollouts=4, continuations=True)
+    setting = noise.Setting(partition=Newline(), rollouts=4, continuations=True)
     texts = {1: "x", 2: "\n"}
 
     def text_of(ids):

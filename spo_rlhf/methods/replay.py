@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from spo_rlhf.core.seeds import derive_seed
 
 PREFIX, SUFFIX = "step", ".pt"
@@ -71,6 +69,8 @@ class NodeReplay:
 
     def save(self, folder: Path, step: int) -> None:
         """Write the buffer of a checkpoint, whole or not at all."""
+        import torch  # here, for the options of the methods are read by commands that do not load it
+
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{PREFIX}{step}{SUFFIX}"
         temporary = path.with_suffix(".part")
@@ -80,6 +80,8 @@ class NodeReplay:
 
     def load(self, folder: Path, step: int) -> bool:
         """Read the buffer that belongs to the checkpoint of `step`; False if there is none."""
+        import torch
+
         path = folder / f"{PREFIX}{step}{SUFFIX}"
         if not path.exists():
             return False
