@@ -1,6 +1,7 @@
 """`spo-eval`, or `python -m evaluation`: run, report, grade, regrade."""
 
 import argparse
+import functools
 import logging
 import os
 import signal
@@ -14,7 +15,8 @@ from spo_rlhf import plugins
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.verdict import MODES
-from spo_rlhf.host.arguments import names, refuse_in_one_line, share, temperature, whole, whole_numbers
+from spo_rlhf.host.arguments import names, share, temperature, whole, whole_numbers
+from spo_rlhf.host.command import OneLineParser, run_command
 from spo_rlhf.tasks.prompts import PROMPTS
 from spo_rlhf.tasks.registry import TASKS
 
@@ -49,31 +51,29 @@ examples:
 
 def build_parser(preset: str | None = None) -> argparse.ArgumentParser:
     """The command line; a preset's values become the defaults of `run`. Its errors are UserError."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="spo-eval",
         description="Accuracy at every context length from one pass, with graders that can be trusted.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = _add_run(commands)
-    run.set_defaults(**PRESETS.get(preset, {}))
-    others = [_add_report(commands), _add_grade(commands), _add_regrade(commands)]
-    for each in (parser, run, *others):
-        refuse_in_one_line(each)
+    _add_run(commands).set_defaults(**PRESETS.get(preset, {}))
+    _add_report(commands)
+    _add_grade(commands)
+    _add_regrade(commands)
     return parser
 
 
-def _add_report(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_report(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser("report", help="tables, comparisons and the curve of finished runs")
     sub.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output folder of a finished run")
     sub.add_argument("--format", default="md", help=f"comma-separated: {', '.join(report.FORMATS)} (default: md)")
     sub.add_argument("--output", type=Path, metavar="DIR", help="folder for the files (default: the first DIR)")
     sub.add_argument("--paper", action="store_true", help="show the paper's Table 1 beside the numbers")
-    return sub
 
 
-def _add_grade(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_grade(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser("grade", help="grade answers: a JSONL file, or one pair")
     add = sub.add_argument
     add("--file", type=Path, metavar="IN.jsonl", help='"gold", "pred" (a full model output), optionally "problem"')
@@ -85,14 +85,12 @@ def _add_grade(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     kinds = f"{', '.join(KINDS)}, or auto, as the right answer looks"
     add("--kind", default=grading.AUTO, metavar="K", help=f"of the answers: {kinds} (default: %(default)s)")
     _add_workers(sub)
-    return sub
 
 
-def _add_regrade(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_regrade(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser("regrade", help="grade stored samples again and rewrite the results; needs no GPU")
     sub.add_argument("folder", type=Path, metavar="DIR", help="output folder of a finished run")
     _add_workers(sub)
-    return sub
 
 
 def _add_workers(sub: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -199,30 +197,20 @@ COMMANDS = {"run": run_run, "report": report.run_report, "grade": grading.run_gr
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    program = "spo-eval"
-    try:
-        plugins.load(plugins.named_in(argv))
-        args = parse(argv)
-        program = f"spo-eval {args.command}"
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; else it tells of NUMA nodes
-        # Batch systems stop a job by SIGTERM: the same as Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        logging.getLogger("transformers").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
-        COMMANDS[args.command](args)
-    except UserError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 0
-    except OSError as error:  # a folder that cannot be written, a full disk
-        print(f"{program}: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        kept = " The samples so far are kept; the same command continues." if program == "spo-eval run" else ""
-        print(f"\n{program}: stopped.{kept}", file=sys.stderr)
-        return 130
-    return 0
+    command = argv[0] if argv and argv[0] in COMMANDS else ""
+    kept = ". The samples so far are kept; the same command continues" if command == "run" else ""
+    # Batch systems stop a job by SIGTERM: the same as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return run_command(f"spo-eval {command}".strip(), functools.partial(_command, argv), interrupted=f"stopped{kept}")
+
+
+def _command(argv: list[str]) -> None:
+    plugins.load(plugins.named_in(argv))
+    args = parse(argv)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; else it tells of NUMA nodes
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+    COMMANDS[args.command](args)
 
 
 if __name__ == "__main__":

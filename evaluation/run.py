@@ -15,6 +15,7 @@ from evaluation.stored import write_results
 from evaluation.tasks import LoadedTask, load_task
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
+from spo_rlhf.host.files import is_local
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
 from spo_rlhf.sampling.sample_log import SampleLog
 from spo_rlhf.tasks.task import Prompt
@@ -26,8 +27,7 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     Raises:
         UserError: wrong settings, data or model; nothing has been sampled then.
     """
-    is_path = settings.model.startswith(("/", ".", "~")) or settings.model.count("/") > 1
-    if is_path and not Path(settings.model).is_dir():
+    if is_local(settings.model) and not Path(settings.model).is_dir():
         raise UserError(f"--model {settings.model}: no such folder")
     tasks = [load_task(spec, options.data_dir, settings.limit) for spec in settings.tasks]
     tokenizer, limit = _load_tokenizer(settings, options)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
-from spo_rlhf.cli.arguments import refuse_in_one_line
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.command import refuse_in_one_line
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch.output import output_to
 from spo_rlhf.launch.run import PROGRAM, describe, train

@@ -19,7 +19,7 @@ from typing import Any
 from spo_rlhf import cpu, upstream
 from spo_rlhf.cli.spo_options import explicit_options
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.arguments import refuse_in_one_line
+from spo_rlhf.host.command import refuse_in_one_line
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import write_json
 from spo_rlhf.launch import preflight
