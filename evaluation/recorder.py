@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -15,7 +15,7 @@ from evaluation.settings import RunSettings
 from evaluation.tasks import LoadedTask, Problem
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.graders.verdict import MODES, Mode, Verdict
+from spo_rlhf.graders.verdict import MODES, Mode, Question, Verdict
 from spo_rlhf.sampling.engine import Response
 from spo_rlhf.sampling.sample_log import SampleLog
 
@@ -32,29 +32,36 @@ class Prompted:
 
 
 class Recorder:
-    """Grades responses in the background and stores each one when all its grades are there. Shows progress."""
+    """Grades responses in the background and stores each one when all its grades are there. Shows progress.
 
-    grader: Grader
+    Args:
+        contexts: limits at which responses are graded, in rising order.
+        logs: where samples go, by task.
+        items: every request's problem, by the request's key.
+        decode: token ids to text.
+        quiet: no progress bar.
+    """
 
     def __init__(
         self,
+        grader: Grader,
         settings: RunSettings,
         contexts: list[int],
         logs: dict[str, SampleLog],
         items: dict[tuple, Prompted],
         decode: Callable[[Sequence[int]], str],
-        total: int,
         quiet: bool,
     ) -> None:
-        self.settings, self.contexts, self.logs, self.items, self.decode = settings, contexts, logs, items, decode
+        self.grader, self.settings, self.contexts = grader, settings, contexts
+        self.logs, self.items, self.decode = logs, items, decode
         self.waiting: list[tuple[dict, list, dict[int, dict[Mode, Future]]]] = []
         self.tokens = 0
         self.right = self.graded = 0
         stored = sum(len(log.rows) for log in logs.values())
         self.progress = functools.partial(
             tqdm,
-            total=total,
-            initial=min(stored, total),
+            total=len(items),
+            initial=min(stored, len(items)),
             unit="sample",
             disable=quiet,
             file=sys.stderr,
@@ -129,18 +136,11 @@ class Recorder:
 def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode, Future]:
     """Start grading the first `chars` characters of a stored sample's response in every mode."""
     text = row["response"][:chars]
-    in_thought = opens_thought(row["prompt"])
-    return {
-        mode: grader.submit(
-            row["gold_solution"] or row["gold"] if mode == "lenient" else row["gold"],
-            text,
-            row["problem"],
-            mode,
-            in_thought,
-            row["kind"],
-        )
-        for mode in MODES
-    }
+    question = Question(row["gold"], row["problem"], row["kind"], in_thought=opens_thought(row["prompt"]))
+    questions = dict.fromkeys(MODES, question)
+    if row["gold_solution"]:
+        questions["lenient"] = replace(question, gold=row["gold_solution"])
+    return {mode: grader.submit(asked, text, mode) for mode, asked in questions.items()}
 
 
 def collect_grades(futures: dict[int, dict[Mode, Future]]) -> dict[int, dict[str, Any]]:

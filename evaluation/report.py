@@ -63,7 +63,7 @@ def curves(
     lines: dict[str, dict[str, list]] = {}
     for run in runs:
         for task, known in run.value["tasks"].items():
-            source = known["curve"] or dict(known["contexts"])
+            source = known["curve"] or known["contexts"]
             points = [(int(context), at[mode]["pass@1"], *at[mode]["interval"]) for context, at in source.items() if at]
             lines.setdefault(task, {})[run.label] = sorted(points)
     return lines
@@ -114,8 +114,8 @@ def run_report(args: argparse.Namespace) -> None:
     formats = [name.strip() for name in args.format.split(",")]
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"--format: unknown {', '.join(unknown)}; choose from {', '.join(FORMATS)}")
-    runs = load_runs([Path(folder) for folder in args.folders])
-    target = Path(args.output) if args.output else runs[0].folder
+    runs = load_runs(args.folders)
+    target = args.output or runs[0].folder
     target.mkdir(parents=True, exist_ok=True)
     if "md" in formats:
         text = markdown(runs, args.paper)
