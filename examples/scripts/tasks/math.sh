@@ -1,6 +1,7 @@
-# What all MATH scripts share; sourced by them, not run. The official long-reasoning runs: DeepSeek-R1-Distill-Qwen-1.5B at 2K.
+# MATH with DeepSeek-R1-Distill-Qwen-1.5B at 2K tokens; long responses
 # A second stage at 4K starts from the first one's model: MODEL=... MAX_LEN=4096.
-MAX_LEN=${MAX_LEN:-2048}
+MODEL=${MODEL:-deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B}
+DATA=${DATA:-DigitalLearningGmbH/MATH-lighteval}
 # On the hub the answer stands in the last \boxed{} of the solution; a local file has "problem" and "answer".
 case $DATA in
     *.jsonl) LABEL_KEY=${LABEL_KEY:-answer} EVAL_DATA=${EVAL_DATA:-$DATA} EVAL_SPLIT=train ;;
@@ -15,9 +16,7 @@ is just the final number or expression that solves the problem. Think step by st
 {}<｜Assistant｜><think>
 "}
 
-task=(
-    --eval.dataset "$EVAL_DATA" --eval.split "$EVAL_SPLIT" --eval.temperature 0.6 --eval.n_samples_per_prompt 1 --eval.steps 10
-    --rollout.temperature 0.6 --rollout.top_p 1.0 --data.max_len "$MAX_LEN"
-    --actor.adam.lr 1e-6 --actor.adam.betas 0.9 0.999 --actor.lr_scheduler linear --actor.lr_warmup_ratio 0.03 --actor.max_norm 1.0
-    --actor.eps_clip 0.2 --algo.kl.init_coef 1e-4 --algo.kl.use_loss --algo.kl.estimator k3
-)
+MAX_LEN=${MAX_LEN:-2048} EVAL_TEMPERATURE=0.6 EVAL_SAMPLES=1
+sampling=(--rollout.temperature 0.6 --rollout.top_p 1.0 --data.max_len "$MAX_LEN")
+# For chain and group 64 prompts x 8 responses, trained once in batches of 128 (4 optimizer steps).
+task=(--train.batch_size 128 --train.max_epochs 1 --rollout.micro_batch_size 2 --train.micro_batch_size 2)
