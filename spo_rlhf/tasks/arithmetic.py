@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 
 from spo_rlhf.tasks.splits import write_splits
+from spo_rlhf.tasks.task import SelfMade, Setting, Task
 
 #: The prompt of this task; the response is the solution, starting right after. The trainer passes it as
 #: `--data.input_template`, together with `--data.input_key problem` and `--data.label_key answer`.
@@ -183,7 +184,7 @@ def _operation(rng: Random, quantity: int) -> tuple[str, int, int]:
     }
     weights = {sign: _OPERATION_WEIGHTS[sign] for sign, operands in choices.items() if operands}
     point = rng.random() * sum(weights.values())
-    for operation, weight in weights.items():
+    for operation, weight in weights.items():  # noqa: B007 (the one that was drawn is used below)
         point -= weight
         if point < 0:
             break
@@ -199,3 +200,18 @@ def _number(rng: Random, low: int, high: int) -> int:
 
 def _pick(rng: Random, options):
     return options[int(rng.random() * len(options))]
+
+
+TASK = Task(
+    description="word problems in GSM8K's shape, made from a seed",
+    files=("test.jsonl", "arithmetic.jsonl"),
+    template=PROMPT_TEMPLATE,
+    self_made=SelfMade(
+        write_task,
+        settings={
+            "min_steps": Setting(2, "operations in the shortest problems", smallest=2),
+            "max_steps": Setting(6, "operations in the longest problems", smallest=2),
+        },
+        check=check_steps,
+    ),
+)

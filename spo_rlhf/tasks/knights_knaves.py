@@ -23,6 +23,7 @@ from pathlib import Path
 from random import Random
 
 from spo_rlhf.tasks.splits import write_splits
+from spo_rlhf.tasks.task import HubData, Prompt, SelfMade, Setting, Task
 
 #: The prompt of this task, for `--data.input_template`; the response starts on the next line.
 PROMPT_TEMPLATE = (
@@ -265,3 +266,21 @@ def _pick(rng: Random, options: Sequence):
 def _sample(rng: Random, options: Sequence, count: int) -> list:
     rest = list(options)
     return [rest.pop(int(rng.random() * len(rest))) for _ in range(count)]
+
+
+TASK = Task(
+    description="who is a knight and who is a knave, the benchmark's problems and those made from a seed",
+    files=("kk_3ppl_test.jsonl", "knights_knaves.jsonl"),
+    test=HubData("K-and-K/knights-and-knaves", ("test",), "3ppl", problem="quiz", answer="solution_text_format"),
+    template=PROMPT_TEMPLATE,
+    prompt=Prompt(PROMPT_TEMPLATE.format("{problem}")),
+    kind="roles",
+    reward=Path(__file__).with_name("knights_knaves_reward.py"),
+    self_made=SelfMade(
+        write_task,
+        settings={"people": Setting(3, "people in a problem", smallest=2)},
+        check=check_people,
+        vocabulary_size=768,  # for fifty names; with 512 a sequence is a fifth longer
+        evaluate_every=50,
+    ),
+)
