@@ -71,6 +71,7 @@ for argument in "$@"; do
     case $argument in -h | --help) usage; exit ;; esac
 done
 OUTPUT=${OUTPUT:-runs/${METHOD}_$TASK}
+source "$scripts/lib/task.sh"
 source "$scripts/lib/spo_train.sh"
 source "$scripts/recipes/$METHOD.sh"
 source "$scripts/tasks/$TASK.sh"

@@ -24,7 +24,9 @@ use_smoke_model() {
         "$PYTHON" -W ignore -m spo_rlhf.cli.prepare --output "$OUTPUT/task" --train 64 --test 8 \
             --warm-up-steps "${SMOKE_WARM_UP_STEPS:-20}"
     fi
-    MODEL=$SMOKE_MODEL TEMPLATE=$'Question: {}\nAnswer:\n'
+    local template
+    record arithmetic template
+    MODEL=$SMOKE_MODEL TEMPLATE=$template
 }
 
 run_method() {
