@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 
 from spo_rlhf.cli.inspect_modes import MODES, get
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import whole_output
+from spo_rlhf.host.files import parse_json, whole_output
 
 PROGRESS_SECONDS = 5.0
 
@@ -44,14 +44,7 @@ examples:
 
 def inspect_line(line: bytes) -> dict[str, Any]:
     """The result for one line of input. Raises ValueError, in one line, for bad input."""
-    try:
-        case = json.loads(line.decode(), parse_constant=_no_constant)
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8 text: save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno}): give one JSON object a line") from None
-    except RecursionError:
-        raise ValueError("nested too deeply: give one JSON object a line") from None
+    case = parse_json(line, parse_constant=_no_constant)
     if isinstance(case, dict) and "input" in case:
         case = case["input"]
     if not isinstance(case, dict):

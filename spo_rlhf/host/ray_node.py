@@ -21,6 +21,7 @@ import psutil
 from spo_rlhf import cpu
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import processes
+from spo_rlhf.host.files import replace_text
 from spo_rlhf.host.ray_start import ATTEMPTS, search_path
 
 PROGRAM = "ray_node"
@@ -135,9 +136,7 @@ def publish_address(temp_dir: Path, node: subprocess.Popen) -> None:
     while node.poll() is None:
         address = read_ray_address(str(temp_dir))
         if address:
-            unfinished = temp_dir / f".{ADDRESS_FILE}"
-            unfinished.write_text(address, encoding="utf-8")
-            unfinished.rename(temp_dir / ADDRESS_FILE)
+            replace_text(temp_dir / ADDRESS_FILE, address)
             return
         time.sleep(POLL_S)
 

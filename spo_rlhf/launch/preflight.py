@@ -1,27 +1,15 @@
 """Checks of everything that can be known before an engine starts. Each raises UserError with one line."""
 
 import asyncio
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.core.partition import TEXT_PARTITIONS
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import is_local, parse_json
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
-
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
-
-
-def is_local(name: str) -> bool:
-    """True for a path, False for a name on a hub ("owner/name", "name", "owner/name@folder")."""
-    return (
-        Path(name).exists()
-        or name.startswith(("/", "./", "../", "~"))
-        or name.lower().endswith(DATA_SUFFIXES)
-        or name.count("/") > 1
-    )
 
 
 def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
@@ -208,13 +196,13 @@ def check_jsonl(flag: str, path: str, keys: dict[str, str]) -> int:
 
     Returns the number of lines.
     """
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:
         number = 0
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
-            except ValueError:
-                raise UserError(f"--{flag} {path}: line {number} is not JSON") from None
+                row = parse_json(line)
+            except ValueError as error:
+                raise UserError(f"--{flag} {path}: line {number} is {error}") from None
             if not isinstance(row, dict):
                 raise UserError(f"--{flag} {path}: line {number} is not a JSON object")
             for option, key in keys.items():
