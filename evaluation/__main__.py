@@ -14,6 +14,7 @@ from evaluation.prompts import PROMPTS
 from evaluation.settings import RunOptions, RunSettings
 from evaluation.tasks import TASKS
 from spo_rlhf.errors import UserError
+from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.verdict import MODES
 
 PRESETS = {
@@ -95,6 +96,12 @@ def build_parser(preset: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--pred", help="the model's output of one pair")
     sub.add_argument("--problem", help="the problem of one pair, to refuse answers copied from it")
     sub.add_argument("--mode", choices=MODES, default="strict", help="(default: %(default)s)")
+    sub.add_argument(
+        "--kind",
+        default=grading.AUTO,
+        metavar="K",
+        help=f"of answers: {', '.join(KINDS)}, or auto, as the right answer looks (default: %(default)s)",
+    )
     sub.add_argument("--workers", type=positive, metavar="N", help="processes (default: one less than the cores)")
     sub = commands.add_parser("regrade", help="grade stored samples again and rewrite the results; needs no GPU")
     sub.add_argument("folder", metavar="DIR", help="output folder of a finished run")

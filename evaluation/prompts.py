@@ -99,7 +99,7 @@ def load_examples(path: str, count: int) -> list[dict[str, str]]:
     Raises:
         UserError: too few rows, or keys missing.
     """
-    rows = [row for row in read_jsonl(Path(path))][:count]
+    rows = list(read_jsonl(Path(path)))[:count]
     if len(rows) < count or not all(isinstance(row.get(key), str) for row in rows for key in ("problem", "solution")):
         raise UserError(f'--few-shot-file {path}: {count} rows with the texts "problem" and "solution" are needed')
     return rows

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -15,7 +15,7 @@ from evaluation.settings import RunSettings
 from evaluation.tasks import LoadedTask, Problem
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.graders.verdict import MODES, Mode, Verdict
+from spo_rlhf.graders.verdict import MODES, Mode, Question, Verdict
 from spo_rlhf.sampling.engine import Response
 from spo_rlhf.sampling.sample_log import SampleLog
 
@@ -129,18 +129,11 @@ class Recorder:
 def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode, Future]:
     """Start grading the first `chars` characters of a stored sample's response in every mode."""
     text = row["response"][:chars]
-    in_thought = opens_thought(row["prompt"])
-    return {
-        mode: grader.submit(
-            row["gold_solution"] or row["gold"] if mode == "lenient" else row["gold"],
-            text,
-            row["problem"],
-            mode,
-            in_thought,
-            row["kind"],
-        )
-        for mode in MODES
-    }
+    question = Question(row["gold"], row["problem"], row["kind"], in_thought=opens_thought(row["prompt"]))
+    questions = dict.fromkeys(MODES, question)
+    if row["gold_solution"]:
+        questions["lenient"] = replace(question, gold=row["gold_solution"])
+    return {mode: grader.submit(asked, text, mode) for mode, asked in questions.items()}
 
 
 def collect_grades(futures: dict[int, dict[Mode, Future]]) -> dict[int, dict[str, Any]]:

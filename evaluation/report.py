@@ -63,7 +63,7 @@ def curves(
     lines: dict[str, dict[str, list]] = {}
     for run in runs:
         for task, known in run.value["tasks"].items():
-            source = known["curve"] or {context: summary for context, summary in known["contexts"].items()}
+            source = known["curve"] or known["contexts"]
             points = [(int(context), at[mode]["pass@1"], *at[mode]["interval"]) for context, at in source.items() if at]
             lines.setdefault(task, {})[run.label] = sorted(points)
     return lines

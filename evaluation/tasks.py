@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.verdict import Kind
 from spo_rlhf.host.files import read_jsonl
 
 
@@ -24,7 +23,7 @@ class Task:
     split: str = "test"
     problem: str = "problem"
     answer: str = "answer"
-    kind: Kind = "math"
+    kind: str = "math"
     prompt: str = "boxed"
 
 

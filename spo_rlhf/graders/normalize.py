@@ -149,7 +149,7 @@ def to_ascii(text: str) -> str:
     text = SUPERSCRIPT_RUN.sub(lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
     text = SUBSCRIPT_RUN.sub(lambda m: "_{" + m.group().translate(SUBSCRIPTS) + "}", text)
     text = VULGAR_FRACTION.sub(
-        lambda m: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m.group()).split("⁄")), text
+        lambda m: "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", m.group()).split("⁄")), text
     )
     text = SYMBOL.sub(lambda m: SYMBOLS[m.group()], text)
     text = unicodedata.normalize("NFKC", text)

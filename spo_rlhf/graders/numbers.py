@@ -133,7 +133,7 @@ def quantity(text: str) -> Quantity:
             break
     if match := re.match(r"^(.*\S)\s*\^\s*\\circ\s*(?:[CFK]|\\text\{\s*[CFK]\s*\})?$", core):
         core, unit = match[1], DEGREE
-    if core.endswith("%") or core.endswith(r"\%"):
+    if core.endswith("%"):
         core, percent = core.rstrip("%\\ "), True
     if match := re.match(r"^(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}?\}?$", core):
         core = match[1]

@@ -38,8 +38,7 @@ class TaskTimeout(TaskError):
 
 
 class WorkerPool:
-    """`workers` processes that run importable functions, each call within `timeout_s` seconds and `memory_bytes`
-    bytes.
+    """Processes that run importable functions, each call within `timeout_s` seconds and `memory_bytes` bytes.
 
     Args:
         initializer: called once in every new worker before its first task, for instance to import modules or to load a
@@ -119,12 +118,8 @@ class _Keeper:
     def __init__(
         self, tasks: queue.SimpleQueue, start_message: bytes | None, timeout_s: float, memory_bytes: int
     ) -> None:
-        self.tasks, self.start_message, self.timeout_s, self.memory_bytes = (
-            tasks,
-            start_message,
-            timeout_s,
-            memory_bytes,
-        )
+        self.tasks, self.start_message = tasks, start_message
+        self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
         self.process: subprocess.Popen | None = None
         self.pipe: Connection | None = None
         self.resident_bytes = 0
