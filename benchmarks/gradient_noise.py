@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not ins
 
 from torch_engine import TextGrader, TorchEngine
 
-from spo_rlhf.cli import prepare
 from spo_rlhf.core import tree as tree_core
 from spo_rlhf.core import values
 from spo_rlhf.core.loss import policy_mask
@@ -47,6 +46,8 @@ from spo_rlhf.host.files import write_json
 from spo_rlhf.rollout.chain import PromptRollout
 from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.rollout.tree import TreeRollout
+from spo_rlhf.tasks.registry import TASKS
+from spo_rlhf.tasks.task import Task
 
 PROGRAM = "gradient_noise"
 MICRO_BATCH = 128
@@ -117,11 +118,11 @@ class Piece:
 
 
 async def sample_prompt(
-    engine: TorchEngine, task: prepare.Task, row: dict, setting: Setting, max_tokens: int, slot: int
+    engine: TorchEngine, task: Task, row: dict, setting: Setting, max_tokens: int, slot: int
 ) -> tuple[list[Piece], int]:
     """What one prompt gives to train on, and how many tokens that took."""
     tokenizer = engine.tokenizer
-    prompt_ids = tokenizer(task.module.PROMPT_TEMPLATE.format(row["problem"]), add_special_tokens=False)["input_ids"]
+    prompt_ids = tokenizer(task.template.format(row["problem"]), add_special_tokens=False)["input_ids"]
     question = Question(row["answer"], kind=task.kind)
     grader = TextGrader(tokenizer, lambda text: grade_here(question, text).correct)
     common = dict(engine=engine, grader=grader, prompt_ids=prompt_ids, max_tokens=max_tokens, seed=(0,), slot=slot)
@@ -309,7 +310,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         raise UserError(
             f"--task {args.task}: has {len(rows)} problems for training, fewer than --prompts {args.prompts}"
         )
-    task = prepare.TASKS[prepared["settings"]["task"]]
+    task = TASKS[prepared["settings"]["task"]]
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(args.task / "model", dtype=torch.float32)

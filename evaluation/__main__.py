@@ -12,7 +12,6 @@ from pathlib import Path
 from evaluation import grading, report
 from evaluation.settings import RunOptions, RunSettings, from_arguments
 from spo_rlhf import plugins
-from spo_rlhf.errors import UserError
 from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.verdict import MODES
 from spo_rlhf.host.arguments import names, share, temperature, whole, whole_numbers

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from spo_rlhf.graders.kinds import KINDS
+
 #: The mathematics reward: right or wrong, by the strict grader.
 MATH_REWARD = Path(__file__).with_name("math_reward.py")
 
@@ -100,7 +102,7 @@ class Task:
     reward: reward file for training (`--reward.remote_url`).
     self_made: how it makes its own data; None where it does not.
 
-    Raises ValueError for a template without {}.
+    Raises ValueError for an unknown kind, for a template without {}, and where problems are made but not asked.
     """
 
     description: str
@@ -114,6 +116,9 @@ class Task:
     self_made: SelfMade | None = None
 
     def __post_init__(self) -> None:
+        KINDS.choose(self.kind)
+        if self.self_made is not None and self.template is None:
+            raise ValueError("a task that makes its own data needs a template: the small model is trained with it")
         if self.template is not None and "{}" not in self.template:
             raise ValueError("the template of training must contain {} for the problem")
 

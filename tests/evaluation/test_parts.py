@@ -103,12 +103,6 @@ def test_the_tasks_own_prompt_is_asked_unless_another_is_named():
     assert prompts.choose_prompt(None, "Be brief.", "none", own) == Prompt("{problem}?", chat=False, system="Be brief.")
 
 
-def test_a_task_with_answers_of_an_unknown_kind_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(TASKS, "chess", Task("moves", files=("moves.jsonl",), kind="move"))
-    with pytest.raises(UserError, match="unknown kind 'move'; known are math, roles"):
-        tasks.load_task("chess", tmp_path)
-
-
 def test_a_task_without_local_files_or_public_data_asks_for_a_path(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "chess", Task("moves"))
     for data_dir, told in ((tmp_path, "names no local files"), (None, "has no public data set")):
