@@ -12,8 +12,9 @@ from spo_rlhf.tasks.task import Task
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `gold_solution` is the reference solution where the data have one with a box in it: the lenient mode
-    reads its gold from there.
+    """One problem.
+
+    gold_solution: the reference solution, where the data have one with a box; the lenient mode reads its gold there.
     """
 
     id: str

@@ -1,8 +1,8 @@
 """`spo-eval`: the evaluation, once it is certain that it is this project's.
 
 `evaluation` is a top-level package, and a user's project may well have a folder of that name. Python takes the first it
-finds: one in the working directory (`python -m ...`) or on PYTHONPATH stands in front of an installed one, and in front of
-an editable install even a folder without `__init__.py` does.
+finds: one in the working directory (`python -m ...`) or on PYTHONPATH stands in front of an installed one, and in front
+of an editable install even a folder without `__init__.py` does.
 """
 
 import functools
