@@ -153,6 +153,10 @@ def test_seeds_differ_and_repeat():
     assert len(seeds) == 200 and request_seed(0, "a", "c", 1) in seeds and request_seed(1, "a", "c", 1) not in seeds
 
 
+def test_seeds_stay_those_of_stored_runs():
+    assert request_seed(1234, "math500", "test/algebra/1.json", 3) == 1432251405
+
+
 def sample(number: int) -> dict:
     return {"id": f"p{number}", "sample": 0, "context": 8, "response": "é" * number}
 
