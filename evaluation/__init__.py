@@ -1,3 +1,1 @@
-"""Evaluation of language models on mathematics: accuracy at every context length from one pass, with the project's
-graders.
-"""
+"""Evaluation of language models: accuracy at every context length from one pass, with the project's graders."""

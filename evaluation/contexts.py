@@ -16,9 +16,7 @@ CURVE_SHORTEST = 64
 
 @dataclass(frozen=True)
 class Cut:
-    """A response under a context limit: how many of its tokens and characters remain, and whether the limit stopped
-    it.
-    """
+    """A response under a context limit: the tokens and characters that remain, and whether the limit stopped it."""
 
     context: int
     tokens: int
@@ -27,16 +25,12 @@ class Cut:
 
 
 def response_budget(context: int, prompt_tokens: int, budget: Budget) -> int:
-    """Response tokens that a context of `context` tokens leaves; at least 0. "total" counts the prompt, as the paper's
-    runs did.
-    """
+    """Response tokens that a context leaves, at least 0. "total" counts the prompt, as the paper's runs did."""
     return max(0, context - prompt_tokens) if budget == "total" else context
 
 
 def curve_contexts(contexts: Sequence[int]) -> list[int]:
-    """The given contexts and a grid below the longest, CURVE_POINTS_PER_DOUBLING to a doubling, for a curve over all
-    lengths.
-    """
+    """The given contexts, and for a curve a grid below the longest, CURVE_POINTS_PER_DOUBLING to a doubling."""
     grid, length = set(contexts), float(max(contexts))
     while length >= CURVE_SHORTEST:
         grid.add(round(length))
@@ -79,9 +73,7 @@ def _common_prefix(start: str, text: str) -> int:
 
 
 def grades_needed(cuts: Sequence[Cut]) -> dict[int, Cut]:
-    """One cut per distinct text (keyed by its length in characters): contexts that show the same text share their
-    grades.
-    """
+    """One cut per distinct text, by its length in characters: contexts that show the same text share their grades."""
     return {cut.chars: cut for cut in cuts}
 
 

@@ -35,7 +35,10 @@ def in_order(jobs: Iterable[tuple[T, Future]], in_flight: int = IN_FLIGHT) -> It
 def grade_file(source: Path, target: Path, mode: Mode, workers: int | None, kind: str = AUTO) -> tuple[int, int]:
     """Grade every row {gold, pred, problem?} of a file into another.
 
-    `target` gets the rows of `source` with correct, extracted and reason. Returns the numbers of rows and of correct ones.
+    `target` gets the rows of `source` with correct, extracted and reason.
+
+    Returns:
+        The numbers of rows and of correct ones.
     """
     rows = list(read_jsonl(source))
     for number, row in enumerate(rows, 1):

@@ -1,6 +1,4 @@
-"""Table 1 of the paper (arXiv 2505.23564): accuracy of 1.5B models under three context limits, one sample per problem,
-lenient grading.
-"""
+"""Table 1 of the paper (arXiv 2505.23564): 1.5B models, three context limits, one sample a problem, lenient grades."""
 
 from evaluation.stats import binomial_interval
 
@@ -25,8 +23,9 @@ _SCORES = {  # per task, per model: right answers of PROBLEMS[task] at CONTEXTS
 
 
 def published(task: str, context: int) -> dict[str, tuple[float, float, float]]:
-    """Model -> (accuracy, low, high) with the 95 % Wilson interval of one sample per problem; empty where the table
-    has no such cell.
+    """Model -> (accuracy, low, high), with the 95 % Wilson interval of one sample per problem.
+
+    Empty where the table has no such cell.
     """
     if task not in _SCORES or context not in CONTEXTS:
         return {}

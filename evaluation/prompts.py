@@ -1,5 +1,6 @@
-"""Prompts as the model sees them: a task's or a named one, few-shot examples, chat template; and the published hashes
-of the prompts behind the paper's table.
+"""Prompts as the model sees them: a task's or a named one, few-shot examples, chat template.
+
+And the published hashes of the prompts behind the paper's table.
 """
 
 from dataclasses import replace

@@ -42,8 +42,9 @@ def summarize(rows: Sequence[dict[str, Any]], context: int) -> dict[str, Any]:
 
 
 def summarize_mode(rows: Sequence[dict[str, Any]], context: int, mode: str) -> dict[str, Any]:
-    """pass@1 (mean over problems of the mean over samples) with its interval, pass@k, majority vote and tokens per
-    correct answer.
+    """pass@1 with its interval, pass@k, majority vote and tokens per correct answer.
+
+    pass@1 is the mean over problems of the mean over their samples.
     """
     scores = problem_scores(rows, context, mode)
     means = [sum(values) / len(values) for values in scores.values()]

@@ -86,8 +86,9 @@ def _engine_settings(
 
 
 def tasks_known(prompted: list[Prompted]) -> dict[str, dict[str, Any]]:
-    """Per task: answer kind, number of problems, a hash of its questions and answers, and which published prompts its
-    own reproduce.
+    """What is known of each task beside its scores.
+
+    Answer kind, number of problems, a hash of questions and answers, and which published prompts its own reproduce.
     """
     known = {}
     for task in dict.fromkeys(item.task.name for item in prompted):

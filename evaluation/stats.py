@@ -12,8 +12,7 @@ CONFIDENCE = 0.95
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right: 1 - C(n-c, k) / C(n, k) (Chen et al.
-    2021, eq. 1).
+    """Unbiased estimate of the chance that one of k samples is right: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021).
 
     Raises:
         ValueError: not 1 <= k <= n, or not 0 <= correct <= n.
@@ -24,9 +23,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def bootstrap_interval(values_P: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean, resampling the P problems. A single problem gives no
-    information: (nan, nan).
-    """
+    """95 % percentile bootstrap interval of the mean, resampling the P problems; (nan, nan) of a single one."""
     values_P = np.asarray(values_P, dtype=float)
     if len(values_P) < 2:
         return math.nan, math.nan
@@ -66,9 +63,7 @@ def majority_score(answers: Sequence[str | None], correct: Sequence[bool]) -> fl
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided exact p-value of McNemar's test from the numbers of problems that only one of two models solves
-    (binomial, p = 1/2).
-    """
+    """Two-sided exact p-value of McNemar's test (binomial, p = 1/2), from the problems that only one model solves."""
     n = only_first + only_second
     if n == 0:
         return 1.0

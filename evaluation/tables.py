@@ -67,9 +67,11 @@ def cells(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def comparisons(runs: list[Run], mode: str = "strict") -> list[dict[str, Any]]:
-    """Every pair of runs on every task and context both have, over the problems both have: difference of pass@1
-    (second minus first) with its interval, and McNemar's exact p, where a problem counts as solved if at least half of
-    its samples are right."""
+    """Every pair of runs on every task and context that both have, over the problems that both have.
+
+    The difference of pass@1 (second minus first) with its interval, and McNemar's exact p, where a problem counts as
+    solved if at least half of its samples are right.
+    """
     rows = []
     for first, second in itertools.combinations(runs, 2):
         for task in first.value["tasks"]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.host.files import read_jsonl
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import Task
@@ -13,8 +12,9 @@ from spo_rlhf.tasks.task import Task
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `gold_solution` is the reference solution where the data have one with a box in it: the lenient mode
-    reads its gold from there.
+    """One problem.
+
+    gold_solution: the reference solution, where the data have one with a box; the lenient mode reads its gold there.
     """
 
     id: str
@@ -36,16 +36,12 @@ def load_task(spec: str, data_dir: Path | None, limit: int | None = None) -> Loa
     """Load "math500", or "name=path.jsonl" with the keys problem and answer.
 
     Raises:
-        UserError: unknown task or answer kind, missing file or keys; the message says what to do.
+        UserError: unknown task, missing file or keys; the message says what to do.
     """
     name, _, path = spec.partition("=")
     if not path and name not in TASKS:
         raise UserError(f"--tasks: no task {name!r}; known are {', '.join(TASKS)}, or give NAME=PATH.jsonl")
     task = TASKS.get(name, Task("problems of a file"))
-    if task.kind not in KINDS:
-        raise UserError(
-            f"--tasks {name}: its answers are of an unknown kind {task.kind!r}; known are {', '.join(KINDS)}"
-        )
     if path:
         rows = list(read_jsonl(Path(path)))
     else:

@@ -7,8 +7,8 @@ A plugin is a Python file that registers what it brings when it is imported::
 
     TASKS.register("sums")(Task("sums of two numbers", files=("sums.jsonl",)))
 
-Commands load the files that `--plugin` names (`named_in`) with `load`; processes that they start do the same on their own, with
-`load_from_environment`, before they unpickle what comes from a plugin.
+Commands load the files that `--plugin` names (`named_in`) with `load`; processes that they start do the same on their
+own, with `load_from_environment`, before they unpickle what comes from a plugin.
 """
 
 import hashlib

@@ -32,9 +32,7 @@ def _parsed(text: str) -> tuple:
 
 
 def _same_symbols(expression: Any) -> Any:
-    """One symbol per name (the parser gives some of them other assumptions than others), and i as the imaginary
-    unit.
-    """
+    """One symbol per name, as the parser gives some of them other assumptions, and i as the imaginary unit."""
     from sympy import Basic, I, MatrixBase, Symbol
 
     if not isinstance(expression, (Basic, MatrixBase)):

@@ -33,9 +33,7 @@ CONNECTOR = re.compile(
 
 @dataclass(frozen=True)
 class Extraction:
-    """`answer` is None where there is none, and `reason` then says why. `parts` are the boxes that were joined into
-    it.
-    """
+    """`answer` is None where there is none, and `reason` then says why. `parts`: the boxes that were joined into it."""
 
     answer: str | None
     reason: str = ""
@@ -122,9 +120,7 @@ def closed_boxes(text: str) -> tuple[list[_Span], int]:
 
 
 def hash_lines(text: str, after: int | None) -> list[_Span]:
-    """Answers after "####". Where there are boxes too, only what follows the last one and looks like a value: "####"
-    also makes headings.
-    """
+    """Answers after "####", which also makes headings: beside boxes, only a value that follows the last of them."""
     spans = []
     for match in HASH_LINE.finditer(text):
         content = match.group(1).rpartition("####")[2].strip(" \t*")
@@ -140,9 +136,7 @@ def hash_lines(text: str, after: int | None) -> list[_Span]:
 
 
 def side_by_side(text: str, boxes: list[_Span]) -> tuple[str, ...]:
-    """The last box and the different ones right before it, with only "and", "or", commas and the like between them; in
-    order.
-    """
+    """The last box and the different ones before it, with only "and", "or", commas and the like between; in order."""
     group = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         gap = text[box.end : group[-1].start]

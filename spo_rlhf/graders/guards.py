@@ -1,6 +1,4 @@
-"""What an answer may not be, whatever its value: copied from the problem, left unevaluated, or too large to compute
-with.
-"""
+"""What an answer may not be, whatever its value: copied from the problem, unevaluated, or too large to compute with."""
 
 import functools
 import re
@@ -73,9 +71,7 @@ class Problem:
         return bool(_DEGREES.search(self.text))
 
     def contains(self, answer: str) -> bool:
-        """`answer` (normalised) stands in the problem as an expression of its own, up to spaces, braces and
-        multiplication signs.
-        """
+        """The (normalised) answer is an expression of the problem, up to spaces, braces, multiplication signs."""
         symbols = skeleton(_fractions(answer))
         if not self.text or not symbols or is_literal(answer):
             return False

@@ -1,5 +1,4 @@
-"""One spelling for what LaTeX, Unicode and models write in many ways. Gold and prediction go through the same
-functions.
+"""One spelling for what LaTeX, Unicode and models write in many ways, for gold and prediction alike.
 
 `normalize` keeps the mathematics and the spaces; `squash` removes the spaces for comparisons letter by letter.
 """
@@ -236,7 +235,5 @@ def squash(text: str) -> str:
 
 
 def skeleton(text: str) -> str:
-    """The symbols alone, without what does not change the meaning of a copy: spaces, braces, parentheses,
-    multiplication signs.
-    """
+    """The symbols alone: no spaces, braces, parentheses or multiplication signs, which leave a copy a copy."""
     return re.sub(r"\\cdot(?![a-z])|\\times(?![a-z])|[\s{}()*]", "", text)

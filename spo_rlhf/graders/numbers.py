@@ -91,9 +91,7 @@ def _power(base: int, exponent: str) -> Fraction:
 
 
 def number(text: str) -> Fraction | None:
-    """The exact value of `text` if it is nothing but a number: integer, decimal, fraction, mixed number, power,
-    scientific notation.
-    """
+    """The exact value of `text` if it is nothing but a number: integer, decimal, fraction, mixed, power, scientific."""
     if match := MIXED_WITH_SPACE.fullmatch(text.strip()):
         text = rf"{match[1]}\frac{{{match[2]}}}{{{match[3]}}}"
     if re.search(r"\d\s+\d", text):
@@ -170,8 +168,10 @@ def _is_unit(words: str, plain: bool, core: str) -> bool:
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """Equal values, of two known units after exact conversion. A percent sign on one side only may stand for /100 or
-    be left out.
+    """Equal values, of two known units after exact conversion.
+
+    A percent sign on one side only may stand for /100 or be left out.
+
     """
     if gold.value is None or answer.value is None or not compatible_units(gold, answer, converted=True):
         return False
@@ -184,9 +184,7 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
-    """`decimal` is a fraction without finite decimals, written out to at least ROUNDED_DIGITS digits: 0.3333333 for
-    1/3.
-    """
+    """`decimal` is a fraction without finite decimals, to at least ROUNDED_DIGITS digits: 0.3333333 for 1/3."""
     match = re.fullmatch(r"[-+]?\d*\.(\d+)", decimal.core)
     if not match or len(match[1]) < ROUNDED_DIGITS or not re.search(r"\\frac|/", exact.core):
         return False

@@ -88,9 +88,7 @@ class Scalars:
         return algebraically_equal(gold.core, answer.core)
 
     def _same_chain(self, gold: Quantity, sides: list[str], name: str | None) -> bool:
-        """ "2+3=5" and "m+n=5" count if the last side has the gold's value and so has every other side that is a
-        number; "4=5" does not.
-        """
+        """The last side has the gold's value, and so has every other that is a number: "2+3=5", "m+n=5", not "4=5"."""
         *steps, last = sides
         if not all(sides) or len(sides) > MAX_SIDES or not self.same(gold.core, last):
             return False

@@ -1,6 +1,4 @@
-"""What shape an answer has: a list, a tuple or interval, a set, a union, a matrix, a piece of text, an equation or an
-expression.
-"""
+"""The shape of an answer: list, tuple or interval, set, union, matrix, text, equation or expression."""
 
 import re
 from dataclasses import dataclass, replace
@@ -51,9 +49,7 @@ class Node:
 
 
 def split_top(text: str, separators: str) -> list[str]:
-    """Split at separator characters that stand outside every bracket and environment; "\\{" counts as a bracket, mixed
-    pairs match.
-    """
+    """Split at separators outside every bracket and environment; "\\{" counts as a bracket, mixed pairs match."""
     parts, depth, start, i = [], 0, 0, 0
     while i < len(text):
         if text.startswith((r"\begin", r"\end"), i):
@@ -75,9 +71,7 @@ def split_top(text: str, separators: str) -> list[str]:
 
 
 def closes_at_end(text: str, opening: int, closing: int) -> bool:
-    """The bracket of `opening` characters at the start is closed by the `closing` characters at the end and not
-    before.
-    """
+    """The bracket of `opening` characters at the start is closed by the `closing` characters at the end, not before."""
     inner = text[opening : len(text) - closing]
     depth, i = 0, 0
     while i < len(inner):
@@ -158,9 +152,7 @@ def _grouped(items: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def in_order_of_names(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Coordinates given by distinct letters, in the order of the alphabet and without names; other items as they
-    are.
-    """
+    """Coordinates given by distinct letters, in alphabetical order and without names; other items as they are."""
     names = [item.name or "" for item in items]
     if len(set(names)) < len(names) or not all(re.fullmatch("[a-z]", name) for name in names):
         return items
@@ -175,9 +167,7 @@ def _bracket(brackets: str, items: tuple[Node, ...]) -> Node:
 
 
 def _all_but(points: list[str], depth: int) -> Node:
-    """The real line without some points, as a union of open intervals; the points in rising order if they are
-    numbers.
-    """
+    """The real line without some points, as a union of open intervals; points that are numbers in rising order."""
     values = [number(point) for point in points]
     if None not in values:
         points = [point for _, point in sorted(zip(values, points))]

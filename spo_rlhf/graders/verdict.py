@@ -26,9 +26,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`extracted` is the answer found in the output, None where there is none; `reason` says in a few words why it is
-    (not) correct.
-    """
+    """The answer found in the output (None where there is none), and in a few words why it is, or is not, correct."""
 
     correct: bool
     extracted: str | None

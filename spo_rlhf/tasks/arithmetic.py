@@ -44,7 +44,7 @@ _THINGS = ("apples", "books", "cards", "coins", "pens", "shells", "stamps", "toy
 
 @dataclass(frozen=True)
 class _Story:
-    """Sentences of one kind of story. Fields: {name}, {pronoun}, {things}, {n} a number, {times} and {part} a factor."""
+    """Sentences of a kind of story. Fields: {name}, {pronoun}, {things}, {n} a number, {times} and {part} a factor."""
 
     opening: str
     sentences: dict[str, tuple[str, ...]]  # operation -> wordings

@@ -115,8 +115,8 @@ def write_task(
 ) -> dict[str, list[dict]]:
     """Write test.jsonl, sft.jsonl and train.jsonl, see `write_splits`; return their rows.
 
-    With `supervised_from` the supervised problems are about that many people and more, equally many of each number, up to
-    `people`. Raises ValueError for numbers of people out of range.
+    With `supervised_from` the supervised problems are about that many people and more, up to `people`, equally many of
+    each number. Raises ValueError for numbers of people out of range.
     """
 
     def of(seed: int, count: int, exclude: Set[str]) -> list[dict]:

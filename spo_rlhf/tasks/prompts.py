@@ -7,8 +7,8 @@ from spo_rlhf.tasks.task import BOXED, Prompt
 # What the runs behind the paper's Table 1 asked, and what its training runs asked (two spaces after "clearly.").
 OPEN_R1 = Prompt(
     "Solve the following math problem efficiently and clearly.  The last line of your response should be of the "
-    "following format: 'Therefore, the final answer is: $\\boxed{ANSWER}$. I hope it is correct' (without quotes) where "
-    "ANSWER is just the final number or expression that solves the problem. Think step by step before answering."
+    "following format: 'Therefore, the final answer is: $\\boxed{ANSWER}$. I hope it is correct' (without quotes) "
+    "where ANSWER is just the final number or expression that solves the problem. Think step by step before answering."
     "\n\n{problem}"
 )
 # What the supervised models of the paper's GSM8K runs were trained with.

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from spo_rlhf.graders.kinds import KINDS
+
 #: The mathematics reward: right or wrong, by the strict grader.
 MATH_REWARD = Path(__file__).with_name("math_reward.py")
 
@@ -69,9 +71,9 @@ class SelfMade:
     """How a task makes its own data, and the small model that learns it.
 
     write_task: called as (directory, seed, train_count, test_count, sft_count, supervised_from=..., **settings); writes
-        train.jsonl, sft.jsonl and test.jsonl (`splits.write_splits`) and returns their rows by name, each with the texts
-        "problem", "solution" and "answer". supervised_from: the size at which the supervised problems start; None: as
-        the others.
+        train.jsonl, sft.jsonl and test.jsonl (`splits.write_splits`) and returns their rows by name, each with the
+        texts "problem", "solution" and "answer". supervised_from: the size at which the supervised problems start;
+        None: as the others.
     settings: what the problems are made with; the largest value is the size of the largest problems.
     check: called with the settings by name; raises ValueError for values out of range.
     vocabulary_size: of the small model's tokenizer.
@@ -93,14 +95,14 @@ class Task:
     files: names of its files in a folder of local data (`spo-eval --data-dir`), in the order in which they are looked
         for. Rows of local files have "problem" and "answer", whatever the columns on the hub are called.
     test, train: the data on the hub, for evaluation and for training; None where there are none.
-    template: the prompt of training, for `--data.input_template`: a format string with {} for the problem, so that other
-        braces are doubled. None where nobody trains on the task.
+    template: the prompt of training, for `--data.input_template`: a format string with {} for the problem, so that
+        other braces are doubled. None where nobody trains on the task.
     prompt: the prompt of the evaluation; None: the template, without a chat template, or BOXED where there is none.
     kind: of the answers, a name in `graders.kinds.KINDS`.
     reward: reward file for training (`--reward.remote_url`).
     self_made: how it makes its own data; None where it does not.
 
-    Raises ValueError for a template without {}.
+    Raises ValueError for an unknown kind, for a template without {}, and where problems are made but not asked.
     """
 
     description: str
@@ -114,6 +116,9 @@ class Task:
     self_made: SelfMade | None = None
 
     def __post_init__(self) -> None:
+        KINDS.choose(self.kind)
+        if self.self_made is not None and self.template is None:
+            raise ValueError("a task that makes its own data needs a template: the small model is trained with it")
         if self.template is not None and "{}" not in self.template:
             raise ValueError("the template of training must contain {} for the problem")
 

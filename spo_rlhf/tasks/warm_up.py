@@ -23,11 +23,11 @@ Optimizer = Literal["adamw", "muon"]
 class WarmUpSettings:
     """Training stops at `target_accuracy` of the held-out problems, after `max_steps` or after `max_seconds`.
 
-    optimizer: "adamw", or "muon" for the layers' matrices and AdamW for the rest, which needs about half the steps where
-    responses are long.
-    averaged_steps: about how many of the last steps' weights are averaged (exponentially, arXiv 1803.05407 and later); the
-    average is what is measured and kept. 0: the last weights. It takes the place of a falling learning rate, which needs
-    to know where the training ends.
+    optimizer: "adamw", or "muon" for the layers' matrices and AdamW for the rest, which needs about half the steps
+        where responses are long.
+    averaged_steps: about how many of the last steps' weights are averaged (exponentially, arXiv 1803.05407 and later);
+        the average is what is measured and kept. 0: the last weights. It takes the place of a falling learning rate,
+        which needs to know where the training ends.
     Accuracy is measured every `evaluate_every` steps, and twice as often from half the target on, where it rises by a
     point every ten steps or so.
     """
@@ -144,7 +144,7 @@ def _optimizers(model: Qwen2ForCausalLM, settings: WarmUpSettings) -> list[torch
 
 
 def _average(model: Qwen2ForCausalLM, settings: WarmUpSettings) -> AveragedModel | None:
-    """The running average of the weights; from its first update on, which copies them, so that it forgets random ones."""
+    """The running average of the weights from its first update on, a copy, so that random ones are forgotten."""
     if not settings.averaged_steps:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / settings.averaged_steps))

@@ -103,12 +103,6 @@ def test_the_tasks_own_prompt_is_asked_unless_another_is_named():
     assert prompts.choose_prompt(None, "Be brief.", "none", own) == Prompt("{problem}?", chat=False, system="Be brief.")
 
 
-def test_a_task_with_answers_of_an_unknown_kind_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(TASKS, "chess", Task("moves", files=("moves.jsonl",), kind="move"))
-    with pytest.raises(UserError, match="unknown kind 'move'; known are math, roles"):
-        tasks.load_task("chess", tmp_path)
-
-
 def test_a_task_without_local_files_or_public_data_asks_for_a_path(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "chess", Task("moves"))
     for data_dir, told in ((tmp_path, "names no local files"), (None, "has no public data set")):
@@ -157,6 +151,10 @@ def test_a_thought_may_start_in_the_prompt():
 def test_seeds_differ_and_repeat():
     seeds = {request_seed(0, task, problem, sample) for task in "ab" for problem in "cd" for sample in range(50)}
     assert len(seeds) == 200 and request_seed(0, "a", "c", 1) in seeds and request_seed(1, "a", "c", 1) not in seeds
+
+
+def test_seeds_stay_those_of_stored_runs():
+    assert request_seed(1234, "math500", "test/algebra/1.json", 3) == 1432251405
 
 
 def sample(number: int) -> dict:

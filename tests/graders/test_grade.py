@@ -1,6 +1,4 @@
-"""The grader against labelled answers, rule-made variants of the data sets' answers, copies from the problem, and
-hostile input.
-"""
+"""The grader against labelled answers, rule-made variants, copies from the problem, and hostile input."""
 
 import asyncio
 import importlib.metadata
@@ -53,9 +51,7 @@ def test_reference_solutions_are_right_and_other_solutions_wrong(data_rows, name
 
 
 def test_copying_from_the_problem_earns_nothing(data_rows):
-    """Every formula in the problem, whole and in pieces, as the answer: right only if it is the gold answer's own
-    text (or a plain number).
-    """
+    """A formula of the problem, whole or in pieces, is right only as the gold answer's own text (or a plain number)."""
     earned = []
     for row in data_rows("math500.jsonl"):
         pieces = set()

@@ -1,6 +1,4 @@
-"""Rule-made right and wrong variants of reference answers, for measuring a grader. Import by path: tests are no
-package.
-"""
+"""Rule-made right and wrong variants of reference answers, for measuring a grader. To be imported by its path."""
 
 import re
 from collections.abc import Iterator

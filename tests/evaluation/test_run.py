@@ -1,0 +1,129 @@
+"""A whole run of the command, with an engine that answers from a script in place of vLLM."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import evaluation.run
+from evaluation.__main__ import main
+from spo_rlhf.host.files import read_json, read_jsonl, write_jsonl
+from spo_rlhf.sampling.engine import EngineSettings, Request, Response
+from spo_rlhf.tasks.small_model import build_model, build_tokenizer
+
+ROWS = [{"id": f"p{n}", "problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(1, 5)]
+LONG = {"id": "long", "problem": "What is 1 + 1? " * 40, "answer": "2"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model folder and two problem files; the last problem of the second fills the context by itself."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer = build_tokenizer([row["problem"] for row in ROWS] * 50, 300)
+    build_model(tokenizer, seed=0).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_jsonl(folder / "sums.jsonl", ROWS)
+    write_jsonl(folder / "more.jsonl", [*ROWS, LONG])
+    return folder
+
+
+class Scripted:
+    """Answers 2n to the n-th problem, but for the first sample of each; remembers what it was asked."""
+
+    def __init__(self, folder: Path):
+        from transformers import AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        self.settings: list[EngineSettings] = []
+        self.asked: list[Request] = []
+        self.closed = 0
+
+    def start(self, settings: EngineSettings, replicas: int) -> "Scripted":
+        self.settings.append(settings)
+        return self
+
+    def generate(self, requests):
+        for request in requests:
+            self.asked.append(request)
+            _, problem, sample, _ = request.key
+            text = rf"So \boxed{{{2 * int(problem[1:]) if sample else 99}}}"
+            ids = tuple(self.tokenizer(text)["input_ids"])[: request.max_tokens]
+            yield Response(request.key, ids, self.tokenizer.decode(ids), len(ids) < request.max_tokens)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def engine(folder, monkeypatch) -> Scripted:
+    engine = Scripted(folder)
+    monkeypatch.setattr(evaluation.run, "start_engine", engine.start)
+    return engine
+
+
+def command(folder: Path, output: Path, *more: str, file: str = "sums.jsonl") -> list[str]:
+    where = ["--model", str(folder / "model"), "--tasks", f"sums={folder / file}", "--output", str(output)]
+    return ["run", *where, "--contexts", "200", "--no-curve", "--workers", "1", "--quiet", *more]
+
+
+def test_a_run_asks_grades_and_writes_what_was_sampled(folder, engine, tmp_path, capsys):
+    options = ["--samples", "2", "--temperature", "0.5", "--top-p", "0.9", "--seed", "5", "--dtype", "float32"]
+    assert main(command(folder, tmp_path, *options, "--prompt", "few-shot")) == 0
+    assert "| sums | 200 | 4 | 8 | 50.0 |" in capsys.readouterr().out
+    (settings,) = engine.settings
+    assert settings == EngineSettings(
+        model=str(folder / "model"),
+        max_model_len=200,
+        temperature=0.5,
+        top_p=0.9,
+        stop=("\nProblem:",),
+        seed=5,
+        dtype="float32",
+    )
+    assert len({request.seed for request in engine.asked}) == 8 and engine.closed == 1
+    samples = list(read_jsonl(tmp_path / "samples" / "sums.jsonl"))
+    assert [(row["id"], row["sample"]) for row in samples] == [(f"p{n}", k) for n in range(1, 5) for k in (0, 1)]
+    assert samples[0]["prompt"] == "Problem: What is 1 + 1?\nSolution:" and samples[0]["kind"] == "math"
+
+
+def test_a_finished_run_starts_no_engine_and_more_samples_ask_for_those_alone(folder, engine, tmp_path):
+    assert main(command(folder, tmp_path)) == 0
+    first = (tmp_path / "results.json").read_bytes()
+    assert main(command(folder, tmp_path)) == 0
+    assert len(engine.settings) == 1 and (tmp_path / "results.json").read_bytes() == first
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0
+    assert [request.key[2] for request in engine.asked] == [0] * 4 + [1] * 4
+
+
+def test_a_prompt_that_fills_the_context_is_wrong_without_being_sampled(folder, engine, tmp_path):
+    assert main(command(folder, tmp_path, "--samples", "2", file="more.jsonl")) == 0
+    assert {request.key[1] for request in engine.asked} == {"p1", "p2", "p3", "p4"}
+    summary = read_json(tmp_path / "results.json")["tasks"]["sums"]["contexts"]["200"]
+    assert summary["strict"]["pass@1"] == pytest.approx(4 / 10) and summary["truncated"] == pytest.approx(2 / 10)
+
+
+def test_an_engine_that_fails_is_closed_and_keeps_what_was_sampled(folder, engine, tmp_path, monkeypatch, capsys):
+    def broken(requests):
+        yield from Scripted.generate(engine, requests[:3])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "generate", broken)
+    assert main(command(folder, tmp_path)) == 130
+    assert "the same command continues" in capsys.readouterr().err and engine.closed == 1
+    kept = [json.loads(line) for line in (tmp_path / "samples" / "sums.jsonl").read_text().splitlines()]
+    assert len(kept) < 4
+    monkeypatch.undo()
+    monkeypatch.setattr(evaluation.run, "start_engine", engine.start)
+    assert main(command(folder, tmp_path)) == 0
+    assert len(list(read_jsonl(tmp_path / "samples" / "sums.jsonl"))) == 4
+
+
+def test_prompts_that_end_differently_are_not_run_together(folder, engine, tmp_path, monkeypatch, capsys):
+    from spo_rlhf.tasks.registry import TASKS
+    from spo_rlhf.tasks.task import Prompt, Task
+
+    monkeypatch.setitem(TASKS, "stopped", Task("sums", ("sums.jsonl",), prompt=Prompt("{problem}", stop=("\n",))))
+    monkeypatch.setitem(TASKS, "open", Task("sums", ("sums.jsonl",), prompt=Prompt("{problem}")))
+    arguments = ["run", "--model", str(folder / "model"), "--data-dir", str(folder), "--output", str(tmp_path)]
+    assert main([*arguments, "--tasks", "stopped,open", "--contexts", "64"]) == 2
+    assert "end differently (stop strings)" in capsys.readouterr().err and engine.settings == []
