@@ -109,7 +109,11 @@ def _add_step_fields(experience: type) -> None:
     Its code concatenates, splits, pads and batches the declared fields and drops all others.
     """
     for field in dataclasses.fields(experience):  # dataclass() takes defaults and metadata from the class's attributes
-        default = {"default": field.default, "default_factory": field.default_factory, "metadata": field.metadata}
+        default: dict[str, Any] = {
+            "default": field.default,
+            "default_factory": field.default_factory,
+            "metadata": field.metadata,
+        }
         setattr(experience, field.name, dataclasses.field(**default))
     for name in STEP_FIELDS:
         experience.__annotations__[name] = Any
@@ -159,8 +163,9 @@ def _main_statements(cli: str) -> tuple[list[ast.stmt], list[ast.stmt]]:
 
 
 def _cli_path(cli: str) -> str:
-    package = importlib.util.find_spec("openrlhf").submodule_search_locations[0]
-    return os.path.join(package, "cli", f"{cli}.py")
+    package = importlib.util.find_spec("openrlhf")
+    assert package is not None and package.submodule_search_locations, "check_version() has found it"
+    return os.path.join(package.submodule_search_locations[0], "cli", f"{cli}.py")
 
 
 def _run(cli: str, statements: list[ast.stmt], names: dict[str, Any]) -> dict[str, Any]:
@@ -246,12 +251,12 @@ def loss_windows(windows: Callable):
     return _rebound(sys.modules[__name__].ppo_actor, "iter_grad_accum_global_norm", windows)
 
 
-def sft_loss(cls: type):
+def sft_loss(cls: Callable[..., Any]):
     """Context in which SFTTrainer builds `cls` in place of SFTLoss."""
     return _rebound(sys.modules[__name__].sft_trainer, "SFTLoss", cls)
 
 
-def dpo_loss(cls: type):
+def dpo_loss(cls: Callable[..., Any]):
     """Context in which DPOTrainer builds `cls` in place of DPOLoss."""
     return _rebound(sys.modules[__name__].dpo_trainer, "DPOLoss", cls)
 

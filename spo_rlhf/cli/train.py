@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(parser: argparse.ArgumentParser, message: str) -> None:
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     """argparse's errors as one line, with the nearest flag where one is unknown."""
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
     flags = [flag for action in parser._actions for flag in action.option_strings]

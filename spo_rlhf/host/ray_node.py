@@ -7,6 +7,7 @@ are free ones and all files lie under one folder, so that nodes of several jobs 
 
 import argparse
 import ctypes
+import logging
 import os
 import shutil
 import signal
@@ -147,7 +148,7 @@ def wait(args: argparse.Namespace) -> int:
     import ray
 
     deadline = time.monotonic() + args.limit
-    ray.init(address=args.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=args.address, log_to_driver=False, logging_level=logging.ERROR)
     while True:
         alive = [node for node in ray.nodes() if node["Alive"]]
         names = ", ".join(sorted(f"{node['NodeName']} ({node['NodeManagerAddress']})" for node in alive))

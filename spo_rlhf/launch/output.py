@@ -47,8 +47,8 @@ def output_to(path: str | Path):
 
 def root_cause(error: BaseException) -> BaseException:
     """The error that a Ray task raised, beneath what Ray wrapped around it."""
-    while getattr(error, "cause", None) is not None:
-        error = error.cause
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
     return error
 
 

@@ -5,7 +5,7 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
 from spo_rlhf.cpu import is_cpu
@@ -66,7 +66,7 @@ class LocalEngine:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import EngineArgs, LLMEngine
 
-        arguments = {
+        arguments: dict[str, Any] = {
             "model": settings.model,
             "max_model_len": settings.max_model_len,
             "seed": settings.seed,
@@ -84,7 +84,7 @@ class LocalEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Each request's response, in the order in which they finish."""
-        from vllm import SamplingParams
+        from vllm import RequestOutput, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         queue, running = deque(requests), {}
@@ -105,7 +105,7 @@ class LocalEngine:
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     ),
                 )
-            for output in self._engine.step():
+            for output in cast("list[RequestOutput]", self._engine.step()):
                 if output.finished:
                     request = running.pop(output.request_id.split("-")[0])
                     sampled = output.outputs[0]
@@ -131,7 +131,7 @@ class RayEngines:
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
         gpus = 0 if is_cpu() else settings.tensor_parallel
         actor = ray.remote(num_gpus=gpus, num_cpus=1)(LocalEngine)
-        self._actors = [actor.remote(settings) for _ in range(replicas)]
+        self._actors: list[Any] = [actor.remote(settings) for _ in range(replicas)]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Each request's response, in the order in which they finish.
