@@ -1,20 +1,10 @@
-"""Values of command-line options, and errors that are one line."""
+"""Types of command-line options; what they refuse is told in one line."""
 
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
 
-from spo_rlhf.errors import UserError
-
-
-def refuse_in_one_line(parser: argparse.ArgumentParser) -> None:
-    """Let the parser raise UserError where it would print its usage and exit."""
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; see {parser.prog} --help")
-
-    parser.error = refuse
+from spo_rlhf.host.command import refuse_in_one_line as refuse_in_one_line  # for those who look for it here
 
 
 def whole(smallest: int) -> Callable[[str], int]:

@@ -12,11 +12,11 @@ from typing import NoReturn
 
 from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
-from spo_rlhf.cli.arguments import refuse_in_one_line
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch.output import output_to
-from spo_rlhf.launch.run import PROGRAM, describe, train
+from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
 
 EXAMPLES = """examples:
   # SPO-chain on a local file, one device, everything colocated
@@ -67,6 +67,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     presets.apply(flat, explicit)
     spo, notes = spo_options.settle(flat, explicit)
     dry_run = vars(flat).pop("dry_run")
+    notes += settle_device(ask_cluster=not dry_run)
     args = upstream.validate(flat)
     args.spo, args.dry_run = spo, dry_run
     from spo_rlhf.launch import preflight
@@ -85,29 +86,26 @@ def plugin_files(argv: list[str]) -> list[str]:
     return vars(known)["spo.plugin"]
 
 
+def run(argv: list[str]) -> int:
+    """Parse, check, train; exit status. Raises UserError."""
+    start = time.monotonic()
+    if {"-h", "--help"} & set(argv):
+        plugins.load(plugin_files(argv))
+        build_parser().parse_args(argv)
+    # Loading the stack prints dozens of warnings; they belong into the log of the run.
+    with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):
+        args, notes = parse(argv)
+        early = Path(early_log.name).read_bytes()
+    if args.dry_run:
+        print(describe(args, notes))
+        print(f"dry run: nothing was started ({duration(time.monotonic() - start)})")
+        return 0
+    return train(args, notes, early)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage or input, 1 for a failed run, 130 when interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
-    start = time.monotonic()
-    try:
-        if {"-h", "--help"} & set(argv):
-            plugins.load(plugin_files(argv))
-            build_parser().parse_args(argv)
-        # Loading the stack prints dozens of warnings; they belong into the log of the run.
-        with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):
-            args, notes = parse(argv)
-            early = Path(early_log.name).read_bytes()
-        if args.dry_run:
-            print(describe(args, notes))
-            print(f"dry run: nothing was started ({duration(time.monotonic() - start)})")
-            return 0
-        return train(args, notes, early)
-    except UserError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
+    return run_command(PROGRAM, lambda: run(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -12,27 +12,56 @@ from typing import Any, TextIO
 
 from spo_rlhf.errors import UserError
 
+# What ends in one of these is a data file, also where no folder is named.
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
+
+
+def is_local(name: str) -> bool:
+    """True for a path, False for a name on a hub ("owner/name", "name", "owner/name@folder")."""
+    return (
+        Path(name).exists()
+        or name.startswith(("/", "./", "../", "~"))
+        or name.lower().endswith(DATA_SUFFIXES)
+        or name.count("/") > 1
+    )
+
+
+def parse_json(line: bytes, **options: Any) -> Any:
+    """The value in one line of a JSONL file. `options` go to `json.loads`.
+
+    Raises:
+        ValueError: the line holds none; says what to do, and leaves it to the caller to name file and line.
+    """
+    try:
+        return json.loads(line.decode().rstrip(), **options)  # so that a column is one of this line
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text: save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno}): give one JSON object a line") from None
+    except RecursionError:
+        raise ValueError("nested too deeply: give one JSON object a line") from None
+
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that a user wrote.
+    """The rows of a file that a user wrote. Blank lines are passed over.
 
     Raises:
         UserError: no such file, or a line that is no JSON object; names file and line.
     """
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
+                    row = parse_json(line)
+                except ValueError as error:
+                    raise UserError(f"{path}, line {number}: {error}") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: not a JSON object")
                 yield row
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,19 +87,31 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write the file whole or not at all: beside it, to the disk, then in its place."""
+    """Replace the file in one step; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def json_line(row: dict[str, Any]) -> str:
     """One row of a JSONL file, its line feed included."""
     return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The path of a file to write, which takes the place of `path` when the block ends, and vanishes when it fails.
+
+    What was written is on the disk before it gets its name, so that also a power cut leaves the old file or the new one.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -96,13 +137,8 @@ def whole_output(target: str) -> Iterator[TextIO]:
     """A text file that reaches ``target`` ('-': standard output) whole, or, on an error, not at all."""
     path = Path(target).resolve()
     if target != "-" and (path.is_file() or not path.exists()):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as sink:
-                yield sink
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as partial, partial.open("w", encoding="utf-8") as sink:
+            yield sink
         return
     # Standard output, a pipe or a device cannot be replaced: hold the text back until it is complete.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as sink:

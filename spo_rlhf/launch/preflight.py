@@ -1,26 +1,13 @@
 """Checks of everything that can be known before an engine starts. Each raises UserError with one line."""
 
-import asyncio
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import is_local, parse_json
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
-
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
-
-
-def is_local(name: str) -> bool:
-    """True for a path, False for a name on a hub ("owner/name", "name", "owner/name@folder")."""
-    return (
-        Path(name).exists()
-        or name.startswith(("/", "./", "../", "~"))
-        or name.lower().endswith(DATA_SUFFIXES)
-        or name.count("/") > 1
-    )
 
 
 def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
@@ -200,13 +187,13 @@ def check_jsonl(flag: str, path: str, keys: dict[str, str]) -> int:
 
     Returns the number of lines.
     """
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:
         number = 0
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
-            except ValueError:
-                raise UserError(f"--{flag} {path}: line {number} is not JSON") from None
+                row = parse_json(line)
+            except ValueError as error:
+                raise UserError(f"--{flag} {path}: line {number} is {error}") from None
             if not isinstance(row, dict):
                 raise UserError(f"--{flag} {path}: line {number} is not a JSON object")
             for option, key in keys.items():
@@ -235,11 +222,8 @@ def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
     """Grade an empty response to the first prompt: a reward function that raises or returns the wrong shape fails here."""
     addresses = args.reward.remote_url or []
     if addresses and addresses[0].endswith(".py"):
-        reward = FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout)
-        try:
-            asyncio.run(reward(prompt, prompt, label))
-        finally:
-            reward.close()
+        with FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout) as reward:
+            reward.submit(prompt, prompt, label).result()
         if reward.timeouts:
             raise UserError(
                 f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "

@@ -1,6 +1,5 @@
 """Nodes of SPO-tree that wait to be trained: a tree's nodes may be spread over several iterations."""
 
-import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.core.seeds import derive_seed
+from spo_rlhf.host.files import whole_file
 
 PREFIX, SUFFIX = "step", ".pt"
 
@@ -73,10 +73,9 @@ class NodeReplay:
 
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{PREFIX}{step}{SUFFIX}"
-        temporary = path.with_suffix(".part")
         counts = {name: getattr(self, name) for name in ("added", "drawn", "expired")}
-        torch.save({"counts": counts, "entries": [vars(entry) for entry in self.entries]}, temporary)
-        os.replace(temporary, path)
+        with whole_file(path) as partial:
+            torch.save({"counts": counts, "entries": [vars(entry) for entry in self.entries]}, partial)
 
     def load(self, folder: Path, step: int) -> bool:
         """Read the buffer that belongs to the checkpoint of `step`; False if there is none."""

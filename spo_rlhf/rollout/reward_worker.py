@@ -27,7 +27,7 @@ def load(path: str) -> None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise RewardFileError(f"importing it raised {one_line(error)}") from error
+        raise RewardFileError(f"importing it raised {type_and_first_line(error)}") from error
     if not callable(getattr(module, "reward_func", None)):
         raise RewardFileError("it defines no function reward_func(queries, prompts, labels)")
     _reward_func = module.reward_func
@@ -39,7 +39,7 @@ def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, 
     try:
         result = _reward_func([query], [prompt], [label])
     except Exception as error:
-        raise RewardFileError(f"reward_func raised {one_line(error)}") from error
+        raise RewardFileError(f"reward_func raised {type_and_first_line(error)}") from error
     if not isinstance(result, dict) or "rewards" not in result:
         raise RewardFileError(f'reward_func must return a dict with "rewards", got {type(result).__name__}')
     reward = only_number(result["rewards"], "rewards")
@@ -67,7 +67,7 @@ def only_number(values: Any, name: str) -> float:
     return number
 
 
-def one_line(error: BaseException) -> str:
+def type_and_first_line(error: BaseException) -> str:
     """The error's type and the first line of its text."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

@@ -1,0 +1,122 @@
+"""Files that are there whole or not at all, and errors that name file and line."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import (
+    is_local,
+    parse_json,
+    read_json,
+    read_jsonl,
+    replace_text,
+    whole_file,
+    whole_or_nothing,
+    whole_output,
+    write_json,
+    write_jsonl,
+)
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    rows = [{"id": 1, "text": "é\nb"}, {"id": 2, "text": ""}]
+    write_jsonl(tmp_path / "new" / "rows.jsonl", rows)
+    assert list(read_jsonl(tmp_path / "new" / "rows.jsonl")) == rows
+    write_json(tmp_path / "one.json", {"path": Path("a/b"), "text": "é"})
+    assert read_json(tmp_path / "one.json") == {"path": "a/b", "text": "é"}
+    assert sorted(os.listdir(tmp_path)) == ["new", "one.json"] and os.listdir(tmp_path / "new") == ["rows.jsonl"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "weights.pt"
+    replace_text(path, "old")
+    with pytest.raises(ZeroDivisionError), whole_file(path) as partial:
+        partial.write_text("half")
+        assert path.read_text() == "old"
+        1 / 0  # noqa: B018
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["weights.pt"]
+
+
+def test_a_file_that_was_never_written_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "weights.pt"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_takes_the_place_of_another_when_it_is_complete(tmp_path):
+    output = tmp_path / "task"
+    for content in ("first", "second"):
+        with whole_or_nothing(output) as making:
+            (making / content).touch()
+    with pytest.raises(ZeroDivisionError), whole_or_nothing(output) as making:
+        (making / "third").touch()
+        1 / 0  # noqa: B018
+    assert os.listdir(output) == ["second"] and os.listdir(tmp_path) == ["task"]
+
+
+def test_standard_output_stays_empty_when_the_block_fails(capsys):
+    with whole_output("-") as sink:
+        sink.write("whole")
+    with pytest.raises(ZeroDivisionError), whole_output("-") as sink:
+        sink.write("half")
+        1 / 0  # noqa: B018
+    assert capsys.readouterr().out == "whole"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b'{"a": 1', "line 2: not JSON (Expecting ',' delimiter at column 8): give one JSON object a line"),
+        (b"[1]", "line 2: not a JSON object"),
+        (b'{"a": "\xff"}', "line 2: not UTF-8 text"),
+        (b"[" * 100_000, "line 2: nested too deeply"),
+    ],
+    ids=["half", "list", "latin", "deep"],
+)
+def test_a_line_that_is_no_object_is_named(tmp_path, line, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(UserError) as refusal:
+        list(read_jsonl(path))
+    assert str(refusal.value).startswith(str(path)) and says in str(refusal.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"rows.jsonl: cannot be read \(No such file"):
+        list(read_jsonl(tmp_path / "rows.jsonl"))
+    with pytest.raises(UserError, match="one.json: missing or unreadable"):
+        read_json(tmp_path / "one.json")
+
+
+def test_blank_lines_are_passed_over_and_still_counted(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\n{"a": 1}\n \n{"a": 2}\n\nx\n')
+    rows = read_jsonl(path)
+    assert [next(rows), next(rows)] == [{"a": 1}, {"a": 2}]
+    with pytest.raises(UserError, match="line 6"):
+        next(rows)
+
+
+def test_the_caller_says_which_constants_are_numbers():
+    def refuse(name: str) -> float:
+        raise ValueError(f"{name} is no number")
+
+    assert parse_json(b"[Infinity]") == [float("inf")]
+    with pytest.raises(ValueError, match="NaN is no number"):
+        parse_json(json.dumps([float("nan")]).encode(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "./model", "/models/x", "a/b/c", "~/x", "reward.py"])
+def test_a_path_is_told_from_a_name_on_a_hub(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_local(name)
+
+
+def test_a_hub_name_is_one_unless_there_is_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_local("owner/name") and not is_local("gsm8k") and not is_local("owner/name@folder")
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert is_local("owner/name")
