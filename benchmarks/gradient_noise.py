@@ -41,6 +41,7 @@ from spo_rlhf.core.partition import (
 from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Question
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import write_json
 from spo_rlhf.rollout.chain import PromptRollout
@@ -121,7 +122,8 @@ async def sample_prompt(
     """What one prompt gives to train on, and how many tokens that took."""
     tokenizer = engine.tokenizer
     prompt_ids = tokenizer(task.module.PROMPT_TEMPLATE.format(row["problem"]), add_special_tokens=False)["input_ids"]
-    grader = TextGrader(tokenizer, lambda text: grade_here(row["answer"], text, kind=task.kind).correct)
+    question = Question(row["answer"], kind=task.kind)
+    grader = TextGrader(tokenizer, lambda text: grade_here(question, text).correct)
     common = dict(engine=engine, grader=grader, prompt_ids=prompt_ids, max_tokens=max_tokens, seed=(0,), slot=slot)
     if setting.tree is not None:
         job = TreeRollout(**common)

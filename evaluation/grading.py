@@ -1,4 +1,4 @@
-"""The commands `grade` (a file of answers) and `regrade` (stored samples, without a GPU)."""
+"""The command `grade`: a file of answers, or one."""
 
 import argparse
 import itertools
@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spo_rlhf.errors import UserError
+from spo_rlhf.graders.kinds import KINDS, kind_of
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.graders.roles import stated_roles
-from spo_rlhf.graders.verdict import Mode
+from spo_rlhf.graders.verdict import Mode, Question
 from spo_rlhf.host.files import read_jsonl, write_jsonl
 
 IN_FLIGHT = 64
+AUTO = "auto"  # as --kind: each gold text's own, see `kind_of`
 T = TypeVar("T")
 
 
-def in_order(jobs: Iterable[tuple[T, Future]], in_flight: int = IN_FLIGHT) -> Iterator[tuple[T, Any]]:
+def in_order(jobs: Iterable[tuple[T, Future[Any]]], in_flight: int = IN_FLIGHT) -> Iterator[tuple[T, Any]]:
     """(what, result) of each (what, future), in the input's order, with at most `in_flight` futures started ahead."""
-    waiting: deque[tuple[T, Future]] = deque()
+    waiting: deque[tuple[T, Future[Any]]] = deque()
     jobs = iter(jobs)
     waiting.extend(itertools.islice(jobs, in_flight))
     while waiting:
@@ -31,12 +32,10 @@ def in_order(jobs: Iterable[tuple[T, Future]], in_flight: int = IN_FLIGHT) -> It
         yield what, result
 
 
-def grade_file(source: Path, target: Path, mode: str, workers: int | None) -> tuple[int, int]:
-    """Grade every row {gold, pred, problem?} of `source`; `target` gets the same rows with correct, extracted and
-    reason.
+def grade_file(source: Path, target: Path, mode: Mode, workers: int | None, kind: str = AUTO) -> tuple[int, int]:
+    """Grade every row {gold, pred, problem?} of a file into another.
 
-    Returns:
-        Numbers of rows and of correct ones.
+    `target` gets the rows of `source` with correct, extracted and reason. Returns the numbers of rows and of correct ones.
     """
     rows = list(read_jsonl(source))
     for number, row in enumerate(rows, 1):
@@ -46,7 +45,8 @@ def grade_file(source: Path, target: Path, mode: str, workers: int | None) -> tu
     graded = []
     with Grader(workers) as grader:
         jobs = (
-            (row, _submit(grader, str(row["gold"]), str(row["pred"]), _text(row.get("problem")), mode)) for row in rows
+            (row, grader.submit(question(str(row["gold"]), row.get("problem"), kind), str(row["pred"]), mode))
+            for row in rows
         )
         for row, grade in in_order(jobs):
             graded.append({**row, "correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason})
@@ -54,26 +54,24 @@ def grade_file(source: Path, target: Path, mode: str, workers: int | None) -> tu
     return len(graded), sum(row["correct"] for row in graded)
 
 
-def _submit(grader: Grader, gold: str, output: str, problem: str | None, mode: Mode) -> Future:
-    """Grade as roles where the gold answer says who is a knight and who a knave, else as mathematics."""
-    return grader.submit(gold, output, problem, mode, kind="roles" if stated_roles(gold) else "math")
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def question(gold: str, problem: Any, kind: str) -> Question:
+    """The question of a row; with kind "auto", of the kind that claims the gold text."""
+    return Question(gold, None if problem is None else str(problem), kind_of(gold) if kind == AUTO else kind)
 
 
 def run_grade(args: argparse.Namespace) -> None:
+    if args.kind != AUTO and args.kind not in KINDS:
+        raise UserError(f"--kind: unknown answer kind {args.kind!r}; give {AUTO}, or one of {', '.join(KINDS)}")
     if args.file:
         if not args.output or args.gold is not None or args.pred is not None:
             raise UserError("grade --file IN.jsonl needs --output OUT.jsonl, and neither --gold nor --pred")
-        total, right = grade_file(Path(args.file), Path(args.output), args.mode, args.workers)
+        total, right = grade_file(args.file, args.output, args.mode, args.grade_workers, args.kind)
         print(f"{right} of {total} correct ({args.mode}), written to {args.output}")
         return
     if args.gold is None or args.pred is None:
         raise UserError("grade needs --file IN.jsonl --output OUT.jsonl, or --gold X --pred Y")
     with Grader(workers=1) as grader:
-        grade = _submit(grader, args.gold, args.pred, args.problem, args.mode).result()
+        grade = grader.grade(question(args.gold, args.problem, args.kind), args.pred, args.mode)
     print(
         json.dumps({"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}, ensure_ascii=False)
     )

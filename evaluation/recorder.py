@@ -5,17 +5,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
 
-from evaluation.contexts import as_rows, cut_response, grades_needed
+from evaluation.contexts import Cut, as_rows, cut_response, grades_needed
 from evaluation.settings import RunSettings
 from evaluation.tasks import LoadedTask, Problem
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.graders.verdict import MODES, Mode, Verdict
+from spo_rlhf.graders.verdict import MODES, Mode, Question, Verdict
 from spo_rlhf.sampling.engine import Response
 from spo_rlhf.sampling.sample_log import SampleLog
 
@@ -32,29 +32,36 @@ class Prompted:
 
 
 class Recorder:
-    """Grades responses in the background and stores each one when all its grades are there. Shows progress."""
+    """Grades responses in the background and stores each one when all its grades are there. Shows progress.
 
-    grader: Grader
+    Args:
+        contexts: limits at which responses are graded, in rising order.
+        logs: where samples go, by task.
+        items: every request's problem, by the request's key.
+        decode: token ids to text.
+        quiet: no progress bar.
+    """
 
     def __init__(
         self,
+        grader: Grader,
         settings: RunSettings,
         contexts: list[int],
         logs: dict[str, SampleLog],
-        items: dict[tuple, Prompted],
+        items: dict[tuple[object, ...], Prompted],
         decode: Callable[[Sequence[int]], str],
-        total: int,
         quiet: bool,
     ) -> None:
-        self.settings, self.contexts, self.logs, self.items, self.decode = settings, contexts, logs, items, decode
-        self.waiting: list[tuple[dict, list, dict[int, dict[Mode, Future]]]] = []
+        self.grader, self.settings, self.contexts = grader, settings, contexts
+        self.logs, self.items, self.decode = logs, items, decode
+        self.waiting: list[tuple[dict[str, Any], list[Cut], dict[int, dict[Mode, Future[Verdict]]]]] = []
         self.tokens = 0
         self.right = self.graded = 0
         stored = sum(len(log.rows) for log in logs.values())
         self.progress = functools.partial(
             tqdm,
-            total=total,
-            initial=min(stored, total),
+            total=len(items),
+            initial=min(stored, len(items)),
             unit="sample",
             disable=quiet,
             file=sys.stderr,
@@ -112,7 +119,7 @@ class Recorder:
         self._store(list(self.waiting))
         self.bar.close()
 
-    def _store(self, entries: list) -> None:
+    def _store(self, entries: list[Any]) -> None:
         for entry in entries:
             row, cuts, futures = entry
             row["grades"] = as_rows(cuts, collect_grades(futures))
@@ -126,24 +133,17 @@ class Recorder:
             self.bar.update()
 
 
-def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode, Future]:
+def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode, Future[Verdict]]:
     """Start grading the first `chars` characters of a stored sample's response in every mode."""
     text = row["response"][:chars]
-    in_thought = opens_thought(row["prompt"])
-    return {
-        mode: grader.submit(
-            row["gold_solution"] or row["gold"] if mode == "lenient" else row["gold"],
-            text,
-            row["problem"],
-            mode,
-            in_thought,
-            row["kind"],
-        )
-        for mode in MODES
-    }
+    question = Question(row["gold"], row["problem"], row["kind"], in_thought=opens_thought(row["prompt"]))
+    questions = dict.fromkeys(MODES, question)
+    if row["gold_solution"]:
+        questions["lenient"] = replace(question, gold=row["gold_solution"])
+    return {mode: grader.submit(asked, text, mode) for mode, asked in questions.items()}
 
 
-def collect_grades(futures: dict[int, dict[Mode, Future]]) -> dict[int, dict[str, Any]]:
+def collect_grades(futures: dict[int, dict[Mode, Future[Verdict]]]) -> dict[int, dict[str, Any]]:
     """The results of `submit_grades` per number of characters, ready for a samples file."""
 
     def plain(grade: Verdict) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from evaluation.tables import Run, cells, comparisons, load_runs, notes, sections
 from spo_rlhf.errors import UserError
@@ -60,10 +60,10 @@ def curves(
     runs: list[Run], mode: str = "strict"
 ) -> dict[str, dict[str, list[tuple[int, float, float | None, float | None]]]]:
     """Task -> model -> (context, accuracy, low, high) along the curve: the numbers behind the picture."""
-    lines: dict[str, dict[str, list]] = {}
+    lines: dict[str, dict[str, list[Any]]] = {}
     for run in runs:
         for task, known in run.value["tasks"].items():
-            source = known["curve"] or dict(known["contexts"])
+            source = known["curve"] or known["contexts"]
             points = [(int(context), at[mode]["pass@1"], *at[mode]["interval"]) for context, at in source.items() if at]
             lines.setdefault(task, {})[run.label] = sorted(points)
     return lines
@@ -114,8 +114,8 @@ def run_report(args: argparse.Namespace) -> None:
     formats = [name.strip() for name in args.format.split(",")]
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"--format: unknown {', '.join(unknown)}; choose from {', '.join(FORMATS)}")
-    runs = load_runs([Path(folder) for folder in args.folders])
-    target = Path(args.output) if args.output else runs[0].folder
+    runs = load_runs(args.folders)
+    target = args.output or runs[0].folder
     target.mkdir(parents=True, exist_ok=True)
     if "md" in formats:
         text = markdown(runs, args.paper)

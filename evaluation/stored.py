@@ -9,6 +9,8 @@ from typing import Any
 from evaluation.recorder import collect_grades, submit_grades
 from evaluation.results import results
 from evaluation.settings import RunSettings, graded_contexts
+from spo_rlhf.errors import UserError
+from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
 
@@ -25,7 +27,7 @@ VERSIONS = (
 
 
 def write_results(
-    settings: RunSettings, output: Path, known: dict[str, dict], rows: dict[str, list[dict]]
+    settings: RunSettings, output: Path, known: dict[str, dict[str, Any]], rows: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """Summarise samples into `output`/results.json."""
     contexts = graded_contexts(settings)
@@ -51,7 +53,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict], dict[str, list[dict]]]:
+def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """A finished run's settings, what is known of its tasks, and its samples.
 
     Raises:
@@ -59,7 +61,8 @@ def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict], dict[str, li
     """
     value = read_json(output / "results.json")
     asked = read_json(output / "run.json")
-    settings = RunSettings(**{key: tuple(item) if isinstance(item, list) else item for key, item in asked.items()})
+    fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in asked.items()}
+    settings = RunSettings(**fields)
     known = {
         name: {key: task[key] for key in task if key not in ("contexts", "curve")}
         for name, task in value["tasks"].items()
@@ -72,8 +75,15 @@ def regrade(output: Path, workers: int | None) -> tuple[int, int]:
 
     Returns:
         How many grades of how many changed.
+
+    Raises:
+        UserError: the folder holds no finished run, or answers of a kind that is not there.
     """
     settings, known, rows = stored_run(output)
+    if unknown := {row["kind"] for samples in rows.values() for row in samples} - KINDS.keys():
+        raise UserError(
+            f"{output} has answers of kind {', '.join(sorted(unknown))}: name the --plugin it was made with"
+        )
     changed = total = 0
     with Grader(workers) as grader:
         for name, samples in rows.items():

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-from spo_rlhf.cli.arguments import refuse_in_one_line, seconds, share, whole
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.verdict import Kind
 from spo_rlhf.host import processes
+from spo_rlhf.host.arguments import seconds, share, whole
+from spo_rlhf.host.command import refuse_in_one_line
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import whole_or_nothing, write_json
 from spo_rlhf.tasks import arithmetic, knights_knaves
@@ -39,7 +39,7 @@ class Task:
     module: ModuleType
     settings: dict[str, int]
     check: Callable[..., None]
-    kind: Kind
+    kind: str
     vocabulary_size: int = 512
     evaluate_every: int = 40
 

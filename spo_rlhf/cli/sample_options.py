@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spo_rlhf.cli.arguments import rows, seconds, share, temperature, whole
+from spo_rlhf.host.arguments import rows, seconds, share, temperature, whole
 from spo_rlhf.host.command import OneLineParser
 from spo_rlhf.launch.sample_run import PROGRAM
 from spo_rlhf.sampling.selection import CORRECT_PER_PROMPT, PAIRS_PER_PROMPT

@@ -1,18 +1,14 @@
 """spo-train: OpenRLHF's `train_ppo_ray` with segment advantages."""
 
 import argparse
-import difflib
-import re
 import sys
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
 
 from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
-from spo_rlhf.errors import UserError
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch.output import output_to
@@ -43,16 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.usage = f"{PROGRAM} [options]"
     parser._optionals.title = "OpenRLHF (train_ppo_ray)"
     spo_options.add_options(parser)
-    parser.error = lambda message: _refuse(parser, message)
+    refuse_in_one_line(parser)
     return parser
-
-
-def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """argparse's errors as one line, with the nearest flag where one is unknown."""
-    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-    near = difflib.get_close_matches(unknown[1], flags, n=1) if unknown else []
-    raise UserError(message + (f"; did you mean {near[0]}?" if near else f"; see {PROGRAM} --help"))
 
 
 def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:

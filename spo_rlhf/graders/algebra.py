@@ -1,7 +1,7 @@
 """Computer algebra: are two short expressions equal?
 
 math-verify on latex2sympy2_extended, called without its alarm-based time limits: those work in a main thread only, and
-`pool.WorkerPool` limits time and memory for good.
+`host.pool.WorkerPool` limits time and memory for good.
 """
 
 import functools

@@ -1,6 +1,4 @@
-"""Are two answers the same? Structure first (lists, intervals, matrices, words, exact numbers), computer algebra for
-what is left.
-"""
+"""Are two answers the same? Structure first (lists, intervals, words, exact numbers), then computer algebra."""
 
 import functools
 import re
@@ -22,8 +20,9 @@ _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 def equal_answers(gold: str, answer: str, problem: str | None = None) -> tuple[bool, str]:
-    """Whether `answer` says the same as `gold`, and why (not). Raw text of both; may take long on hostile text, see
-    pool.WorkerPool.
+    """Whether `answer` says the same as `gold`, and why (not). Raw text of both.
+
+    May take long on hostile text: `host.pool.WorkerPool` limits it.
 
     Args:
         gold: the right answer.

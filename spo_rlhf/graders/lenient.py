@@ -1,5 +1,4 @@
-"""The lenient mode: what lighteval's extractive match (versions around 0.8, the harness of published tables) gives
-credit for.
+"""Mathematics, lenient mode: what lighteval's extractive match (0.8, the harness of published tables) gives credit for.
 
 Boxed answers are preferred, then any expression anywhere in the text, unfinished thoughts included. So luck on
 truncated outputs is part of this score; report it beside the strict one.
@@ -9,15 +8,16 @@ import functools
 import re
 
 from spo_rlhf.graders.extract import MAX_OUTPUT_CHARS
-from spo_rlhf.graders.verdict import Verdict
+from spo_rlhf.graders.verdict import Question, Verdict
 
 LENIENT_DIGITS = 5
 
 
-def grade(gold: str, output: str) -> Verdict:
+def grade(question: Question, output: str) -> Verdict:
     """Grade as lighteval does. The gold may be a whole reference solution, whose answer is then found the same way."""
     from math_verify import verify
 
+    gold = question.gold
     if len(output) > MAX_OUTPUT_CHARS:
         return Verdict(False, None, f"output longer than {MAX_OUTPUT_CHARS} characters")
     gold_parsed = _parse(gold if re.search(r"\\boxed|\$|\\\(|\\\[", gold) else rf"\boxed{{{gold}}}")
@@ -32,4 +32,8 @@ def grade(gold: str, output: str) -> Verdict:
 def _parse(text: str) -> list:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    return parse(text, [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()], parsing_timeout=None)
+    return parse(
+        text,
+        [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+        parsing_timeout=None,  # pyright: ignore[reportArgumentType]  no limit
+    )

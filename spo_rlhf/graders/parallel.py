@@ -3,9 +3,11 @@
 import os
 from concurrent.futures import Future
 
+from spo_rlhf import plugins
+from spo_rlhf.graders import algebra
 from spo_rlhf.graders.extract import MAX_OUTPUT_CHARS
-from spo_rlhf.graders.grade import grade_here
-from spo_rlhf.graders.verdict import Kind, Mode, Verdict
+from spo_rlhf.graders.kinds import KINDS
+from spo_rlhf.graders.verdict import Mode, Question, Verdict
 from spo_rlhf.host.pool import TaskError, WorkerPool
 
 TIMEOUT_S = 5.0
@@ -21,39 +23,25 @@ class Grader:
     def __init__(
         self, workers: int | None = None, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES
     ) -> None:
-        from spo_rlhf.graders import algebra
+        self._pool = WorkerPool(start_worker, workers or max(1, (os.cpu_count() or 2) - 1), timeout_s, memory_bytes)
 
-        self._pool = WorkerPool(algebra.warm_up, workers or max(1, (os.cpu_count() or 2) - 1), timeout_s, memory_bytes)
+    def submit(self, question: Question, output: str, mode: Mode = "strict") -> Future:
+        """A future of a `Verdict`; it raises only if the pool is closed before the answer is graded.
 
-    def submit(
-        self,
-        gold: str,
-        output: str,
-        problem: str | None = None,
-        mode: Mode = "strict",
-        in_thought: bool = False,
-        kind: Kind = "math",
-    ) -> Future:
-        """A future of a `Verdict`; it raises only if the pool is closed before the answer is graded."""
+        Raises ValueError for an unknown mode or kind of answer.
+        """
+        grade = KINDS.choose(question.kind).in_mode(mode)
         if len(output) > MAX_OUTPUT_CHARS:  # not worth sending
             output = output[: MAX_OUTPUT_CHARS + 1]
         graded: Future = Future()
         graded.set_running_or_notify_cancel()
-        done = self._pool.submit(grade_here, gold, output, problem, mode, in_thought, kind)
+        done = self._pool.submit(grade, question, output)
         done.add_done_callback(lambda done: _settle(graded, done))
         return graded
 
-    def grade(
-        self,
-        gold: str,
-        output: str,
-        problem: str | None = None,
-        mode: Mode = "strict",
-        in_thought: bool = False,
-        kind: Kind = "math",
-    ) -> Verdict:
+    def grade(self, question: Question, output: str, mode: Mode = "strict") -> Verdict:
         """`submit` and wait."""
-        return self.submit(gold, output, problem, mode, in_thought, kind).result()
+        return self.submit(question, output, mode).result()
 
     def close(self) -> None:
         self._pool.close()
@@ -63,6 +51,12 @@ class Grader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def start_worker() -> None:
+    """What a worker does before its first answer: load the user's files, and the computer algebra."""
+    plugins.load_from_environment()
+    algebra.warm_up()
 
 
 def _settle(graded: Future, done: Future) -> None:

@@ -1,9 +1,9 @@
-"""Knights and knaves: does the conclusion give everybody the right role, once and without conditions?"""
+"""Roles, as in knights and knaves: does the conclusion give everybody the right role, once and without conditions?"""
 
 import re
 
 from spo_rlhf.graders.extract import MAX_OUTPUT_CHARS, after_thought, extract
-from spo_rlhf.graders.verdict import Verdict
+from spo_rlhf.graders.verdict import Question, Verdict
 
 MAX_CONCLUSION_CHARS = 2000
 CONCLUSION = re.compile(r"\**\s*conclusion\s*\**\s*:?\s*\**", re.IGNORECASE)
@@ -26,23 +26,21 @@ def stated_roles(text: str) -> dict[str, str] | None:
     return roles
 
 
-def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False) -> Verdict:
-    """Compare the roles given after the last "CONCLUSION:" (or in a final box) with those of `gold`.
+def names_roles(gold: str) -> bool:
+    """Whether a gold text says who is a knight and who a knave."""
+    return bool(stated_roles(gold))
 
-    strict: the conclusion must be marked, free of conditions and negations, and about nobody else. Otherwise the last
-        role said of
-    each person anywhere in the text counts.
+
+def grade(question: Question, output: str) -> Verdict:
+    """Compare the roles given after the last "CONCLUSION:" (or in a final box) with those of the gold text.
+
+    The conclusion must be marked, free of conditions and negations, and about nobody else.
     """
-    wanted = stated_roles(gold)
-    if not wanted:
-        return Verdict(False, None, "the gold answer names no roles")
-    if len(output) > MAX_OUTPUT_CHARS:
-        return Verdict(False, None, f"output longer than {MAX_OUTPUT_CHARS} characters")
-    if not strict:
-        said = {name.capitalize(): role.lower() for name, role in STATEMENT.findall(output)}
-        said = {name: role for name, role in said.items() if name in wanted}
-        return Verdict(said == wanted, _show(said), "equal" if said == wanted else "different")
-    text = after_thought(output, in_thought)
+    wanted = stated_roles(question.gold)
+    if refused := _refused(wanted, output):
+        return refused
+    assert wanted is not None
+    text = after_thought(output, question.in_thought)
     if text is None:
         return Verdict(False, None, "the thought is not finished")
     markers = list(CONCLUSION.finditer(text))
@@ -62,6 +60,28 @@ def grade(gold: str, output: str, strict: bool = True, in_thought: bool = False)
         return Verdict(False, _show(said), "the conclusion is about somebody else")
     if set(wanted) - set(said):
         return Verdict(False, _show(said), "the conclusion leaves somebody out")
+    return _compared(said, wanted)
+
+
+def grade_leniently(question: Question, output: str) -> Verdict:
+    """The last role said of each person anywhere in the text counts, whoever else it speaks of."""
+    wanted = stated_roles(question.gold)
+    if refused := _refused(wanted, output):
+        return refused
+    assert wanted is not None
+    said = {name.capitalize(): role.lower() for name, role in STATEMENT.findall(output)}
+    return _compared({name: role for name, role in said.items() if name in wanted}, wanted)
+
+
+def _refused(wanted: dict[str, str] | None, output: str) -> Verdict | None:
+    if not wanted:
+        return Verdict(False, None, "the gold answer names no roles")
+    if len(output) > MAX_OUTPUT_CHARS:
+        return Verdict(False, None, f"output longer than {MAX_OUTPUT_CHARS} characters")
+    return None
+
+
+def _compared(said: dict[str, str], wanted: dict[str, str]) -> Verdict:
     return Verdict(said == wanted, _show(said), "equal" if said == wanted else "different")
 
 

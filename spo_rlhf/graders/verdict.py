@@ -1,11 +1,27 @@
-"""What a grader says of an answer, and how it may be asked."""
+"""What a grader is asked, and what it says."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Mode = Literal["strict", "lenient"]
 MODES: tuple[Mode, ...] = ("strict", "lenient")
-Kind = Literal["math", "roles"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What decides whether an output is right.
+
+    gold: the right answer. For "math", what is boxed in it or stands after "####" is looked into; for "roles", it says
+        "NAME is a knight" or "NAME is a knave" of everybody.
+    problem: the problem, to refuse answers copied from it (strict).
+    kind: of the answer, a name in `kinds.KINDS`.
+    in_thought: the prompt ended with an open thought, so that nothing counts before its end (strict).
+    """
+
+    gold: str
+    problem: str | None = None
+    kind: str = "math"
+    in_thought: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ class TaskTimeout(TaskError):
 
 
 class WorkerPool:
-    """`workers` processes that run importable functions, each call within `timeout_s` seconds and `memory_bytes`
-    bytes.
+    """Processes that run importable functions, each call within `timeout_s` seconds and `memory_bytes` bytes.
 
     Args:
         initializer: called once in every new worker before its first task, for instance to import modules or to load a

@@ -168,9 +168,9 @@ class RayEngines:
         ]
         while streams:
             ready, _ = ray.wait(streams, num_returns=1)
-            for stream in ready:
+            for stream in cast("list[Any]", ready):
                 try:
-                    yield ray.get(next(stream))
+                    yield cast(Response, ray.get(next(stream)))
                 except StopIteration:
                     streams.remove(stream)
 

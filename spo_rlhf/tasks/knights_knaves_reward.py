@@ -5,6 +5,7 @@ Hand this file to the trainer as `--reward.remote_url spo_rlhf/tasks/knights_kna
 """
 
 from spo_rlhf.graders import roles
+from spo_rlhf.graders.verdict import Question
 from spo_rlhf.tasks.queries import response_of
 
 
@@ -27,6 +28,6 @@ def is_correct(response: str, label: str) -> bool:
     A conclusion that is cut short, has a condition or a negation in it, gives somebody both roles, or is about
     somebody else is wrong, whatever an earlier conclusion said.
     """
-    if not roles.stated_roles(label):
+    if not roles.names_roles(label):
         raise ValueError(f"the label {label[:80]!r} names no roles: check --data.label_key")
-    return roles.grade(label, response).correct
+    return roles.grade(Question(label, kind="roles"), response).correct

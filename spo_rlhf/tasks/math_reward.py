@@ -9,8 +9,10 @@ import functools
 
 from spo_rlhf.graders import algebra
 from spo_rlhf.graders.extract import opens_thought
-from spo_rlhf.graders.grade import gold_answer, grade_here
+from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.normalize import normalize
+from spo_rlhf.graders.strict import gold_answer
+from spo_rlhf.graders.verdict import Question
 from spo_rlhf.tasks.queries import response_of
 
 algebra.warm_up()  # a second, once per process, and before the first answer's time limit runs
@@ -36,7 +38,8 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> di
 
 def is_correct(response: str, label: str, prompt: str) -> bool:
     """Tell whether the response answers the prompt with the label, by the shared grader's strict mode."""
-    return grade_here(answer_in(label), response, problem=prompt, in_thought=opens_thought(prompt)).correct
+    question = Question(answer_in(label), problem=prompt, in_thought=opens_thought(prompt))
+    return grade_here(question, response).correct
 
 
 @functools.lru_cache(maxsize=4096)

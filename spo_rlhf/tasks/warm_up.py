@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from spo_rlhf.graders.grade import grade_here
-from spo_rlhf.graders.verdict import Kind
+from spo_rlhf.graders.verdict import Question
 
 Example = tuple[str, str]  # prompt and response, or prompt and answer
 Optimizer = Literal["adamw", "muon"]
@@ -64,7 +64,7 @@ def warm_up(
     held_out: list[Example],
     settings: WarmUpSettings,
     report: Callable[[WarmUpProgress], None] = lambda progress: None,
-    kind: Kind = "math",
+    kind: str = "math",
 ) -> WarmUpProgress:
     """Train the model in place on (prompt, response) pairs; return where it ended.
 
@@ -112,7 +112,7 @@ def greedy_accuracy(
     tokenizer: Qwen2Tokenizer,
     held_out: list[Example],
     max_new_tokens: int,
-    kind: Kind = "math",
+    kind: str = "math",
 ) -> float:
     """Return the share of (prompt, answer) pairs that greedy decoding, all in one batch, solves."""
     generator: Any = model  # its `generate` asks for a protocol that the class does not declare
@@ -120,7 +120,7 @@ def greedy_accuracy(
     tokens = generator.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     responses = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     correct = [
-        grade_here(answer, response, kind=kind).correct
+        grade_here(Question(answer, kind=kind), response).correct
         for response, (_, answer) in zip(responses, held_out, strict=True)
     ]
     return sum(correct) / len(correct)

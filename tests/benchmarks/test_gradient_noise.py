@@ -92,7 +92,7 @@ def test_a_model_that_is_never_right_is_said(task, tmp_path, capsys):
 @pytest.mark.timeout(300)
 def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
     # An untrained model is never right; whether its text has an even length is as good a reward for this.
-    monkeypatch.setattr(noise, "grade_here", lambda answer, text, kind: SimpleNamespace(correct=len(text) % 2 == 0))
+    monkeypatch.setattr(noise, "grade_here", lambda question, text: SimpleNamespace(correct=len(text) % 2 == 0))
     options = ["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "2"]
     assert noise.main(options) == 0
     results = json.loads((tmp_path / "results.json").read_text())["results"]

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from spo_rlhf.graders.verdict import Kind
 from spo_rlhf.tasks import small_model
 from spo_rlhf.tasks.warm_up import WarmUpSettings, warm_up
 
 
-def learn(folder: Path, rows: list[dict], template: str, kind: Kind = "math") -> int:
+def learn(folder: Path, rows: list[dict], template: str, kind: str = "math") -> int:
     """Write the model and its tokenizer to `folder`/model; return the length of the longest solution in tokens.
 
     `rows` have `problem`, `solution` and `answer`.

@@ -9,6 +9,7 @@ import stack
 import torch
 
 from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Question
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 SCRIPTS = stack.ROOT / "examples" / "scripts"
@@ -66,7 +67,9 @@ def test_restem(task, tmp_path, name):
         summary = check_samples(folder / "samples", 48, 8)
         correct = rows(folder / "samples" / "correct.jsonl")
         assert 16 <= len(correct) == summary["selected"]
-        assert all(row["reward"] == 1 and grade_here(row["label"], row["response"]).correct for row in correct)
+        assert all(
+            row["reward"] == 1 and grade_here(Question(row["label"]), row["response"]).correct for row in correct
+        )
         assert len({(row["id"], row["response"]) for row in correct}) == len(correct)
         check_training(task, folder)
         assert json.loads((folder / "config.json").read_text())["spo.sequence_mean"] is True
@@ -88,7 +91,10 @@ def test_dpo(task, tmp_path, name, beta):
     pairs = rows(tmp_path / "samples" / "pairs.jsonl")
     assert len(pairs) >= 16
     for row in pairs:
-        assert grade_here(row["label"], row["chosen"]).correct and not grade_here(row["label"], row["rejected"]).correct
+        assert (
+            grade_here(Question(row["label"]), row["chosen"]).correct
+            and not grade_here(Question(row["label"]), row["rejected"]).correct
+        )
     check_training(task, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["model.beta"], config["spo.dpo_positive"]) == (beta, 50)

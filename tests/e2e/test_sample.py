@@ -14,6 +14,7 @@ import pytest
 import stack
 
 from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Question
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE, generate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -101,7 +102,7 @@ def test_every_sample_is_there_once_in_order_with_its_reward(task, unbroken):
         assert row["prompt"] == PROMPT_TEMPLATE.format(problem["problem"]) and row["label"] == problem["answer"]
         assert row["truncated"] == (not row["response"].endswith("<|endoftext|>"))
         assert 1 <= row["tokens"] <= MAX_NEW_TOKENS
-        is_right = grade_here(problem["answer"], row["response"].removesuffix("<|endoftext|>")).correct
+        is_right = grade_here(Question(problem["answer"]), row["response"].removesuffix("<|endoftext|>")).correct
         assert row["reward"] == (0 if row["truncated"] else is_right)
     assert {row["reward"] for row in samples} == {0, 1} and any(row["truncated"] for row in samples)
     assert len({row["response"] for row in samples if row["id"] == 0}) > 5, "every request has its own seed"
@@ -144,7 +145,7 @@ def test_a_finished_folder_is_selected_from_without_sampling(task, unbroken):
     correct = rows(unbroken / "correct.jsonl")
     summary = json.loads((unbroken / "summary.json").read_text())
     assert summary["this_run"]["samples"] == 0 and summary["selected"] == len(correct) > 0
-    assert all(row["reward"] == 1 and grade_here(row["label"], row["response"]).correct for row in correct)
+    assert all(row["reward"] == 1 and grade_here(Question(row["label"]), row["response"]).correct for row in correct)
     finish(start(task, unbroken, "--select", "pairs", "--per-prompt", "5"), unbroken)
     pairs = rows(unbroken / "pairs.jsonl")
     assert 5 <= len(pairs) <= 30 and all(row["chosen_reward"] == 1 and row["rejected_reward"] == 0 for row in pairs)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from spo_rlhf.graders.algebra import warm_up
 from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Question
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE.parents[1] / "docs" / "graders.md"
@@ -35,7 +36,7 @@ class Row:
     wrong: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, label: bool, gold: str, output: str, problem: str | None = None) -> None:
-        correct = grade_here(gold, output, problem).correct
+        correct = grade_here(Question(gold, problem), output).correct
         self.pairs += 1
         self.false_credit += correct and not label
         self.false_refusal += label and not correct

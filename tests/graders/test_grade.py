@@ -13,9 +13,11 @@ import pytest
 
 from spo_rlhf.graders import algebra, compare
 from spo_rlhf.graders.extract import MAX_BOXES, MAX_OUTPUT_CHARS, extract
-from spo_rlhf.graders.grade import gold_answer, grade_here
+from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.normalize import normalize
 from spo_rlhf.graders.parallel import Grader
+from spo_rlhf.graders.strict import gold_answer
+from spo_rlhf.graders.verdict import Question
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,11 +45,11 @@ def test_reference_solutions_are_right_and_other_solutions_wrong(data_rows, name
     rows = data_rows(name)
     for row, other in zip(rows, rows[1:] + rows[:1]):
         solution = row.get("solution", rf"\boxed{{{row['answer']}}}")
-        assert grade_here(row["answer"], solution, row["problem"]).correct
+        assert grade_here(Question(row["answer"], row["problem"]), solution).correct
         if normalize(row["answer"]) not in normalize(other["answer"]):
-            assert not grade_here(other["answer"], solution).correct
+            assert not grade_here(Question(other["answer"]), solution).correct
         cut = solution[: max(solution.rfind("\\boxed"), solution.rfind("####"))]
-        assert not grade_here(row["answer"], cut).correct or "\\boxed" in cut
+        assert not grade_here(Question(row["answer"]), cut).correct or "\\boxed" in cut
 
 
 def test_copying_from_the_problem_earns_nothing(data_rows):
@@ -60,7 +62,7 @@ def test_copying_from_the_problem_earns_nothing(data_rows):
         for formula in re.findall(r"\$([^$]+)\$", row["problem"]):
             pieces.update([formula, *re.split(r"=|,|<|>|\\le|\\ge|:", formula), *re.findall(r"[^\s,]+", formula)])
         for piece in pieces:
-            grade = grade_here(row["answer"], rf"\boxed{{{piece.strip().rstrip('.,')}}}", row["problem"])
+            grade = grade_here(Question(row["answer"], row["problem"]), rf"\boxed{{{piece.strip().rstrip('.,')}}}")
             if (
                 grade.correct
                 and grade.reason != "same text"
@@ -82,9 +84,9 @@ def test_the_last_answer_counts_wherever_it_stands():
 
 
 def test_a_thought_that_the_prompt_opened_must_be_closed():
-    assert not grade_here("5", "So \\boxed{5}.", in_thought=True).correct
-    assert grade_here("5", "Hm, \\boxed{4}?</think> So \\boxed{5}.", in_thought=True).correct
-    assert grade_here("5", "So \\boxed{5}.").correct
+    assert not grade_here(Question("5", in_thought=True), "So \\boxed{5}.").correct
+    assert grade_here(Question("5", in_thought=True), "Hm, \\boxed{4}?</think> So \\boxed{5}.").correct
+    assert grade_here(Question("5"), "So \\boxed{5}.").correct
 
 
 def test_grading_is_symmetric_for_identical_text(data_rows):
@@ -94,11 +96,11 @@ def test_grading_is_symmetric_for_identical_text(data_rows):
 
 def test_lenient_gives_what_strict_refuses():
     text = "So the final answer is $5$. I hope it is correct."
-    assert grade_here("5", text, mode="lenient").correct and not grade_here("5", text).correct
-    assert grade_here(r"We get $x=\boxed{\frac{1}{2}}$.", "the result is 1/2", mode="lenient").correct
-    assert not grade_here("5", "no number here", mode="lenient").correct
+    assert grade_here(Question("5"), text, mode="lenient").correct and not grade_here(Question("5"), text).correct
+    assert grade_here(Question(r"We get $x=\boxed{\frac{1}{2}}$."), "the result is 1/2", mode="lenient").correct
+    assert not grade_here(Question("5"), "no number here", mode="lenient").correct
     with pytest.raises(ValueError, match="mode must be one of"):
-        grade_here("5", "5", mode="generous")
+        grade_here(Question("5"), "5", mode="generous")
 
 
 def test_installed_parsers_are_the_ones_scores_depend_on():
@@ -150,11 +152,11 @@ HOSTILE = {
 def test_hostile_input_is_wrong_with_a_reason_and_quick(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Grader(workers=1) as grader:
-        grader.grade("1", r"\boxed{2}")
+        grader.grade(Question("1"), r"\boxed{2}")
         for name, output in HOSTILE.items():
             for gold in ("5", "x^2+1"):
                 start = time.monotonic()
-                grade = grader.grade(gold, output)
+                grade = grader.grade(Question(gold), output)
                 assert not grade.correct and grade.reason, (name, gold)
                 assert time.monotonic() - start < 3, (name, gold)
     assert not list(tmp_path.iterdir())
@@ -162,19 +164,19 @@ def test_hostile_input_is_wrong_with_a_reason_and_quick(tmp_path, monkeypatch):
 
 def test_what_passes_the_guards_is_stopped_by_the_limit():
     with Grader(workers=1, timeout_s=1) as grader:
-        grader.grade("1", r"\boxed{2}")
+        grader.grade(Question("1"), r"\boxed{2}")
         start = time.monotonic()
-        grade = grader.grade("x^2+1", r"\boxed{(a+b+c+d+e+f+g+h)^{200}}")
+        grade = grader.grade(Question("x^2+1"), r"\boxed{(a+b+c+d+e+f+g+h)^{200}}")
         assert not grade.correct and "timeout" in grade.reason and time.monotonic() - start < 4
-        assert not grader.grade("5", r"\boxed{9^{9^{9^9}}}", mode="lenient").correct
-        assert grader.grade(r"\frac12", r"\boxed{0.5}").correct
+        assert not grader.grade(Question("5"), r"\boxed{9^{9^{9^9}}}", mode="lenient").correct
+        assert grader.grade(Question(r"\frac12"), r"\boxed{0.5}").correct
 
 
 def test_grader_works_from_threads_and_asyncio():
     with Grader(workers=1) as grader:
         results = []
         threads = [
-            threading.Thread(target=lambda: results.append(grader.grade(r"\frac12", r"\boxed{0.5}").correct))
+            threading.Thread(target=lambda: results.append(grader.grade(Question(r"\frac12"), r"\boxed{0.5}").correct))
             for _ in range(4)
         ]
         for thread in threads:
@@ -183,7 +185,9 @@ def test_grader_works_from_threads_and_asyncio():
             thread.join()
 
         async def together() -> list:
-            return await asyncio.gather(*(asyncio.wrap_future(grader.submit("4", rf"\boxed{{{n}}}")) for n in range(6)))
+            return await asyncio.gather(
+                *(asyncio.wrap_future(grader.submit(Question("4"), rf"\boxed{{{n}}}")) for n in range(6))
+            )
 
         assert results == [True] * 4
         assert [grade.correct for grade in asyncio.run(together())] == [n == 4 for n in range(6)]

@@ -5,9 +5,14 @@ import asyncio
 import pytest
 
 from spo_rlhf.graders.parallel import Grader
+from spo_rlhf.graders.verdict import Question
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-PAIRS = [(r"\frac12", r"\boxed{0.5}"), ("5", r"\boxed{6}"), ("x^2+1", r"\boxed{(a+b+c+d+e+f+g+h)^{200}}")]
+PAIRS = [
+    (Question(r"\frac12"), r"\boxed{0.5}"),
+    (Question("5"), r"\boxed{6}"),
+    (Question("x^2+1"), r"\boxed{(a+b+c+d+e+f+g+h)^{200}}"),
+]
 
 
 class Plain:

@@ -3,6 +3,7 @@
 import pytest
 
 from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Question
 
 GOLD = "(1) Penelope is a knave\n(2) David is a knave\n(3) Zoey is a knight"
 
@@ -32,23 +33,23 @@ WRONG = [
 
 @pytest.mark.parametrize("output", RIGHT)
 def test_right_roles(output):
-    assert grade_here(GOLD, output, kind="roles").correct
+    assert grade_here(Question(GOLD, kind="roles"), output).correct
 
 
 @pytest.mark.parametrize(("output", "reason"), WRONG)
 def test_wrong_or_unclear_roles(output, reason):
-    grade = grade_here(GOLD, output, kind="roles")
+    grade = grade_here(Question(GOLD, kind="roles"), output)
     assert not grade.correct and reason in grade.reason
 
 
 def test_lenient_needs_no_marker():
-    assert grade_here(
-        GOLD, "So Penelope is a knight? No, Penelope is a knave.\n" + GOLD, mode="lenient", kind="roles"
-    ).correct
+    output = "So Penelope is a knight? No, Penelope is a knave.\n" + GOLD
+    assert grade_here(Question(GOLD, kind="roles"), output, mode="lenient").correct
 
 
 def test_every_answer_of_the_data_set_is_its_own_solution(data_rows):
     for row in data_rows("kk_3ppl_test.jsonl"):
-        assert grade_here(row["answer"], "CONCLUSION:\n" + row["answer"], kind="roles").correct
+        question = Question(row["answer"], kind="roles")
+        assert grade_here(question, "CONCLUSION:\n" + row["answer"]).correct
         flipped = row["answer"].replace("knight", "k").replace("knave", "knight").replace(" k\n", " knave\n")
-        assert not grade_here(row["answer"], "CONCLUSION:\n" + flipped, kind="roles").correct
+        assert not grade_here(question, "CONCLUSION:\n" + flipped).correct

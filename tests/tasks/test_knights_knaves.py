@@ -250,12 +250,13 @@ def test_the_evaluation_takes_these_files_and_the_benchmarks(tmp_path):
     from evaluation.prompts import choose_prompt, question
     from evaluation.tasks import load_task
     from spo_rlhf.graders.grade import grade_here
+    from spo_rlhf.graders.verdict import Question
 
     kk.write_task(tmp_path, 0, 1, 5, 1)
     row = json.loads((tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])
     task = load_task(f"knights_knaves={tmp_path / 'test.jsonl'}", None)
     assert (task.task.kind, len(task.problems)) == ("roles", 5)
-    assert grade_here(task.problems[0].gold, row["solution"], kind=task.task.kind).correct
-    prompt = choose_prompt(task.task.prompt, None, "none")
+    assert grade_here(Question(task.problems[0].gold, kind=task.task.kind), row["solution"]).correct
+    prompt = choose_prompt(None, None, "none", own=task.task.asked)
     assert question(prompt, row["problem"]) == kk.PROMPT_TEMPLATE.format(row["problem"])
     assert len(benchmark("test")) == len(load_task("knights_knaves", DATA).problems) == 100

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Question
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.tasks import math_reward
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE, generate
@@ -120,7 +121,8 @@ def test_reference_solutions_of_the_arithmetic_task():
 def test_the_fast_path_says_what_the_slow_one_says(gold, answer, zeros):
     for said in (gold, answer, -gold):
         text = f"{'-' * (said < 0)}{'0' * zeros}{abs(said)}"
-        fast, slow = grade_here(str(gold), f"#### {text}"), grade_here(str(gold), f"#### {text}.0")
+        question = Question(str(gold))
+        fast, slow = grade_here(question, f"#### {text}"), grade_here(question, f"#### {text}.0")
         assert fast.correct == slow.correct == (said == gold)
 
 

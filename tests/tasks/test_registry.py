@@ -41,6 +41,13 @@ def test_without_a_prompt_of_its_own_a_task_is_asked_as_it_is_trained():
     assert Task("words").asked is BOXED
 
 
+def test_a_template_needs_a_place_for_the_problem():
+    with pytest.raises(ValueError, match="must contain {problem}"):
+        Prompt("Solve it: {}")
+    with pytest.raises(ValueError, match="must contain {} for the problem"):
+        Task("words", template="Solve it: {problem}")
+
+
 def test_a_data_set_of_several_parts_has_no_name_for_training():
     assert HubData("a/b").prompt_dataset == "a/b"
     assert HubData("a/b", ("main",)).prompt_dataset == "a/b@main"
