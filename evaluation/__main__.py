@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from evaluation import grading, report
 from evaluation.settings import RunOptions, RunSettings, from_arguments
@@ -57,14 +58,14 @@ def build_parser(preset: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_run(commands).set_defaults(**PRESETS.get(preset, {}))
+    _add_run(commands).set_defaults(**PRESETS.get(preset or "", {}))
     _add_report(commands)
     _add_grade(commands)
     _add_regrade(commands)
     return parser
 
 
-def _add_report(commands: argparse._SubParsersAction) -> None:
+def _add_report(commands: "argparse._SubParsersAction[Any]") -> None:
     sub = commands.add_parser("report", help="tables, comparisons and the curve of finished runs")
     sub.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output folder of a finished run")
     sub.add_argument("--format", default="md", help=f"comma-separated: {', '.join(report.FORMATS)} (default: md)")
@@ -72,7 +73,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--paper", action="store_true", help="show the paper's Table 1 beside the numbers")
 
 
-def _add_grade(commands: argparse._SubParsersAction) -> None:
+def _add_grade(commands: "argparse._SubParsersAction[Any]") -> None:
     sub = commands.add_parser("grade", help="grade answers: a JSONL file, or one pair")
     add = sub.add_argument
     add("--file", type=Path, metavar="IN.jsonl", help='"gold", "pred" (a full model output), optionally "problem"')
@@ -86,7 +87,7 @@ def _add_grade(commands: argparse._SubParsersAction) -> None:
     _add_workers(sub)
 
 
-def _add_regrade(commands: argparse._SubParsersAction) -> None:
+def _add_regrade(commands: "argparse._SubParsersAction[Any]") -> None:
     sub = commands.add_parser("regrade", help="grade stored samples again and rewrite the results; needs no GPU")
     sub.add_argument("folder", type=Path, metavar="DIR", help="output folder of a finished run")
     _add_workers(sub)
@@ -109,7 +110,7 @@ def _add_workers(sub: argparse.ArgumentParser | argparse._ArgumentGroup) -> None
     )
 
 
-def _add_run(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def _add_run(commands: "argparse._SubParsersAction[Any]") -> argparse.ArgumentParser:
     sub = commands.add_parser(
         "run",
         help="sample and grade; run the same command again to continue a stopped run",

@@ -20,9 +20,9 @@ AUTO = "auto"  # as --kind: each gold text's own, see `kind_of`
 T = TypeVar("T")
 
 
-def in_order(jobs: Iterable[tuple[T, Future]], in_flight: int = IN_FLIGHT) -> Iterator[tuple[T, Any]]:
+def in_order(jobs: Iterable[tuple[T, Future[Any]]], in_flight: int = IN_FLIGHT) -> Iterator[tuple[T, Any]]:
     """(what, result) of each (what, future), in the input's order, with at most `in_flight` futures started ahead."""
-    waiting: deque[tuple[T, Future]] = deque()
+    waiting: deque[tuple[T, Future[Any]]] = deque()
     jobs = iter(jobs)
     waiting.extend(itertools.islice(jobs, in_flight))
     while waiting:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evaluation.contexts import as_rows, cut_response, grades_needed
+from evaluation.contexts import Cut, as_rows, cut_response, grades_needed
 from evaluation.settings import RunSettings
 from evaluation.tasks import LoadedTask, Problem
 from spo_rlhf.graders.extract import opens_thought
@@ -48,13 +48,13 @@ class Recorder:
         settings: RunSettings,
         contexts: list[int],
         logs: dict[str, SampleLog],
-        items: dict[tuple, Prompted],
+        items: dict[tuple[object, ...], Prompted],
         decode: Callable[[Sequence[int]], str],
         quiet: bool,
     ) -> None:
         self.grader, self.settings, self.contexts = grader, settings, contexts
         self.logs, self.items, self.decode = logs, items, decode
-        self.waiting: list[tuple[dict, list, dict[int, dict[Mode, Future]]]] = []
+        self.waiting: list[tuple[dict[str, Any], list[Cut], dict[int, dict[Mode, Future[Verdict]]]]] = []
         self.tokens = 0
         self.right = self.graded = 0
         stored = sum(len(log.rows) for log in logs.values())
@@ -119,7 +119,7 @@ class Recorder:
         self._store(list(self.waiting))
         self.bar.close()
 
-    def _store(self, entries: list) -> None:
+    def _store(self, entries: list[Any]) -> None:
         for entry in entries:
             row, cuts, futures = entry
             row["grades"] = as_rows(cuts, collect_grades(futures))
@@ -133,7 +133,7 @@ class Recorder:
             self.bar.update()
 
 
-def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode, Future]:
+def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode, Future[Verdict]]:
     """Start grading the first `chars` characters of a stored sample's response in every mode."""
     text = row["response"][:chars]
     question = Question(row["gold"], row["problem"], row["kind"], in_thought=opens_thought(row["prompt"]))
@@ -143,7 +143,7 @@ def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode,
     return {mode: grader.submit(asked, text, mode) for mode, asked in questions.items()}
 
 
-def collect_grades(futures: dict[int, dict[Mode, Future]]) -> dict[int, dict[str, Any]]:
+def collect_grades(futures: dict[int, dict[Mode, Future[Verdict]]]) -> dict[int, dict[str, Any]]:
     """The results of `submit_grades` per number of characters, ready for a samples file."""
 
     def plain(grade: Verdict) -> dict[str, Any]:

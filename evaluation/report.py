@@ -5,7 +5,7 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from evaluation.tables import Run, cells, comparisons, load_runs, notes, sections
 from spo_rlhf.errors import UserError
@@ -60,7 +60,7 @@ def curves(
     runs: list[Run], mode: str = "strict"
 ) -> dict[str, dict[str, list[tuple[int, float, float | None, float | None]]]]:
     """Task -> model -> (context, accuracy, low, high) along the curve: the numbers behind the picture."""
-    lines: dict[str, dict[str, list]] = {}
+    lines: dict[str, dict[str, list[Any]]] = {}
     for run in runs:
         for task, known in run.value["tasks"].items():
             source = known["curve"] or known["contexts"]

@@ -63,7 +63,7 @@ def summarize_mode(rows: Sequence[dict[str, Any]], context: int, mode: str) -> d
 
 
 def _majority(rows: Sequence[dict[str, Any]], context: int, mode: str) -> float:
-    votes: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    votes: dict[str, tuple[list[str | None], list[bool]]] = defaultdict(lambda: ([], []))
     for row in rows:
         if (at := row["grades"].get(str(context))) is not None:
             answers, correct = votes[row["id"]]

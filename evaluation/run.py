@@ -137,9 +137,11 @@ def _stop_strings(tasks: list[LoadedTask], settings: RunSettings) -> tuple[str, 
 
 def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Prompted]:
     prompt = _prompt_of(task, settings)
-    if settings.few_shot and not settings.few_shot_file:
-        raise UserError("--few-shot needs --few-shot-file with solved examples")
-    examples = load_examples(settings.few_shot_file, settings.few_shot) if settings.few_shot else None
+    examples = None
+    if settings.few_shot:
+        if not settings.few_shot_file:
+            raise UserError("--few-shot needs --few-shot-file with solved examples")
+        examples = load_examples(settings.few_shot_file, settings.few_shot)
     template = None
     if settings.chat_template not in ("auto", "none"):
         try:
@@ -167,7 +169,7 @@ def _model_length(settings: RunSettings, prompted: list[Prompted], limit: int | 
 
 def _requests(
     settings: RunSettings, prompted: list[Prompted], logs: dict[str, SampleLog]
-) -> tuple[list[Request], dict[tuple, Prompted]]:
+) -> tuple[list[Request], dict[tuple[object, ...], Prompted]]:
     """The requests still to be made, and every key of the run with its prompt."""
     items, requests = {}, []
     for context in settings.contexts if settings.separate_contexts else [max(settings.contexts)]:

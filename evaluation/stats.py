@@ -22,7 +22,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def bootstrap_interval(values_P: Sequence[float], seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values_P: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean, resampling the P problems; (nan, nan) of a single one."""
     values_P = np.asarray(values_P, dtype=float)
     if len(values_P) < 2:

@@ -27,7 +27,7 @@ VERSIONS = (
 
 
 def write_results(
-    settings: RunSettings, output: Path, known: dict[str, dict], rows: dict[str, list[dict]]
+    settings: RunSettings, output: Path, known: dict[str, dict[str, Any]], rows: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """Summarise samples into `output`/results.json."""
     contexts = graded_contexts(settings)
@@ -53,7 +53,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict], dict[str, list[dict]]]:
+def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """A finished run's settings, what is known of its tasks, and its samples.
 
     Raises:
@@ -61,7 +61,8 @@ def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict], dict[str, li
     """
     value = read_json(output / "results.json")
     asked = read_json(output / "run.json")
-    settings = RunSettings(**{key: tuple(item) if isinstance(item, list) else item for key, item in asked.items()})
+    fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in asked.items()}
+    settings = RunSettings(**fields)
     known = {
         name: {key: task[key] for key in task if key not in ("contexts", "curve")}
         for name, task in value["tasks"].items()

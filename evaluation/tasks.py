@@ -89,4 +89,4 @@ def _problem(name: str, task: Task, number: int, row: dict[str, Any]) -> Problem
         raise UserError(f'--tasks {name}: row {number + 1} needs a text "problem" and an "answer"')
     solution = row.get("solution")
     solution = solution if isinstance(solution, str) and r"\boxed" in solution else None
-    return Problem(str(row.get("id", row.get("unique_id", number))), text, str(gold), solution)
+    return Problem(str(row.get("id", row.get("unique_id", number))), str(text), str(gold), solution)

@@ -85,6 +85,8 @@ def engine_kwargs(max_model_len: int) -> dict[str, Any]:
 class WorkerExtension:
     """Methods that vLLM adds to its worker, called through `collective_rpc`."""
 
+    model_runner: Any  # the worker's
+
     def load_weights_from(self, path: str) -> None:
         """Replace the weights by those of a safetensors file, named as in the Hugging Face checkpoint."""
         from safetensors.torch import load_file
@@ -179,7 +181,7 @@ def _adapt_openrlhf() -> None:
         setattr(strategy, name, _in_float32(getattr(strategy, name)))
 
     ppo_actor.ActorPPOTrainer._init_vllm_sync_group = lambda self, backend: None
-    ppo_actor.ActorPPOTrainer.broadcast_to_vllm = broadcast_weights
+    ppo_actor.ActorPPOTrainer.broadcast_to_vllm = lambda self: broadcast_weights(self)
 
     original_init = replay_buffer.NaiveReplayBuffer.__init__
 

@@ -76,6 +76,7 @@ def _import(path: Path) -> None:
         raise UserError(f"plugin {path}: give a Python file, NAME.py, without {os.pathsep!r} in its path")
     name = module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses and pickle look there
     try:

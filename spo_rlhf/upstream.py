@@ -108,7 +108,11 @@ def _add_step_fields(experience: type) -> None:
     Its code concatenates, splits, pads and batches the declared fields and drops all others.
     """
     for field in dataclasses.fields(experience):  # dataclass() takes defaults and metadata from the class's attributes
-        default = {"default": field.default, "default_factory": field.default_factory, "metadata": field.metadata}
+        default: dict[str, Any] = {
+            "default": field.default,
+            "default_factory": field.default_factory,
+            "metadata": field.metadata,
+        }
         setattr(experience, field.name, dataclasses.field(**default))
     for name in STEP_FIELDS:
         experience.__annotations__[name] = Any
@@ -154,21 +158,22 @@ def _main_statements(cli: str) -> tuple[list[ast.stmt], list[ast.stmt]]:
     check_version()
     path = _cli_path(cli)
     with open(path, encoding="utf-8") as source:
-        main = (ast.parse(source.read()).body or [None])[-1]
-    is_main = isinstance(main, ast.If) and ast.unparse(main.test) == _MAIN
-    texts = [ast.unparse(statement) for statement in main.body] if is_main else []
+        last = (ast.parse(source.read()).body or [None])[-1]
+    body = last.body if isinstance(last, ast.If) and ast.unparse(last.test) == _MAIN else []
+    texts = [ast.unparse(statement) for statement in body]
     if texts.count(_PARSE) != 1 or texts[-1] != _TRAIN:
         raise UserError(
             f"{path} is not OpenRLHF {OPENRLHF_VERSION} as released: its main block does not parse, validate and train; "
             f"pip install --force-reinstall --no-deps openrlhf=={OPENRLHF_VERSION}"
         )
     parse = texts.index(_PARSE)
-    return main.body[:parse], main.body[parse + 1 : -1]
+    return body[:parse], body[parse + 1 : -1]
 
 
 def _cli_path(cli: str) -> str:
-    package = importlib.util.find_spec("openrlhf").submodule_search_locations[0]
-    return os.path.join(package, "cli", f"{cli}.py")
+    package = importlib.util.find_spec("openrlhf")
+    assert package is not None and package.submodule_search_locations, "check_version() has found it"
+    return os.path.join(package.submodule_search_locations[0], "cli", f"{cli}.py")
 
 
 def _run(cli: str, statements: list[ast.stmt], names: dict[str, Any]) -> dict[str, Any]:
@@ -254,12 +259,12 @@ def loss_windows(windows: Callable):
     return _rebound(_stack().ppo_actor, "iter_grad_accum_global_norm", windows)
 
 
-def sft_loss(cls: type):
+def sft_loss(cls: Callable[..., Any]):
     """Context in which SFTTrainer builds `cls` in place of SFTLoss."""
     return _rebound(_stack().sft_trainer, "SFTLoss", cls)
 
 
-def dpo_loss(cls: type):
+def dpo_loss(cls: Callable[..., Any]):
     """Context in which DPOTrainer builds `cls` in place of DPOLoss."""
     return _rebound(_stack().dpo_trainer, "DPOLoss", cls)
 

@@ -26,7 +26,7 @@ def _parsed(text: str) -> tuple:
         rf"\boxed{{{text}}}",
         [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
         fallback_mode="no_fallback",
-        parsing_timeout=None,
+        parsing_timeout=None,  # pyright: ignore[reportArgumentType]  no limit
     )
     return tuple(_same_symbols(item) for item in found)
 

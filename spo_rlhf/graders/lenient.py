@@ -32,4 +32,8 @@ def grade(question: Question, output: str) -> Verdict:
 def _parse(text: str) -> list:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    return parse(text, [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()], parsing_timeout=None)
+    return parse(
+        text,
+        [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+        parsing_timeout=None,  # pyright: ignore[reportArgumentType]  no limit
+    )

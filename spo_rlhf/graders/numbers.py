@@ -1,6 +1,7 @@
 """Numbers and quantities in normalised text, exactly: no floating point, no evaluation of anything but a number."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ ROUNDED_DIGITS = 6
 _INT = r"\d+"
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _SIGN = r"([-+]?)"
-_PATTERNS: list[tuple[re.Pattern, callable]] = [
+_PATTERNS: list[tuple[re.Pattern[str], Callable[..., Fraction]]] = [
     (re.compile(rf"{_SIGN}({_DECIMAL})"), lambda s, a: _signed(s, Fraction(a if a[-1] != "." else a[:-1]))),
     (
         re.compile(rf"{_SIGN}\\frac\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}"),
@@ -188,6 +189,7 @@ def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
     match = re.fullmatch(r"[-+]?\d*\.(\d+)", decimal.core)
     if not match or len(match[1]) < ROUNDED_DIGITS or not re.search(r"\\frac|/", exact.core):
         return False
+    assert exact.value is not None and decimal.value is not None, "only numbers are compared"
     return abs(exact.value - decimal.value) < Fraction(1, 10 ** len(match[1]))
 
 

@@ -39,6 +39,7 @@ def grade(question: Question, output: str) -> Verdict:
     wanted = stated_roles(question.gold)
     if refused := _refused(wanted, output):
         return refused
+    assert wanted is not None
     text = after_thought(output, question.in_thought)
     if text is None:
         return Verdict(False, None, "the thought is not finished")
@@ -67,6 +68,7 @@ def grade_leniently(question: Question, output: str) -> Verdict:
     wanted = stated_roles(question.gold)
     if refused := _refused(wanted, output):
         return refused
+    assert wanted is not None
     said = {name.capitalize(): role.lower() for name, role in STATEMENT.findall(output)}
     return _compared({name: role for name, role in said.items() if name in wanted}, wanted)
 

@@ -156,7 +156,7 @@ def in_order_of_names(items: tuple[Node, ...]) -> tuple[Node, ...]:
     names = [item.name or "" for item in items]
     if len(set(names)) < len(names) or not all(re.fullmatch("[a-z]", name) for name in names):
         return items
-    return tuple(replace(item, name=None) for item in sorted(items, key=lambda item: item.name))
+    return tuple(replace(item, name=None) for item in sorted(items, key=lambda item: item.name or ""))
 
 
 def _bracket(brackets: str, items: tuple[Node, ...]) -> Node:

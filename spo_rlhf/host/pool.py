@@ -176,6 +176,7 @@ class _Keeper:
         return None
 
     def run(self, message: bytes) -> Any:
+        assert self.pipe is not None, "a worker that runs has started"
         try:
             self.pipe.send_bytes(message)
             value = self.receive(self.timeout_s)
@@ -190,6 +191,7 @@ class _Keeper:
 
     def receive(self, limit_s: float) -> Any:
         """The value in the worker's next answer."""
+        assert self.pipe is not None, "a worker that answers has started"
         try:
             if not self.pipe.poll(limit_s):
                 raise TaskTimeout(f"timeout: no result within {limit_s:g} s")

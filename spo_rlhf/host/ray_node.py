@@ -7,6 +7,7 @@ are free ones and all files lie under one folder, so that nodes of several jobs 
 
 import ctypes
 import json
+import logging
 import os
 import shutil
 import signal
@@ -160,7 +161,7 @@ def wait(address: str, nodes: int, limit_s: float) -> int:
 
     deadline = time.monotonic() + limit_s
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError:
         print(f"{PROGRAM}: error: no Ray cluster answers at {address}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """Starting Ray on this machine, and asking a cluster that runs already."""
 
+import logging
 import os
 import signal
 import socket
@@ -53,7 +54,7 @@ def cluster_nodes(address: str) -> list[dict[str, Any]]:
     check_answers(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return ray.nodes()
     except ConnectionError:
         raise no_cluster(address) from None
@@ -76,6 +77,6 @@ def check_answers(address: str) -> None:
         raise no_cluster(address) from None
 
 
-def no_cluster(address: str) -> UserError:
+def no_cluster(address: str | None) -> UserError:
     """The error of an address where nobody answers."""
     return UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS")

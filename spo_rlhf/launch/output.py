@@ -65,8 +65,8 @@ def attempt(work: Callable[[], object], log: str | Path, interrupted: str = "int
 
 def root_cause(error: BaseException) -> BaseException:
     """The error that a Ray task raised, beneath what Ray wrapped around it."""
-    while getattr(error, "cause", None) is not None:
-        error = error.cause
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
     return error
 
 

@@ -37,13 +37,13 @@ def placement(args: SimpleNamespace) -> list[ActorPlacement]:
     if with_reference:
         devices = policy_devices if shared else allocate(args.ref.num_nodes * args.ref.num_gpus_per_node)
         actors += [ActorPlacement(f"reference[{i}]", (d,), 0.2 if shared else 1.0) for i, d in enumerate(devices)]
-    critic_devices = None
+    critic_devices = range(0)
     if args.critic.model_name_or_path:
         critic_devices = policy_devices if together else allocate(args.critic.num_nodes * args.critic.num_gpus_per_node)
         share = 0.2 if together or args.train.colocate_critic_reward else 1.0
         actors += [ActorPlacement(f"critic[{i}]", (d,), share) for i, d in enumerate(critic_devices)]
     if not args.reward.remote_url:
-        with_critic = args.train.colocate_critic_reward and critic_devices is not None
+        with_critic = args.train.colocate_critic_reward and len(critic_devices) > 0
         if together or with_critic:
             devices = critic_devices if with_critic else policy_devices
         else:

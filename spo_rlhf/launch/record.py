@@ -24,7 +24,7 @@ class RunRecord:
     def __init__(self, run_dir: Path, console: Console, *, resume: bool = False):
         self.run_dir, self.console = run_dir, console
         self.start = time.time()
-        self.first_step, self.planned, self.training_start = 0, 0, None
+        self.first_step, self.planned, self.training_start = 0, 0, self.start
         self.first_tokens, self.tokens, self.token_budget = 0, 0, None
         self.totals = Totals()
         # While a resumed run has no plan: the events of earlier starts, and those that came since.

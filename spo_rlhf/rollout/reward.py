@@ -5,6 +5,7 @@ import functools
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.pool import TaskTimeout, WorkerPool
@@ -36,7 +37,7 @@ class FileReward:
         answer = self._pool.submit(reward_worker.grade, query, prompt, label)
         answer.add_done_callback(functools.partial(self._settle, graded))
 
-        def give_up(future: Future) -> None:
+        def give_up(future: "Future[Grade]") -> None:
             if future.cancelled():
                 answer.cancel()
 
@@ -46,7 +47,7 @@ class FileReward:
     async def __call__(self, query: str, prompt: str, label: str) -> Grade:
         return await asyncio.wrap_future(self.submit(query, prompt, label))
 
-    def _settle(self, graded: "Future[Grade]", answer: Future) -> None:
+    def _settle(self, graded: "Future[Grade]", answer: "Future[Any]") -> None:
         """Make a grade of what a reward process answered. Runs in the pool's threads."""
         if not graded.set_running_or_notify_cancel():
             return

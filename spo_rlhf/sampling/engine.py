@@ -6,7 +6,7 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
 from spo_rlhf.host import device, ray_start
@@ -78,7 +78,7 @@ class LocalEngine:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         from vllm import EngineArgs, LLMEngine
 
-        arguments = {
+        arguments: dict[str, Any] = {
             "model": settings.model,
             "max_model_len": settings.max_model_len,
             "seed": settings.seed,
@@ -96,7 +96,7 @@ class LocalEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Each request's response, in the order in which they finish."""
-        from vllm import SamplingParams
+        from vllm import RequestOutput, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         queue, running = deque(requests), {}
@@ -117,7 +117,7 @@ class LocalEngine:
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     ),
                 )
-            for output in self._engine.step():
+            for output in cast("list[RequestOutput]", self._engine.step()):
                 if output.finished:
                     # vLLM's own name of a request has a random end; its output carries the name given above.
                     request = running.pop(output.request_id)
@@ -146,7 +146,7 @@ class RayEngines:
         device.settle(device.decide(asked, device.has_gpu(), cluster))
         gpus = 0 if device.is_cpu() else settings.tensor_parallel
         actor = ray.remote(num_gpus=gpus, num_cpus=1, runtime_env={"env_vars": device.environment()})(LocalEngine)
-        self._actors = [actor.remote(settings) for _ in range(replicas)]
+        self._actors: list[Any] = [actor.remote(settings) for _ in range(replicas)]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Each request's response, in the order in which they finish.
@@ -161,16 +161,16 @@ class RayEngines:
         for request in requests:
             shard = shard_of.setdefault(tuple(request.prompt_ids), len(shard_of) % len(shards))
             shards[shard].append(request)
-        streams = [
+        streams: list[Any] = [
             actor.generate.options(num_returns="streaming").remote(shard)
             for actor, shard in zip(self._actors, shards)
             if shard
         ]
         while streams:
             ready, _ = ray.wait(streams, num_returns=1)
-            for stream in ready:
+            for stream in cast("list[Any]", ready):
                 try:
-                    yield ray.get(next(stream))
+                    yield cast(Response, ray.get(next(stream)))
                 except StopIteration:
                     streams.remove(stream)
 

@@ -123,7 +123,7 @@ def write_task(
         return generate(seed, count, people=people, exclude=exclude)
 
     def from_few(seed: int, count: int, exclude: Set[str]) -> list[dict]:
-        numbers = range(supervised_from, people + 1)
+        numbers = range(supervised_from or people, people + 1)
         shares = [(count + place) // len(numbers) for place in range(len(numbers))]
         rows = (generate(seed, share, people=n, exclude=exclude) for n, share in zip(numbers, shares, strict=True))
         return [row for part in rows for row in part]

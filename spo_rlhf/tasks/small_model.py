@@ -43,8 +43,8 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int, hidden_size: int = 128, la
         tie_word_embeddings=True,
         initializer_range=_INITIAL_STD,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]  any token's
+        pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]  attribute
         dtype="float32",
     )
     with torch.random.fork_rng():

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -76,7 +76,7 @@ def warm_up(
     optimizers = _optimizers(model, settings)
     schedules = [LambdaLR(each, lambda step: min(1.0, (step + 1) / settings.ramp_steps)) for each in optimizers]
     average = _average(model, settings)
-    measured = model if average is None else average.module
+    measured: Any = model if average is None else average.module
     step, loss, accuracy = 0, math.nan, None
     next_evaluation = settings.evaluate_every
 
@@ -115,8 +115,9 @@ def greedy_accuracy(
     kind: str = "math",
 ) -> float:
     """Return the share of (prompt, answer) pairs that greedy decoding, all in one batch, solves."""
+    generator: Any = model  # its `generate` asks for a protocol that the class does not declare
     inputs = tokenizer([prompt for prompt, _ in held_out], padding=True, padding_side="left", return_tensors="pt")
-    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    tokens = generator.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     responses = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     correct = [
         grade_here(Question(answer, kind=kind), response).correct
@@ -158,7 +159,7 @@ def _batches(
     Examples of similar length go together, which saves a third of the time; the batches come in random order.
     """
     prompts = tokenizer([prompt for prompt, _ in examples])["input_ids"]
-    responses = tokenizer([response + tokenizer.eos_token for _, response in examples])["input_ids"]
+    responses = tokenizer([f"{response}{tokenizer.eos_token}" for _, response in examples])["input_ids"]
     generator = torch.Generator().manual_seed(settings.seed)
     while True:
         order = sorted(
@@ -169,7 +170,7 @@ def _batches(
         for start in starts[torch.randperm(len(starts), generator=generator)].tolist():
             pairs = [(prompts[row], responses[row]) for row in order[start : start + settings.batch_size]]
             length = max(len(prompt) + len(response) for prompt, response in pairs)
-            ids = torch.full((len(pairs), length), tokenizer.pad_token_id)
+            ids = torch.full((len(pairs), length), cast(int, tokenizer.pad_token_id))
             mask = torch.zeros((len(pairs), length), dtype=torch.bool)
             for row, (prompt, response) in enumerate(pairs):
                 end = len(prompt) + len(response)

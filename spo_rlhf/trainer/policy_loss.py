@@ -45,14 +45,14 @@ class SegmentPolicyLoss:
 
     def __call__(
         self,
-        log_probs,
-        old_log_probs,
-        advantages,
-        action_mask=None,
-        rollout_log_probs=None,
-        dp_size=1,
-        batch_num_tokens=None,
-        global_batch_size=None,
+        log_probs: torch.Tensor,
+        old_log_probs: torch.Tensor,
+        advantages: torch.Tensor,
+        action_mask: Any = None,
+        rollout_log_probs: Any = None,
+        dp_size: int = 1,
+        batch_num_tokens: Any = None,
+        global_batch_size: Any = None,
     ):
         """(loss, clip fraction, approximate KL, None, None): what OpenRLHF unpacks, all of the masked tokens."""
         mask = trained_tokens(self.experience, self.spo)
