@@ -12,7 +12,7 @@ from torch_engine import TextGrader, TorchEngine
 from spo_rlhf.core import tree as tree_core
 from spo_rlhf.core import values
 from spo_rlhf.core.loss import policy_mask
-from spo_rlhf.core.partition import PartitionConfig, inner_states, newline_boundaries
+from spo_rlhf.core.partition import Partition, inner_states, newline_boundaries
 from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.verdict import Question
@@ -31,7 +31,7 @@ class Setting:
 
     responses: int = 8
     mask: float | None = None
-    partition: PartitionConfig | None = None
+    partition: Partition | None = None
     rollouts: int = 4
     continuations: bool = False
     tree: TreeShape | None = None

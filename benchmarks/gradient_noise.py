@@ -24,10 +24,10 @@ import torch
 from estimates import Setting, Subject, gradient, sample_prompt
 from torch_engine import TorchEngine
 
-from spo_rlhf.cli.arguments import whole
-from spo_rlhf.core.partition import PROB_THRESHOLD, PartitionConfig
+from spo_rlhf.core.partition import PROB_THRESHOLD, Cutpoint, Fixed, Newline
 from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.arguments import whole
 from spo_rlhf.host.command import run_command
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import read_json, read_jsonl
@@ -44,10 +44,10 @@ EXAMPLES = """examples:
 
 def settings(segment_tokens: int, intervals: list[int], interval: int) -> dict[str, Setting]:
     """By name, `responses x rollouts`; the others are compared with the first. At `interval`, responses and rollouts vary."""
-    lines, fixed = PartitionConfig("newline"), PartitionConfig("fixed", segment_length=max(segment_tokens // 2, 1))
-    chain = Setting(responses=4, partition=PartitionConfig("cutpoint", interval=interval))
+    lines, fixed = Newline(), Fixed(segment_length=max(segment_tokens // 2, 1))
+    chain = Setting(responses=4, partition=Cutpoint(interval=interval))
     cutpoints = {
-        f"cutpoint {between}, 4 x 4, mask": replace(chain, partition=PartitionConfig("cutpoint", interval=between))
+        f"cutpoint {between}, 4 x 4, mask": replace(chain, partition=Cutpoint(interval=between))
         for between in sorted({*intervals, interval})
     }
     tree = Setting(tree=TreeShape((4, 3, 2), (segment_tokens,)))

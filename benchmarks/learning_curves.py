@@ -17,8 +17,8 @@ import jobs
 import report
 import study
 
-from spo_rlhf.cli.arguments import seconds, whole
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.arguments import seconds, whole
 from spo_rlhf.host.command import run_command
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json

@@ -1,21 +1,23 @@
-"""`python -m evaluation`: run, report, grade, regrade."""
+"""`spo-eval`, or `python -m evaluation`: run, report, grade, regrade."""
 
 import argparse
+import functools
 import logging
 import os
 import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn
 
 from evaluation import grading, report
-from evaluation.prompts import PROMPTS
-from evaluation.settings import RunOptions, RunSettings
-from evaluation.tasks import TASKS
-from spo_rlhf.errors import UserError
+from evaluation.settings import RunOptions, RunSettings, from_arguments
+from spo_rlhf import plugins
 from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.verdict import MODES
+from spo_rlhf.host.arguments import names, share, temperature, whole, whole_numbers
+from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.tasks.prompts import PROMPTS
+from spo_rlhf.tasks.registry import TASKS
 
 PRESETS = {
     # How the long-context table of the paper was made; the budget is "total" there as it is by default.
@@ -46,37 +48,9 @@ examples:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """Comma-separated positive integers, each once, in rising order."""
-    try:
-        values = tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 2048,4096") from error
-    if values[0] < 1:
-        raise argparse.ArgumentTypeError("must be positive")
-    return values
-
-
-def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from error
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
 def build_parser(preset: str | None = None) -> argparse.ArgumentParser:
-    """The command line; a preset's values become the defaults of `run`."""
-    parser = Parser(
+    """The command line; a preset's values become the defaults of `run`. Its errors are UserError."""
+    parser = OneLineParser(
         prog="spo-eval",
         description="Accuracy at every context length from one pass, with graders that can be trusted.",
         epilog=EXAMPLES,
@@ -84,29 +58,55 @@ def build_parser(preset: str | None = None) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands).set_defaults(**PRESETS.get(preset, {}))
-    sub = commands.add_parser("report", help="tables, comparisons and the curve of finished runs")
-    sub.add_argument("folders", nargs="+", metavar="DIR", help="output folder of a finished run")
-    sub.add_argument("--format", default="md", help=f"comma-separated: {', '.join(report.FORMATS)} (default: md)")
-    sub.add_argument("--output", metavar="DIR", help="folder for the files (default: the first DIR)")
-    sub.add_argument("--paper", action="store_true", help="show the paper's Table 1 beside the numbers")
-    sub = commands.add_parser("grade", help="grade answers: a JSONL file, or one pair")
-    sub.add_argument("--file", metavar="IN.jsonl", help='"gold", "pred" (a full model output), optionally "problem"')
-    sub.add_argument("--output", metavar="OUT.jsonl", help="the same rows with correct, extracted and reason")
-    sub.add_argument("--gold", help="the right answer of one pair")
-    sub.add_argument("--pred", help="the model's output of one pair")
-    sub.add_argument("--problem", help="the problem of one pair, to refuse answers copied from it")
-    sub.add_argument("--mode", choices=MODES, default="strict", help="(default: %(default)s)")
-    sub.add_argument(
-        "--kind",
-        default=grading.AUTO,
-        metavar="K",
-        help=f"of answers: {', '.join(KINDS)}, or auto, as the right answer looks (default: %(default)s)",
-    )
-    sub.add_argument("--workers", type=positive, metavar="N", help="processes (default: one less than the cores)")
-    sub = commands.add_parser("regrade", help="grade stored samples again and rewrite the results; needs no GPU")
-    sub.add_argument("folder", metavar="DIR", help="output folder of a finished run")
-    sub.add_argument("--workers", type=positive, metavar="N", help="processes (default: one less than the cores)")
+    _add_report(commands)
+    _add_grade(commands)
+    _add_regrade(commands)
     return parser
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser("report", help="tables, comparisons and the curve of finished runs")
+    sub.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output folder of a finished run")
+    sub.add_argument("--format", default="md", help=f"comma-separated: {', '.join(report.FORMATS)} (default: md)")
+    sub.add_argument("--output", type=Path, metavar="DIR", help="folder for the files (default: the first DIR)")
+    sub.add_argument("--paper", action="store_true", help="show the paper's Table 1 beside the numbers")
+
+
+def _add_grade(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser("grade", help="grade answers: a JSONL file, or one pair")
+    add = sub.add_argument
+    add("--file", type=Path, metavar="IN.jsonl", help='"gold", "pred" (a full model output), optionally "problem"')
+    add("--output", type=Path, metavar="OUT.jsonl", help="the same rows with correct, extracted and reason")
+    add("--gold", help="the right answer of one pair")
+    add("--pred", help="the model's output of one pair")
+    add("--problem", help="the problem of one pair, to refuse answers copied from it")
+    add("--mode", choices=MODES, default="strict", help="(default: %(default)s)")
+    kinds = f"{', '.join(KINDS)}, or auto, as the right answer looks"
+    add("--kind", default=grading.AUTO, metavar="K", help=f"of the answers: {kinds} (default: %(default)s)")
+    _add_workers(sub)
+
+
+def _add_regrade(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser("regrade", help="grade stored samples again and rewrite the results; needs no GPU")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="output folder of a finished run")
+    _add_workers(sub)
+
+
+def _add_workers(sub: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """What every command that grades takes."""
+    sub.add_argument(
+        "--workers",
+        dest="grade_workers",
+        type=whole(1),
+        metavar="N",
+        help="grading processes (default: one less than the cores)",
+    )
+    sub.add_argument(
+        "--plugin",
+        action="append",
+        metavar="FILE.py",
+        help="adds tasks, prompts or answer kinds of your own; may be repeated",
+    )
 
 
 def _add_run(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -117,74 +117,60 @@ def _add_run(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     )
     add = sub.add_argument_group("what to evaluate").add_argument
     add("--model", required=True, help="folder or name of a Hugging Face model")
-    add("--output", required=True, metavar="DIR", help="folder for results.json and samples/")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for results.json and samples/")
     add("--preset", choices=sorted(PRESETS), help="set everything as a published run did; other flags still win")
-    add("--tasks", default="math500", help=f"comma-separated: {', '.join(TASKS)}, or NAME=PATH.jsonl")
-    add("--data-dir", metavar="DIR", help="folder with the tasks' JSONL files (default: Hugging Face data sets)")
-    add("--limit", type=positive, metavar="N", help="first problems of each task only")
-    add = sub.add_argument_group("lengths").add_argument
-    add("--contexts", type=integers, default=(32768,), metavar="N,N", help="limits in tokens (default: 32768)")
+    add("--tasks", type=names, default=("math500",), help=f"comma-separated: {', '.join(TASKS)}, or NAME=PATH.jsonl")
     add(
-        "--budget",
-        choices=("total", "response"),
-        default=RunSettings.budget,
-        help="a limit counts the prompt (total) or not (default: %(default)s)",
+        "--data-dir", type=Path, metavar="DIR", help="folder with the tasks' JSONL files (default: the hub's data sets)"
     )
-    add("--separate-contexts", action="store_true", help="sample once per context, cut nothing")
-    add("--no-curve", dest="curve", action="store_false", help="grade at --contexts only, not between them")
-    add = sub.add_argument_group("sampling").add_argument
-    add(
-        "--samples",
-        type=positive,
-        default=RunSettings.samples,
-        metavar="N",
-        help="responses per problem (default: %(default)s)",
-    )
-    add("--temperature", type=float, default=RunSettings.temperature, metavar="T", help="(default: %(default)s)")
-    add("--top-p", type=float, default=RunSettings.top_p, metavar="P", help="(default: %(default)s)")
-    add("--seed", type=int, default=RunSettings.seed, metavar="N", help="(default: %(default)s)")
+    add("--limit", type=whole(1), metavar="N", help="first problems of each task only")
+    _add_lengths_and_sampling(sub)
     add = sub.add_argument_group("prompt").add_argument
     add("--prompt", help=f"{', '.join(PROMPTS)}, or a file with {{problem}} in it (default: the task's own)")
     add("--system", metavar="TEXT", help="system message")
-    add(
-        "--chat-template",
-        default=RunSettings.chat_template,
-        metavar="T",
-        help="auto (the model's), none, or a Jinja file (default: %(default)s)",
-    )
-    add("--few-shot", type=int, default=RunSettings.few_shot, metavar="K", help="K solved examples first")
+    templates = "auto (the model's), none, or a Jinja file"
+    add("--chat-template", default=RunSettings.chat_template, metavar="T", help=f"{templates} (default: %(default)s)")
+    add("--few-shot", type=whole(0), default=RunSettings.few_shot, metavar="K", help="K solved examples first")
     add("--few-shot-file", metavar="FILE", help='JSONL with "problem" and "solution"')
-    add = sub.add_argument_group("engine").add_argument
-    add("--dtype", default=RunSettings.dtype, help="weights' type in vLLM (without a GPU always float32)")
-    add(
-        "--data-parallel",
-        type=positive,
-        default=RunOptions.data_parallel,
-        metavar="N",
-        help="engines, one per GPU (or per --tensor-parallel GPUs), through Ray (default: %(default)s)",
-    )
-    add(
-        "--tensor-parallel",
-        type=positive,
-        default=RunOptions.tensor_parallel,
-        metavar="N",
-        help="GPUs per engine (default: %(default)s)",
-    )
-    add(
-        "--gpu-memory-utilization",
-        type=float,
-        default=RunOptions.gpu_memory_utilization,
-        metavar="SHARE",
-        help="(default: %(default)s)",
-    )
-    add("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
-    add("--workers", type=positive, metavar="N", help="grading processes (default: one less than the cores)")
-    add("--quiet", action="store_true", help="no progress bar")
+    _add_engine(sub)
     return sub
 
 
+def _add_lengths_and_sampling(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument_group("lengths").add_argument
+    add("--contexts", type=whole_numbers, default=(32768,), metavar="N,N", help="limits in tokens (default: 32768)")
+    budget = "a limit counts the prompt (total) or not (default: %(default)s)"
+    add("--budget", choices=("total", "response"), default=RunSettings.budget, help=budget)
+    add("--separate-contexts", action="store_true", help="sample once per context, cut nothing")
+    add("--no-curve", dest="curve", action="store_false", help="grade at --contexts only, not between them")
+    add = sub.add_argument_group("sampling").add_argument
+    for name, kind, letter, meaning in (
+        ("samples", whole(1), "N", "responses per problem "),
+        ("temperature", temperature, "T", ""),
+        ("top_p", share, "P", ""),
+        ("seed", whole(0), "N", ""),
+    ):
+        flag, default = f"--{name.replace('_', '-')}", getattr(RunSettings, name)
+        add(flag, type=kind, default=default, metavar=letter, help=f"{meaning}(default: %(default)s)")
+
+
+def _add_engine(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("engine")
+    add = group.add_argument
+    add("--dtype", default=RunSettings.dtype, help="weights' type in vLLM (without a GPU always float32)")
+    engines = "engines, one per GPU (or per --tensor-parallel GPUs), through Ray (default: %(default)s)"
+    add("--data-parallel", type=whole(1), default=RunOptions.data_parallel, metavar="N", help=engines)
+    gpus = "GPUs per engine (default: %(default)s)"
+    add("--tensor-parallel", type=whole(1), default=RunOptions.tensor_parallel, metavar="N", help=gpus)
+    memory = RunOptions.gpu_memory_utilization
+    add("--gpu-memory-utilization", type=share, default=memory, metavar="SHARE", help="(default: %(default)s)")
+    add("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    _add_workers(group)
+    add("--quiet", action="store_true", help="no progress bar")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments; flags given beside a preset win over it."""
+    """The arguments; flags given beside a preset win over it. Raises UserError."""
     args = build_parser().parse_args(argv)
     return build_parser(args.preset).parse_args(argv) if getattr(args, "preset", None) else args
 
@@ -192,47 +178,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run_run(args: argparse.Namespace) -> None:
     from evaluation.run import run
 
-    if args.temperature < 0 or not 0 < args.top_p <= 1:
-        raise UserError("--temperature must be 0 or more, --top-p above 0 and at most 1")
-    if args.seed < 0 or args.few_shot < 0:
-        raise UserError("--seed and --few-shot must be 0 or more")
-    settings = RunSettings(
-        args.model,
-        tuple(args.tasks.split(",")),
-        args.contexts,
-        args.samples,
-        args.temperature,
-        args.top_p,
-        args.seed,
-        args.budget,
-        args.prompt,
-        args.system,
-        args.chat_template,
-        args.few_shot,
-        args.few_shot_file,
-        args.limit,
-        args.separate_contexts,
-        args.curve,
-        args.dtype,
-    )
-    options = RunOptions(
-        Path(args.output),
-        Path(args.data_dir) if args.data_dir else None,
-        args.data_parallel,
-        args.tensor_parallel,
-        args.gpu_memory_utilization,
-        args.trust_remote_code,
-        args.workers,
-        args.quiet,
-    )
-    run(settings, options)
+    options = from_arguments(RunOptions, args)
+    run(from_arguments(RunSettings, args), options)
     print(report.markdown(report.load_runs([options.output]), paper=args.preset == "spo-paper"))
 
 
 def run_regrade(args: argparse.Namespace) -> None:
     from evaluation.stored import regrade
 
-    changed, total = regrade(Path(args.folder), args.workers)
+    changed, total = regrade(args.folder, args.grade_workers)
     print(f"{changed} of {total} grades changed; {args.folder}/results.json rewritten")
 
 
@@ -241,28 +195,21 @@ COMMANDS = {"run": run_run, "report": report.run_report, "grade": grading.run_gr
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
-    args = parse(argv)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; else it tells of NUMA nodes
+    argv = sys.argv[1:] if argv is None else argv
+    command = argv[0] if argv and argv[0] in COMMANDS else ""
+    kept = ". The samples so far are kept; the same command continues" if command == "run" else ""
     # Batch systems stop a job by SIGTERM: the same as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return run_command(f"spo-eval {command}".strip(), functools.partial(_command, argv), interrupted=f"stopped{kept}")
+
+
+def _command(argv: list[str]) -> None:
+    plugins.load(plugins.named_in(argv))
+    args = parse(argv)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported; else it tells of NUMA nodes
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
-    try:
-        COMMANDS[args.command](args)
-    except UserError as error:
-        print(f"spo-eval {args.command}: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 0
-    except OSError as error:  # a folder that cannot be written, a full disk
-        reason = f"{error.filename or 'output'}: {error.strerror or error}"
-        print(f"spo-eval {args.command}: error: {reason}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        kept = " The samples so far are kept; the same command continues." if args.command == "run" else ""
-        print(f"\nspo-eval {args.command}: stopped.{kept}", file=sys.stderr)
-        return 130
-    return 0
+    COMMANDS[args.command](args)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def run_grade(args: argparse.Namespace) -> None:
     if args.file:
         if not args.output or args.gold is not None or args.pred is not None:
             raise UserError("grade --file IN.jsonl needs --output OUT.jsonl, and neither --gold nor --pred")
-        total, right = grade_file(Path(args.file), Path(args.output), args.mode, args.workers, args.kind)
+        total, right = grade_file(args.file, args.output, args.mode, args.grade_workers, args.kind)
         print(f"{right} of {total} correct ({args.mode}), written to {args.output}")
         return
     if args.gold is None or args.pred is None:

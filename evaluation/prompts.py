@@ -1,8 +1,8 @@
-"""Prompts: named presets, chat templates, few-shot examples, and the published hashes of the prompts behind the
-paper's table.
+"""Prompts as the model sees them: a task's or a named one, few-shot examples, chat template; and the published hashes
+of the prompts behind the paper's table.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,54 +10,11 @@ import xxhash
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import read_jsonl
-from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE as ARITHMETIC_TEMPLATE
-from spo_rlhf.tasks.knights_knaves import PROMPT_TEMPLATE as ROLES_TEMPLATE
+from spo_rlhf.tasks.prompts import PROMPTS
+from spo_rlhf.tasks.task import BOXED, Prompt
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """How a problem becomes a prompt.
-
-    template: text with {problem}. chat: apply the model's chat template. system: system message. stop: strings that
-        end a response.
-    example: how a few-shot example reads, with {problem} and {solution}; the problem itself then follows in the same
-        form.
-    """
-
-    template: str
-    chat: bool = True
-    system: str | None = None
-    stop: tuple[str, ...] = ()
-    example: str = "Problem: {problem}\nSolution: {solution}\n\n"
-
-
-# What the runs behind the paper's Table 1 asked (two spaces after "clearly."), and what its training runs asked.
-_LAST_LINE = (
-    "The last line of your response should be of the following format: 'Therefore, the final answer is: "
-    "$\\boxed{ANSWER}$. I hope "
-    "it is correct' (without quotes) where ANSWER is just the final number or expression that solves the problem."
-)
-PROMPTS: dict[str, Prompt] = {
-    "open-r1": Prompt(
-        f"Solve the following math problem efficiently and clearly.  {_LAST_LINE} "
-        "Think step by step before answering.\n\n{problem}"
-    ),
-    "boxed": Prompt("{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."),
-    "qwen-math": Prompt("{problem}", system="Please reason step by step, and put your final answer within \\boxed{}."),
-    "math-task": Prompt(
-        "[MATH_TASK] Problem:\n{problem}\n\nSolution:",
-        chat=False,
-        stop=("\n\n\nProblem:",),
-        example="[MATH_TASK] Problem:\n{problem}\n\nSolution:{solution}\n\n\n",
-    ),
-    "few-shot": Prompt("Problem: {problem}\nSolution:", chat=False, stop=("\nProblem:",)),
-    "roles": Prompt(ROLES_TEMPLATE.replace("{}", "{problem}")),
-    "arithmetic": Prompt(ARITHMETIC_TEMPLATE.replace("{}", "{problem}"), chat=False),
-    "raw": Prompt("{problem}", chat=False),
-}
 # lighteval's provenance hashes of the paper's result files: of the questions, and of the prompts with a chat template
-# whose generation
-# prompt does (not) end in "<think>\n".
+# whose generation prompt does (not) end in "<think>\n".
 PUBLISHED_HASHES = {
     "math500": {
         "adf0cc8311011db2": "questions",
@@ -72,20 +29,23 @@ PUBLISHED_HASHES = {
 }
 
 
-def choose_prompt(name: str, system: str | None, chat_template: str) -> Prompt:
-    """A preset by name, or a template file with {problem} in it; then the user's changes to it.
+def choose_prompt(name: str | None, system: str | None, chat_template: str, own: Prompt = BOXED) -> Prompt:
+    """A prompt by name, or a template file with {problem} in it, or else the task's own; then the user's changes to it.
 
     Raises:
-        UserError: no such preset or file, or a template without {problem}.
+        UserError: no such name or file, or a template without {problem}.
     """
-    if name in PROMPTS:
+    if name is None:
+        prompt = own
+    elif name in PROMPTS:
         prompt = PROMPTS[name]
     elif Path(name).is_file():
-        prompt = Prompt(Path(name).read_text(encoding="utf-8"))
+        try:
+            prompt = Prompt(Path(name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"--prompt {name}: {error}") from None
     else:
         raise UserError(f"--prompt: {name!r} is neither a preset ({', '.join(PROMPTS)}) nor a file")
-    if "{problem}" not in prompt.template:
-        raise UserError(f"--prompt {name}: the template must contain {{problem}}")
     if system is not None:
         prompt = replace(prompt, system=system)
     if chat_template != "auto":
@@ -115,11 +75,12 @@ def question(prompt: Prompt, problem: str, examples: list[dict[str, str]] | None
 
 
 def render(prompt: Prompt, text: str, tokenizer: Any, chat_template: str | None = None) -> tuple[str, list[int]]:
-    """The prompt as the model sees it: text and token ids. A chat template that writes the beginning-of-text token
-    writes the only one.
+    """The prompt as the model sees it: text and token ids.
+
+    A chat template that writes the beginning-of-text token writes the only one.
 
     Raises:
-        UserError: the model has no chat template and the preset needs one.
+        UserError: the model has no chat template and the prompt needs one.
     """
     if not prompt.chat:
         return text, tokenizer(text)["input_ids"]
@@ -144,8 +105,9 @@ def _hash(text: str) -> str:
 
 
 def published_match(task: str, questions: list[str], prompts: list[str]) -> str | None:
-    """What of the published prompts these reproduce: "questions", "prompts with <think>", ..., "none"; None without a
-    reference.
+    """What of the published prompts these reproduce: "questions", "prompts with <think>", ..., or "none".
+
+    None for a task without a reference.
     """
     known = PUBLISHED_HASHES.get(task)
     if known is None:

@@ -32,29 +32,36 @@ class Prompted:
 
 
 class Recorder:
-    """Grades responses in the background and stores each one when all its grades are there. Shows progress."""
+    """Grades responses in the background and stores each one when all its grades are there. Shows progress.
 
-    grader: Grader
+    Args:
+        contexts: limits at which responses are graded, in rising order.
+        logs: where samples go, by task.
+        items: every request's problem, by the request's key.
+        decode: token ids to text.
+        quiet: no progress bar.
+    """
 
     def __init__(
         self,
+        grader: Grader,
         settings: RunSettings,
         contexts: list[int],
         logs: dict[str, SampleLog],
         items: dict[tuple, Prompted],
         decode: Callable[[Sequence[int]], str],
-        total: int,
         quiet: bool,
     ) -> None:
-        self.settings, self.contexts, self.logs, self.items, self.decode = settings, contexts, logs, items, decode
+        self.grader, self.settings, self.contexts = grader, settings, contexts
+        self.logs, self.items, self.decode = logs, items, decode
         self.waiting: list[tuple[dict, list, dict[int, dict[Mode, Future]]]] = []
         self.tokens = 0
         self.right = self.graded = 0
         stored = sum(len(log.rows) for log in logs.values())
         self.progress = functools.partial(
             tqdm,
-            total=total,
-            initial=min(stored, total),
+            total=len(items),
+            initial=min(stored, len(items)),
             unit="sample",
             disable=quiet,
             file=sys.stderr,

@@ -114,8 +114,8 @@ def run_report(args: argparse.Namespace) -> None:
     formats = [name.strip() for name in args.format.split(",")]
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"--format: unknown {', '.join(unknown)}; choose from {', '.join(FORMATS)}")
-    runs = load_runs([Path(folder) for folder in args.folders])
-    target = Path(args.output) if args.output else runs[0].folder
+    runs = load_runs(args.folders)
+    target = args.output or runs[0].folder
     target.mkdir(parents=True, exist_ok=True)
     if "md" in formats:
         text = markdown(runs, args.paper)

@@ -1,20 +1,24 @@
 """The command `run`: sample, grade while sampling, store each sample as it finishes, resume where a run stopped."""
 
+import functools
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evaluation.contexts import response_budget
-from evaluation.prompts import Prompt, choose_prompt, load_examples, published_match, question, render
+from evaluation.prompts import choose_prompt, load_examples, published_match, question, render
 from evaluation.recorder import Prompted, Recorder
 from evaluation.settings import SAMPLE_KEY, RunOptions, RunSettings, check_folder, graded_contexts, request_seed
 from evaluation.stored import write_results
 from evaluation.tasks import LoadedTask, load_task
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
+from spo_rlhf.host.files import is_local
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
 from spo_rlhf.sampling.sample_log import SampleLog
+from spo_rlhf.tasks.task import Prompt
 
 
 def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
@@ -23,72 +27,67 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     Raises:
         UserError: wrong settings, data or model; nothing has been sampled then.
     """
-    is_path = settings.model.startswith(("/", ".", "~")) or settings.model.count("/") > 1
-    if is_path and not Path(settings.model).is_dir():
+    if is_local(settings.model) and not Path(settings.model).is_dir():
         raise UserError(f"--model {settings.model}: no such folder")
     tasks = [load_task(spec, options.data_dir, settings.limit) for spec in settings.tasks]
     tokenizer, limit = _load_tokenizer(settings, options)
     prompted = [item for task in tasks for item in _prompts(task, settings, tokenizer)]
-    contexts = graded_contexts(settings)
-    model_len = _model_length(settings, prompted, limit)
-    stops = {_prompt_of(task, settings).stop for task in tasks}
-    if len(stops) > 1:
-        raise UserError(
-            "--tasks: these tasks' prompts end differently (stop strings); run them apart, or give one --prompt"
-        )
+    engine = _engine_settings(
+        settings, options, _model_length(settings, prompted, limit), _stop_strings(tasks, settings)
+    )
     check_folder(settings, options.output)
     logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks}
     requests, items = _requests(settings, prompted, logs)
-
-    recorder = Recorder(
-        settings,
-        contexts,
-        logs,
-        items,
-        lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
-        total=len(items),
-        quiet=options.quiet,
-    )
+    decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     with Grader(options.grade_workers) as grader:
-        recorder.grader = grader
-        short = [request for request in requests if request.max_tokens < 1]
-        for request in short:  # the prompt alone fills the context
-            recorder.add(Response(request.key, (), "", False))
-        if len(short) < len(requests):
-            if not options.quiet:
-                print(f"Starting vLLM for {settings.model} ...", file=sys.stderr)
-            engine = start_engine(
-                EngineSettings(
-                    settings.model,
-                    model_len,
-                    settings.temperature,
-                    settings.top_p,
-                    next(iter(stops)),
-                    settings.seed,
-                    options.tensor_parallel,
-                    options.gpu_memory_utilization,
-                    settings.dtype,
-                    options.trust_remote_code,
-                ),
-                options.data_parallel,
-            )
-            recorder.start()
-            try:
-                for response in engine.generate(request for request in requests if request.max_tokens >= 1):
-                    recorder.add(response)
-            finally:
-                engine.close()
+        recorder = Recorder(grader, settings, graded_contexts(settings), logs, items, decode, options.quiet)
+        _sample(requests, recorder, engine, options)
         recorder.finish()
     for task in tasks:
         logs[task.name].close([problem.id for problem in task.problems])
-    return write_results(
-        settings, options.output, tasks_known(prompted), {name: list(log.rows.values()) for name, log in logs.items()}
+    rows = {name: list(log.rows.values()) for name, log in logs.items()}
+    return write_results(settings, options.output, tasks_known(prompted), rows)
+
+
+def _sample(requests: list[Request], recorder: Recorder, settings: EngineSettings, options: RunOptions) -> None:
+    """Hand a response to every request to the recorder; the engine starts only where there is something to sample."""
+    for request in requests:
+        if request.max_tokens < 1:  # the prompt alone fills the context
+            recorder.add(Response(request.key, (), "", False))
+    requests = [request for request in requests if request.max_tokens >= 1]
+    if not requests:
+        return
+    if not options.quiet:
+        print(f"Starting vLLM for {settings.model} ...", file=sys.stderr)
+    engine = start_engine(settings, options.data_parallel)
+    recorder.start()
+    try:
+        for response in engine.generate(requests):
+            recorder.add(response)
+    finally:
+        engine.close()
+
+
+def _engine_settings(
+    settings: RunSettings, options: RunOptions, model_length: int, stop: tuple[str, ...]
+) -> EngineSettings:
+    return EngineSettings(
+        model=settings.model,
+        max_model_len=model_length,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        stop=stop,
+        seed=settings.seed,
+        tensor_parallel=options.tensor_parallel,
+        gpu_memory_utilization=options.gpu_memory_utilization,
+        dtype=settings.dtype,
+        trust_remote_code=options.trust_remote_code,
     )
 
 
 def tasks_known(prompted: list[Prompted]) -> dict[str, dict[str, Any]]:
-    """Per task: grader, number of problems, a hash of its questions and answers, and which published prompts its
-    prompts reproduce.
+    """Per task: answer kind, number of problems, a hash of its questions and answers, and which published prompts its
+    own reproduce.
     """
     known = {}
     for task in dict.fromkeys(item.task.name for item in prompted):
@@ -122,7 +121,17 @@ def _load_tokenizer(settings: RunSettings, options: RunOptions) -> tuple[Any, in
 
 
 def _prompt_of(task: LoadedTask, settings: RunSettings) -> Prompt:
-    return choose_prompt(settings.prompt or task.task.prompt, settings.system, settings.chat_template)
+    return choose_prompt(settings.prompt, settings.system, settings.chat_template, own=task.task.asked)
+
+
+def _stop_strings(tasks: list[LoadedTask], settings: RunSettings) -> tuple[str, ...]:
+    """The stop strings of all tasks' prompts: an engine has one set of them."""
+    stops = {_prompt_of(task, settings).stop for task in tasks}
+    if len(stops) > 1:
+        raise UserError(
+            "--tasks: these tasks' prompts end differently (stop strings); run them apart, or give one --prompt"
+        )
+    return stops.pop()
 
 
 def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Prompted]:
@@ -136,14 +145,9 @@ def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Pr
             template = Path(settings.chat_template).read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"--chat-template: {settings.chat_template!r} is neither auto, none nor a file") from error
-    if (
-        not tokenizer.chat_template
-        and template is None
-        and settings.chat_template == "auto"
-        and settings.prompt is None
-        and prompt.chat
-    ):
-        prompt = choose_prompt(settings.prompt or task.task.prompt, settings.system, "none")  # a base model
+    is_base_model = not tokenizer.chat_template and template is None
+    if is_base_model and settings.chat_template == "auto" and settings.prompt is None:
+        prompt = replace(prompt, chat=False)
     prompted = []
     for problem in task.problems:
         asked = question(prompt, problem.text, examples)

@@ -1,9 +1,10 @@
 """What a run is asked for, and the check that a folder is continued under the same settings."""
 
+import argparse
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evaluation.contexts import Budget, curve_contexts
 from spo_rlhf.errors import UserError
@@ -11,6 +12,7 @@ from spo_rlhf.host.files import read_json, write_json
 
 # What a sample is told apart by: problem id, number of the sample, context it was generated for.
 SAMPLE_KEY = ("id", "sample", "context")
+Settings = TypeVar("Settings", "RunSettings", "RunOptions")
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,23 @@ class RunOptions:
     quiet: bool = False
 
 
+def from_arguments(kind: type[Settings], args: argparse.Namespace) -> Settings:
+    """RunSettings or RunOptions of a command line whose options have the fields' names."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+
+
 def graded_contexts(settings: RunSettings) -> list[int]:
-    return (
-        curve_contexts(settings.contexts)
-        if settings.curve and not settings.separate_contexts
-        else sorted(settings.contexts)
-    )
+    """The limits at which samples are graded, in rising order: those asked for, and those of the curve."""
+    if settings.curve and not settings.separate_contexts:
+        return curve_contexts(settings.contexts)
+    return sorted(settings.contexts)
 
 
 def request_seed(seed: int, task: str, problem: str, sample: int) -> int:
-    """A sample's own seed: the same in every run with this seed, whatever else runs and whatever the context."""
+    """A sample's own seed, in [0, 2**31): the same in every run with this seed, whatever else runs and at any context.
+
+    Not `core.seeds.derive_seed`: with other seeds, stored runs could no longer be continued.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed}\0{task}\0{problem}\0{sample}".encode()).digest()[:4], "big") >> 1
 
 

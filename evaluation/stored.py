@@ -9,6 +9,8 @@ from typing import Any
 from evaluation.recorder import collect_grades, submit_grades
 from evaluation.results import results
 from evaluation.settings import RunSettings, graded_contexts
+from spo_rlhf.errors import UserError
+from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
 
@@ -72,8 +74,15 @@ def regrade(output: Path, workers: int | None) -> tuple[int, int]:
 
     Returns:
         How many grades of how many changed.
+
+    Raises:
+        UserError: the folder holds no finished run, or answers of a kind that is not there.
     """
     settings, known, rows = stored_run(output)
+    if unknown := {row["kind"] for samples in rows.values() for row in samples} - KINDS.keys():
+        raise UserError(
+            f"{output} has answers of kind {', '.join(sorted(unknown))}: name the --plugin it was made with"
+        )
     changed = total = 0
     with Grader(workers) as grader:
         for name, samples in rows.items():

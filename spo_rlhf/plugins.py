@@ -7,7 +7,7 @@ A plugin is a Python file that registers what it brings when it is imported::
 
     TASKS.register("sums")(Task("sums of two numbers", files=("sums.jsonl",)))
 
-Commands load the files that `--plugin` names with `load`; processes that they start do the same on their own, with
+Commands load the files that `--plugin` names (`named_in`) with `load`; processes that they start do the same on their own, with
 `load_from_environment`, before they unpickle what comes from a plugin.
 """
 
@@ -49,6 +49,18 @@ def load(paths: Iterable[str | Path]) -> None:
 def load_from_environment() -> None:
     """Load what SPO_PLUGINS names: the first thing to do in a process that a command with plugins has started."""
     load([path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path])
+
+
+def named_in(argv: Iterable[str], flag: str = "--plugin") -> list[str]:
+    """The files that a command line names, as FLAG FILE or FLAG=FILE: what they add may have options in its parser."""
+    paths, before = [], ""
+    for argument in argv:
+        if before == flag:
+            paths.append(argument)
+        elif argument.startswith(f"{flag}="):
+            paths.append(argument.partition("=")[2])
+        before = argument
+    return paths
 
 
 def module_name(path: Path) -> str:

@@ -60,6 +60,8 @@ _NAMES = {
     "Experience": ("openrlhf.trainer.ppo_utils.experience", "Experience"),
     "RemoteExperienceMaker": ("openrlhf.trainer.ppo_utils.experience_maker", "RemoteExperienceMaker"),
     "NaiveReplayBuffer": ("openrlhf.trainer.ppo_utils.replay_buffer", "NaiveReplayBuffer"),
+    "collect_prompts": ("openrlhf.trainer.ppo_utils.samples_generator", "_collect_prompt_batch"),
+    "batch_vllm_engine_call": ("openrlhf.trainer.ray.vllm_engine", "batch_vllm_engine_call"),
     "SamplesGenerator": ("openrlhf.trainer.ppo_utils.samples_generator", "SamplesGenerator"),
     "ActorPPOTrainer": ("openrlhf.trainer.ray.ppo_actor", "ActorPPOTrainer"),
     "iter_grad_accum_global_norm": ("openrlhf.utils.loss_utils", "iter_grad_accum_global_norm"),
@@ -180,6 +182,17 @@ def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> SimpleName
         return _run(cli, statements, {"args": flat})["args"]
     except AssertionError as error:
         raise UserError(str(error) or "OpenRLHF refused the options") from None
+
+
+@contextlib.contextmanager
+def engines_awake(engines: list, args: SimpleNamespace):
+    """Context in which the engines answer; with --vllm.enable_sleep they hold device memory only in it."""
+    call = sys.modules[__name__].batch_vllm_engine_call
+    if args.vllm.enable_sleep:
+        call(engines, "wake_up")
+    yield
+    if args.vllm.enable_sleep:  # not after an error: the run ends, and an engine at work may never answer
+        call(engines, "sleep")
 
 
 def policy_ranks(args: SimpleNamespace) -> int:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "spo_rlhf"
 STACK = {"ray", "vllm", "deepspeed", "openrlhf", "transformers"}
 CORE = sorted(path.stem for path in (PACKAGE / "core").glob("*.py") if path.stem != "__init__")
-TORCH_CORE = {"loss", "ratio"}
+TORCH_CORE = {"loss", "metrics", "ratio"}
 LAYERS = ("core", "rollout", "sampling", "trainer", "cli")  # a layer imports those before it, never those after it
 KNOWS_OPENRLHF = {PACKAGE / "upstream.py", PACKAGE / "cpu.py"}
 

@@ -118,6 +118,12 @@ def test_an_error_below_the_plugin_is_told_with_the_plugins_own_line(tmp_path):
         plugins.load([path])
 
 
+def test_the_files_of_a_command_line_are_found_before_its_parser_is_made():
+    argv = ["run", "--plugin", "a.py", "--plugin=b.py", "--plugins", "c.py", "--plugin"]
+    assert plugins.named_in(argv) == ["a.py", "b.py"]
+    assert plugins.named_in(["--spo.plugin", "d.py"], "--spo.plugin") == ["d.py"]
+
+
 @pytest.mark.parametrize("name, told", [("missing.py", "no such file"), (".", "no such file"), ("a.txt", "NAME.py")])
 def test_what_is_no_python_file_is_refused(tmp_path, name, told):
     write(tmp_path, name="a.txt")

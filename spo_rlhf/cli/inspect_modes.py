@@ -9,15 +9,9 @@ from typing import Any
 
 from spo_rlhf.core import tree
 from spo_rlhf.core.advantages import chain, to_tokens
-from spo_rlhf.core.partition import PartitionConfig, below_threshold, boundaries, check_threshold
+from spo_rlhf.core.partition import PARTITIONS, Partition, below_threshold, check_threshold
 
 LARGEST_NUMBER = sys.float_info.max / 2  # so that a difference of two stays finite
-PARTITION_PARAMETERS = tuple(field.name for field in fields(PartitionConfig) if field.name != "kind")
-REQUIRED_PARAMETERS = {
-    "cutpoint": ("threshold", "interval"),
-    "fixed": ("segment_length",),
-    "segments": ("segment_count",),
-}
 
 
 def inspect_chain(case: dict[str, Any]) -> dict[str, list]:
@@ -28,7 +22,7 @@ def inspect_chain(case: dict[str, Any]) -> dict[str, list]:
             raise ValueError(f"'probs' holds {prob!r} at position {position}: give probabilities from 0 to 1")
     mask_threshold = get(case, "mask_threshold")
     check_threshold(mask_threshold, "'mask_threshold'")
-    boundary_K = boundaries(_partition(get(case, "partition")), prob_T, _texts(case))
+    boundary_K = _partition(get(case, "partition")).boundaries(prob_T, _texts(case))
     value_K = _numbers(case, "values")
     if len(value_K) != len(boundary_K) - 1:
         raise ValueError(
@@ -68,39 +62,54 @@ def _node_id(node: dict[str, Any], key: str) -> int | str | None:
 
 def _ordered(nodes: list[tuple]) -> tuple[list, list[int], list[float]]:
     """Ids, parents by position and rewards (nan: none), every parent before its children, otherwise in the order given."""
-    by_id = {}
-    for id, parent, node in nodes:
-        if id in by_id:
-            raise ValueError(f"two nodes have the id {id!r}: give each its own")
-        by_id[id] = parent, node
-    roots = [id for id, (parent, _) in by_id.items() if parent is None]
-    if len(roots) != 1:
-        raise ValueError(f'{len(roots)} nodes have no parent: exactly one, the prompt, has "parent": null')
-    below: dict = {}
-    for id, (parent, _) in by_id.items():
-        if parent is not None and parent not in by_id:
-            raise ValueError(f"node {id!r} has parent {parent!r}, which is no node")
-        below.setdefault(parent, []).append(id)
-    depth = {roots[0]: 0}
-    for id in (queue := [roots[0]]):
-        for child in below.get(id, ()):
-            depth[child] = depth[id] + 1
-            queue.append(child)
-    if len(queue) < len(by_id):
-        lost = next(id for id in by_id if id not in depth)
-        raise ValueError(f"node {lost!r} is not below the prompt: its parents go round in a circle")
+    by_id = _by_id(nodes)
+    parents_first = _from_the_prompt_down(by_id)
     # A tree whose parents stand first already keeps its order, so that the ids of trained nodes come out in it.
-    position = {id: number for number, id in enumerate(by_id)}
-    in_order = all(parent is None or position[parent] < position[id] for id, (parent, _) in by_id.items())
-    ids = list(by_id) if in_order else queue
-    row = {id: number for number, id in enumerate(ids)}
-    parent_N = [tree.NO_PARENT if by_id[id][0] is None else row[by_id[id][0]] for id in ids]
-    rewards = [by_id[id][1].get("reward") for id in ids]
+    position = {node: number for number, node in enumerate(by_id)}
+    in_order = all(parent is None or position[parent] < position[node] for node, (parent, _) in by_id.items())
+    ids = list(by_id) if in_order else parents_first
+    row = {node: number for number, node in enumerate(ids)}
+    parents = [by_id[node][0] for node in ids]
+    rewards = [by_id[node][1].get("reward") for node in ids]
     return (
         ids,
-        parent_N,
-        [math.nan if r is None else _number(r, f"'reward' of node {id!r}") for id, r in zip(ids, rewards)],
+        [tree.NO_PARENT if parent is None else row[parent] for parent in parents],
+        [
+            math.nan if reward is None else _number(reward, f"'reward' of node {node!r}")
+            for node, reward in zip(ids, rewards, strict=True)
+        ],
     )
+
+
+def _by_id(nodes: list[tuple]) -> dict:
+    """Id -> (parent, node). Raises ValueError for an id given twice, and for a parent that is no node."""
+    by_id = {}
+    for node, parent, content in nodes:
+        if node in by_id:
+            raise ValueError(f"two nodes have the id {node!r}: give each its own")
+        by_id[node] = parent, content
+    for node, (parent, _) in by_id.items():
+        if parent is not None and parent not in by_id:
+            raise ValueError(f"node {node!r} has parent {parent!r}, which is no node")
+    return by_id
+
+
+def _from_the_prompt_down(by_id: dict) -> list:
+    """Ids, level by level. Raises ValueError unless there is one prompt and everything is below it."""
+    roots = [node for node, (parent, _) in by_id.items() if parent is None]
+    if len(roots) != 1:
+        raise ValueError(f'{len(roots)} nodes have no parent: exactly one, the prompt, has "parent": null')
+    children: dict = {}
+    for node, (parent, _) in by_id.items():
+        children.setdefault(parent, []).append(node)
+    found, level = [], roots
+    while level:
+        found += level
+        level = [child for node in level for child in children.get(node, ())]
+    if len(found) < len(by_id):
+        lost = next(node for node in by_id if node not in set(found))
+        raise ValueError(f"node {lost!r} is not below the prompt: its parents go round in a circle")
+    return found
 
 
 def get(case: dict[str, Any], key: str) -> Any:
@@ -132,18 +141,20 @@ def _texts(case: dict[str, Any]) -> list[str] | None:
     return texts
 
 
-def _partition(spec: Any) -> PartitionConfig:
+def _partition(spec: Any) -> Partition:
+    """The partition of a case: its name and, whatever their defaults in training, all of its parameters."""
     if not isinstance(spec, dict):
         raise ValueError("'partition' is not an object: give one with a \"type\"")
-    kind = str(get(spec, "type"))
-    PartitionConfig(kind=kind)  # an unknown kind is to be told before what is wrong with its keys
-    for key in REQUIRED_PARAMETERS.get(kind, ()):
-        get(spec, key)
+    kind = PARTITIONS.choose(str(get(spec, "type")))
+    names = [field.name for field in fields(kind)]
+    for name in names:
+        get(spec, name)
     parameters = {key: value for key, value in spec.items() if key != "type"}
-    unknown = [key for key in parameters if key not in PARTITION_PARAMETERS]
+    unknown = [key for key in parameters if key not in names]
     if unknown:
-        raise ValueError(f"'partition' has unknown key '{unknown[0]}': choose from {', '.join(PARTITION_PARAMETERS)}")
-    return PartitionConfig(kind=kind, **parameters)
+        known = f"choose from {', '.join(names)}" if names else "it has none"
+        raise ValueError(f"'partition' has unknown key '{unknown[0]}': {known}")
+    return kind(**parameters)
 
 
 MODES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"chain": inspect_chain, "tree": inspect_tree}

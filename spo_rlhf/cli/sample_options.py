@@ -6,8 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spo_rlhf.cli.arguments import refuse_in_one_line, rows, seconds, share, temperature, whole
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.arguments import rows, seconds, share, temperature, whole
+from spo_rlhf.host.command import refuse_in_one_line
 from spo_rlhf.launch import preflight
 from spo_rlhf.sampling import selection
 

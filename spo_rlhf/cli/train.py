@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from spo_rlhf import config, upstream
-from spo_rlhf.cli import presets
+from spo_rlhf import plugins, upstream
+from spo_rlhf.cli import presets, spo_options
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.command import refuse_in_one_line
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch.output import output_to
 from spo_rlhf.launch.run import PROGRAM, describe, train
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.allow_abbrev = False
     parser.usage = f"{PROGRAM} [options]"
     parser._optionals.title = "OpenRLHF (train_ppo_ray)"
-    config.add_options(parser)
+    spo_options.add_options(parser)
     parser.error = lambda message: _refuse(parser, message)
     return parser
 
@@ -58,20 +59,29 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
 
     Raises UserError.
     """
+    plugins.load(plugin_files(argv))
     parser = build_parser()
     flat = parser.parse_args(argv)
-    explicit = config.explicit_options(parser, argv)
+    explicit = spo_options.explicit_options(parser, argv)
     presets.apply(flat, explicit)
-    notes = config.settle(flat, explicit)
+    spo, notes = spo_options.settle(flat, explicit)
     dry_run = vars(flat).pop("dry_run")
     args = upstream.validate(flat)
-    args.spo = config.resolve(args, explicit)
-    args.dry_run = dry_run
+    args.spo, args.dry_run = spo, dry_run
     from spo_rlhf.launch import preflight
 
     notes += preflight.check_options(args, explicit)
     preflight.check_inputs(args, must_load=not dry_run)
     return args, notes
+
+
+def plugin_files(argv: list[str]) -> list[str]:
+    """The files of --spo.plugin, which add options: they are loaded before the rest can be parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--spo.plugin", action="append", default=[])
+    refuse_in_one_line(parser)
+    known, _ = parser.parse_known_args(argv)
+    return vars(known)["spo.plugin"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     start = time.monotonic()
     try:
         if {"-h", "--help"} & set(argv):
+            plugins.load(plugin_files(argv))
             build_parser().parse_args(argv)
         # Loading the stack prints dozens of warnings; they belong into the log of the run.
         with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spo_rlhf import config, cpu, upstream
-from spo_rlhf.cli.arguments import refuse_in_one_line
+from spo_rlhf import cpu, upstream
+from spo_rlhf.cli.spo_options import explicit_options
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.command import refuse_in_one_line
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import write_json
 from spo_rlhf.launch import preflight
@@ -79,7 +80,7 @@ def parse(command: str, argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     """Arguments -> resolved configuration, and what was decided on the way. Raises UserError."""
     parser = build_parser(command)
     flat = parser.parse_args(argv)
-    explicit = config.explicit_options(parser, argv)
+    explicit = explicit_options(parser, argv)
     args = upstream.validate(flat, COMMANDS[command])
     notes = preflight.check_attention(args, explicit)
     for flag in ("model.model_name_or_path", "data.dataset"):

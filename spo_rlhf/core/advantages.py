@@ -1,9 +1,13 @@
 """Segment advantages, and what the tokens get of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from spo_rlhf.core.options import check
+from spo_rlhf.core.registry import Registry
 from spo_rlhf.core.values import leave_one_out
 
 STD_EPSILON = 1e-8
@@ -54,3 +58,33 @@ def normalize(adv_N: Sequence[float], mask_N: Sequence[bool]) -> np.ndarray:
     # Rounding leaves a tiny std where all are equal; dividing by it would blow up the tokens outside the mask.
     scale = 1.0 if masked.min() == masked.max() else masked.std() + STD_EPSILON
     return (adv_N - masked.mean()) / scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalizer:
+    """What is done to the advantages of a whole rollout batch; its fields are its options.
+
+    ``moves_zero``: an advantage of 0 may become another number, so samples without one are not idle.
+    """
+
+    moves_zero: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __call__(self, adv_N: Sequence[float], mask_N: Sequence[bool]) -> np.ndarray:
+        """Advantages (N,) of all tokens of the batch and which of them are under the loss -> new ones (N,)."""
+        return np.array(adv_N, dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whiten(Normalizer):
+    """Mean 0 and standard deviation 1 over the tokens under the loss."""
+
+    moves_zero = True
+
+    def __call__(self, adv_N: Sequence[float], mask_N: Sequence[bool]) -> np.ndarray:
+        return normalize(adv_N, mask_N)
+
+
+NORMALIZERS: Registry[type[Normalizer]] = Registry("advantage norm", {"none": Normalizer, "batch": Whiten})

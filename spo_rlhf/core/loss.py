@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from spo_rlhf.core.metrics import LOG_RATIO_LIMIT, METRICS, LossTokens, at_least_float32
 from spo_rlhf.core.partition import below_threshold
 from spo_rlhf.core.ratio import UnitStats, unit_index, unit_mean, unit_stats
-
-LOG_RATIO_LIMIT = 20.0  # exp stays finite in float32
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,21 @@ class LossTerms:
     """The loss of one micro-batch and what to log of it; all finite, also where the mask is empty.
 
     Only ``loss`` carries a gradient. ``policy`` and ``kl`` are sums divided by the normalizer (before ``kl_coef`` and
-    ``scale``), so those of all micro-batches of a step add up; ``clip_fraction`` and ``approx_kl`` are means over
-    ``masked_tokens``, by which they are to be weighted.
+    ``scale``), so those of all micro-batches of a step add up. ``metrics`` holds every entry of
+    ``spo_rlhf.core.metrics.METRICS``, reduced over the masked tokens of the micro-batch.
     """
 
     loss: torch.Tensor
     policy: torch.Tensor
     kl: torch.Tensor
-    clip_fraction: torch.Tensor
-    approx_kl: torch.Tensor  # KL(old || new) over the masked tokens, k3
     mask_density: torch.Tensor  # masked tokens / action tokens
     masked_tokens: torch.Tensor
+    metrics: dict[str, torch.Tensor]
     units: UnitStats
+
+    def mean(self, name: str) -> torch.Tensor:
+        """The mean over the masked tokens of a metric that reduces by it; 0 without a masked token."""
+        return self.metrics[name] / self.masked_tokens.clamp(min=1)
 
 
 def policy_mask(logp_T_old: torch.Tensor, action_mask: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -65,7 +67,7 @@ def clipped_objective(
 
     ``clip_scale``: what ``clip.low`` and ``clip.high`` are multiplied with, per token; the dual clip stays as it is.
     """
-    adv = _at_least_float32(adv)
+    adv = at_least_float32(adv)
     low, high = 1 - clip.low, 1 + clip.high
     if clip_scale is not None:
         low, high = 1 - clip.low * clip_scale.to(ratio_T.dtype), 1 + clip.high * clip_scale.to(ratio_T.dtype)
@@ -84,17 +86,8 @@ def importance_ratio(
     logp: torch.Tensor, old_logp: torch.Tensor, mask: torch.Tensor, index: torch.Tensor
 ) -> torch.Tensor:
     """r_u of the unit of each position; 1 where no token of the unit is under ``mask``."""
-    log_ratio_T = unit_mean(_at_least_float32(logp) - _at_least_float32(old_logp), mask, index)
+    log_ratio_T = unit_mean(at_least_float32(logp) - at_least_float32(old_logp), mask, index)
     return log_ratio_T.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-
-
-def k3(logp: torch.Tensor, ref_logp: torch.Tensor) -> torch.Tensor:
-    """Per-token estimate of KL(policy || reference) from tokens of the policy: exp(d) - d - 1, d = ref - logp.
-
-    http://joschu.net/blog/kl-approx.html
-    """
-    diff_T = (_at_least_float32(ref_logp) - _at_least_float32(logp)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    return diff_T.expm1() - diff_T
 
 
 def masked_sum(value_T: torch.Tensor, mask_T: torch.Tensor) -> torch.Tensor:
@@ -141,22 +134,19 @@ def spo_loss(
     # Not clamp(min=1): Z over the number of accumulation steps may lie below 1.
     per_token = torch.where(normalizer > 0, 1 / normalizer, 0)
     policy = masked_sum(objective_T, mask) * per_token
-    kl = policy.new_zeros(()) if kl_T is None else masked_sum(_at_least_float32(kl_T), kl_mask) * per_token
+    kl = policy.new_zeros(()) if kl_T is None else masked_sum(at_least_float32(kl_T), kl_mask) * per_token
 
     masked_tokens = mask.sum()
     action_tokens = masked_tokens.new_tensor(mask.numel()) if action_mask is None else action_mask.bool().sum()
-    per_masked = 1 / masked_tokens.clamp(min=1)
+    with torch.no_grad():
+        tokens = LossTokens(logp, old_logp, adv.expand_as(ratio_T), ratio_T, objective_T, clipped_T, mask)
+        metrics = {name: metric.reduced(tokens) for name, metric in METRICS.items()}
     return LossTerms(
         loss=scale * (policy + kl_coef * kl),
         policy=policy.detach(),
         kl=kl.detach(),
-        clip_fraction=masked_sum(clipped_T.to(policy.dtype), mask) * per_masked,
-        approx_kl=masked_sum(k3(old_logp, logp.detach()), mask) * per_masked,
         mask_density=masked_tokens / action_tokens.clamp(min=1),
         masked_tokens=masked_tokens,
+        metrics=metrics,
         units=unit_stats(ratio_T, clipped_T, mask, index),
     )
-
-
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

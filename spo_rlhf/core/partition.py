@@ -5,7 +5,7 @@ response, segment k being the tokens ``b_k <= t < b_{k+1}``. The first state s_0
 position T is the end of the response, whose value is the reward; only the inner states need Monte Carlo.
 
 Five kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564), ``fixed`` (a number of tokens), ``segments`` (a
-number of segments), ``newline`` and ``subsentence``. To add one, write its function and enter it into ``PARTITIONS``.
+number of segments), ``newline`` and ``subsentence``. To add one, write its record and enter it into ``PARTITIONS``.
 
 Bias of the chain gradient (mask off, un-normalised sum over tokens, ratio 1, unbiased values)
 ----------------------------------------------------------------------------------------------
@@ -34,15 +34,17 @@ improbable tokens drawn against a confident alternative, which happens with prob
 such a state. tests/core/test_unbiased.py checks this by enumeration.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spo_rlhf.core import subsentence
+from spo_rlhf.core.options import check, option, shared
+from spo_rlhf.core.registry import Registry
 
 PROB_THRESHOLD = 0.9  # rho: below it the policy hesitates
-CUTPOINT_INTERVAL = 5  # I: cutpoints in a segment
 
 
 def below_threshold(prob_T, threshold: float):
@@ -54,28 +56,6 @@ def below_threshold(prob_T, threshold: float):
     """
     prob_T = prob_T.double() if hasattr(prob_T, "double") else np.asarray(prob_T, dtype=np.float64)
     return prob_T < threshold
-
-
-@dataclass(frozen=True)
-class PartitionConfig:
-    """Which partition, and its parameters; a parameter of another kind is ignored.
-
-    Raises ValueError for an unknown kind or a parameter out of range.
-    """
-
-    kind: str = "cutpoint"
-    threshold: float = PROB_THRESHOLD  # cutpoint: p_t < threshold
-    interval: int = CUTPOINT_INTERVAL  # cutpoint: cutpoints in a segment
-    segment_length: int = 50  # fixed: tokens in a segment
-    segment_count: int = 10  # segments: how many, in a response of at least as many tokens
-
-    def __post_init__(self) -> None:
-        if self.kind not in PARTITIONS:
-            raise ValueError(f"unknown partition {self.kind!r}: choose one of {', '.join(PARTITIONS)}")
-        check_threshold(self.threshold, "the cutpoint threshold")
-        _check_count(self.interval, "the cutpoint interval")
-        _check_count(self.segment_length, "the segment length")
-        _check_count(self.segment_count, "the number of segments")
 
 
 def check_threshold(threshold: float, name: str) -> None:
@@ -150,26 +130,98 @@ def _piece_boundaries(ends_T: list[bool], has_text_T: list[bool]) -> list[int]:
     return [*boundary_K, len(ends_T)]
 
 
-TEXT_PARTITIONS = ("newline", "subsentence")  # need the text of each token
-PARTITIONS: dict[str, Callable[..., list[int]]] = {
-    "cutpoint": lambda config, prob_T, text_T: cutpoint_boundaries(prob_T, config.threshold, config.interval),
-    "fixed": lambda config, prob_T, text_T: fixed_boundaries(len(prob_T), config.segment_length),
-    "segments": lambda config, prob_T, text_T: equal_boundaries(len(prob_T), config.segment_count),
-    "newline": lambda config, prob_T, text_T: newline_boundaries(text_T),
-    "subsentence": lambda config, prob_T, text_T: subsentence_boundaries(text_T),
-}
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How a response is cut; its fields are its options. Raises OptionError for one out of range."""
+
+    needs_text: ClassVar[bool] = False  # the text of each token
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
+        """Boundaries [0, .., T] (K + 1,) of a response of T > 0 tokens; what a partition is."""
+        raise NotImplementedError
+
+    def boundaries(self, prob_T: Any, text_T: Sequence[str] | None = None) -> list[int]:
+        """Boundaries [0, .., T] of a response, checked.
+
+        ``prob_T`` (T,): probability of each token under the behaviour policy; ``text_T`` (T,): what it adds to the
+        text, for those that look at text.
+        Raises ValueError for an empty response, for missing or mismatched texts, and for boundaries that are none.
+        """
+        if text_T is not None and len(text_T) != len(prob_T):
+            raise ValueError(f"{len(text_T)} token texts for {len(prob_T)} probabilities: give one text per token")
+        boundary_K = self.cut(prob_T, text_T)
+        rising = all(start < end for start, end in zip(boundary_K, boundary_K[1:], strict=False))
+        if len(boundary_K) < 2 or boundary_K[0] != 0 or boundary_K[-1] != len(prob_T) or not rising:
+            raise ValueError(f"partition {self} gave {boundary_K}: boundaries rise from 0 to {len(prob_T)}")
+        return boundary_K
 
 
-def boundaries(config: PartitionConfig, prob_T, text_T: Sequence[str] | None = None) -> list[int]:
-    """Boundaries [0, .., T] of a response by the configured partition.
+@dataclass(frozen=True, kw_only=True)
+class Cutpoint(Partition):
+    """A boundary before every `interval`-th token at which the policy hesitated."""
 
-    ``prob_T`` (T,): probability of each token under the behaviour policy; ``text_T`` (T,): what it adds to
-    the text, for the kinds that look at text.
-    Raises ValueError for an empty response and for missing or mismatched texts.
-    """
-    if text_T is not None and len(text_T) != len(prob_T):
-        raise ValueError(f"{len(text_T)} token texts for {len(prob_T)} probabilities: give one text per token")
-    return PARTITIONS[config.kind](config, prob_T, text_T)
+    interval: int = option(5, flag="cutpoint_interval", at_least=1, metavar="I", help="cutpoints per segment")
+    threshold: float = shared("prob_threshold", PROB_THRESHOLD)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_threshold(self.threshold, "the cutpoint threshold")
+
+    def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
+        return cutpoint_boundaries(prob_T, self.threshold, self.interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Partition):
+    """A boundary every so many tokens."""
+
+    segment_length: int = option(
+        parse=int, required=True, at_least=1, metavar="L", help="tokens per segment, such as 30"
+    )
+
+    def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
+        return fixed_boundaries(len(prob_T), self.segment_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualSegments(Partition):
+    """So many segments a response, all of about one length."""
+
+    segment_count: int = option(
+        parse=int, required=True, at_least=1, metavar="N", help="segments per response, such as 5"
+    )
+
+    def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
+        return equal_boundaries(len(prob_T), self.segment_count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newline(Partition):
+    """A boundary after each line."""
+
+    needs_text = True
+
+    def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
+        return newline_boundaries(text_T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subsentence(Partition):
+    """A boundary after , . ; : ! ? and line feeds."""
+
+    needs_text = True
+
+    def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
+        return subsentence_boundaries(text_T)
+
+
+PARTITIONS: Registry[type[Partition]] = Registry(
+    "partition",
+    {"cutpoint": Cutpoint, "fixed": Fixed, "segments": EqualSegments, "newline": Newline, "subsentence": Subsentence},
+)
 
 
 def inner_states(boundary_K: Sequence[int]) -> list[int]:

@@ -8,10 +8,11 @@ a geometric mean, as in GSPO (https://arxiv.org/abs/2507.18071), and r_u stands 
 unit without a trained token contributes nothing. Tensors are (B, A) unless said otherwise; a row is one sample.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 
+from spo_rlhf.core.metrics import Reduce
 from spo_rlhf.core.units import RATIO_LEVELS, needs_ids
 
 
@@ -71,13 +72,13 @@ class UnitStats:
     clipped_responses: torch.Tensor  # every trained token clipped
     ratio_sum: torch.Tensor  # of r_u
     ratio_square_sum: torch.Tensor  # of r_u^2
-    ratio_min: torch.Tensor
-    ratio_max: torch.Tensor
+    ratio_min: torch.Tensor = field(metadata={"reduce": "min"})
+    ratio_max: torch.Tensor = field(metadata={"reduce": "max"})
 
     @classmethod
-    def sums(cls) -> tuple[str, ...]:
-        """The fields that add up over micro-batches and ranks."""
-        return tuple(field.name for field in fields(cls) if field.name not in ("ratio_min", "ratio_max"))
+    def reductions(cls) -> dict[str, Reduce]:
+        """How each field's values over micro-batches and ranks become one; those that say nothing add up."""
+        return {one.name: one.metadata.get("reduce", "sum") for one in fields(cls)}
 
 
 @torch.no_grad()

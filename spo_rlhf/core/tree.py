@@ -15,14 +15,13 @@ level's nodes of A(n) * grad log pi(segment n), divided by the B_1 * .. * B_d pl
 A loss that sums over nodes, as the official implementation's does, weighs level d by its number of nodes.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from spo_rlhf.core.advantages import STD_EPSILON
+from spo_rlhf.core.registry import Registry
 
 NO_PARENT = -1
 # Means of equal values may differ in the last bit; an advantage below this is no advantage.
@@ -54,10 +53,6 @@ class TreeShape:
         if level == len(self.branching) - 1:
             return None
         return self.segment_tokens[level if len(self.segment_tokens) > 1 else 0]
-
-    def max_nodes(self) -> int:
-        """Nodes below the prompt if no response ends early."""
-        return sum(math.prod(self.branching[: level + 1]) for level in range(len(self.branching)))
 
 
 @dataclass
@@ -112,10 +107,6 @@ class TokenTree:
         """Response tokens before the node's own: those of its ancestors."""
         return [token for ancestor in self.path(node)[:-1] for token in self.tokens(ancestor)]
 
-    def owner_S(self) -> np.ndarray:
-        """(S,) node that owns each token."""
-        return np.repeat(np.arange(len(self)), np.diff(self.start_N))
-
     def leaves(self) -> list[int]:
         """Nodes without children."""
         return sorted(set(range(1, len(self))) - set(self.parent_N))
@@ -131,17 +122,6 @@ class TokenTree:
         """Nodes whose tokens repeat those of an earlier sibling."""
         keys = [(self.parent_N[node], *self.tokens(node)) for node in range(1, len(self))]
         return len(keys) - len(set(keys))
-
-    def save(self, path: Path) -> None:
-        """Write an .npz file."""
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **{name: np.asarray(value) for name, value in vars(self).items()})
-
-    @classmethod
-    def load(cls, path: Path) -> "TokenTree":
-        """Read what ``save`` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name].tolist() for name in arrays.files})
 
 
 def children(parent_N: Sequence[int]) -> list[list[int]]:
@@ -186,23 +166,26 @@ def _over_std(value_B: np.ndarray) -> np.ndarray:
     return _against_mean(value_B) / (value_B.std() + STD_EPSILON)
 
 
-ADVANTAGES = {"mean": _against_mean, "loo": _against_others, "std": _over_std}
+# Values (B,) of siblings, which are not all equal -> their advantages (B,).
+NodeAdvantage = Callable[[np.ndarray], np.ndarray]
+ADVANTAGES: Registry[NodeAdvantage] = Registry(
+    "tree advantage", {"mean": _against_mean, "loo": _against_others, "std": _over_std}
+)
 
 
-def advantages(parent_N: Sequence[int], value_N: Sequence[float], kind: str = "mean") -> np.ndarray:
+def advantages(parent_N: Sequence[int], value_N: Sequence[float], kind: str | NodeAdvantage = "mean") -> np.ndarray:
     """A (N,) of every node against its siblings; 0 for the prompt, exactly 0 where all siblings have one value.
 
-    ``kind``: ``mean`` subtracts the value of the parent, ``loo`` the mean of the other siblings, ``std`` divides
+    ``kind``: a function of the siblings' values, or the name of one: ``mean`` subtracts the value of the parent, ``loo`` the mean of the other siblings, ``std`` divides
     ``mean`` by the siblings' standard deviation (population) + 1e-8.
-    Raises ValueError for another kind.
+    Raises ValueError for another name.
     """
-    if kind not in ADVANTAGES:
-        raise ValueError(f"unknown tree advantage {kind!r}: choose one of {', '.join(ADVANTAGES)}")
+    against = ADVANTAGES.choose(kind) if isinstance(kind, str) else kind
     value_N = np.asarray(value_N, dtype=np.float64)
     adv_N = np.zeros(len(value_N))
     for nodes in filter(None, children(parent_N)):
         spread = np.ptp(value_N[nodes]) > ZERO_ADVANTAGE
-        adv_N[nodes] = ADVANTAGES[kind](value_N[nodes]) if spread else 0.0
+        adv_N[nodes] = against(value_N[nodes]) if spread else 0.0
     adv_N[np.abs(adv_N) <= ZERO_ADVANTAGE] = 0.0
     return adv_N
 

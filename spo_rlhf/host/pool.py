@@ -118,8 +118,10 @@ class _Keeper:
     def __init__(
         self, tasks: queue.SimpleQueue, start_message: bytes | None, timeout_s: float, memory_bytes: int
     ) -> None:
-        self.tasks, self.start_message = tasks, start_message
-        self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
+        self.tasks = tasks
+        self.start_message = start_message
+        self.timeout_s = timeout_s
+        self.memory_bytes = memory_bytes
         self.process: subprocess.Popen | None = None
         self.pipe: Connection | None = None
         self.resident_bytes = 0

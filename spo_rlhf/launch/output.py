@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from spo_rlhf.config import SpoConfig
+from spo_rlhf.core import options
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.console import Console
 
 
 def plain(value: Any) -> Any:
-    """Nested namespaces and dataclasses as dicts."""
+    """Nested namespaces as dicts; the configuration as the options that give it."""
+    if isinstance(value, SpoConfig):
+        return options.values(value)
     if hasattr(value, "__dict__"):
         return {name: plain(part) for name, part in vars(value).items()}
     return value

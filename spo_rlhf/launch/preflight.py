@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
-from spo_rlhf.core.partition import TEXT_PARTITIONS
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import is_local, parse_json
 from spo_rlhf.rollout.reward import FileReward
@@ -40,11 +39,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         raise UserError(
             f"--rollout.micro_batch_size {rollout.micro_batch_size} does not spread {samples} samples evenly over {ranks} policy ranks"
         )
-    if args.spo.mode == "tree" and train.batch_size % (rollout.micro_batch_size * ranks):
-        raise UserError(
-            f"--rollout.micro_batch_size {rollout.micro_batch_size} x {ranks} policy ranks does not divide --train.batch_size "
-            f"{train.batch_size}: an iteration of --spo.mode tree trains any multiple of the latter"
-        )
+    args.spo.method.check_batch(args, ranks)
     if (
         train.colocate_all
         and ranks
@@ -106,11 +101,8 @@ def load_tokenizer(args: SimpleNamespace):
 
 def check_token_texts(args: SimpleNamespace) -> None:
     """The tokenizer gives the text of each token where partition or ratio level look at text."""
-    flag = None
-    if args.spo.ratio_level == "subsentence":
-        flag = "--spo.ratio_level subsentence"
-    elif args.spo.mode == "chain" and args.spo.partition.kind in TEXT_PARTITIONS:
-        flag = f"--spo.partition {args.spo.partition.kind}"
+    by_level = "--spo.ratio_level subsentence" if args.spo.ratio_level == "subsentence" else None
+    flag = by_level or args.spo.method.text_flag()
     if flag:
         tokenizer = load_tokenizer(args)
         check_tokenizer(tokenizer, args.actor.model_name_or_path, flag)

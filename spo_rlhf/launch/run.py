@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spo_rlhf import cpu, upstream
+from spo_rlhf import cpu, plugins, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import processes, ray_start
 from spo_rlhf.host.console import Console, duration
@@ -52,11 +52,16 @@ def start_ray(args: SimpleNamespace) -> None:
         if not address:
             options = cpu.ray_resources(needed)
 
-    def work_here() -> None:
-        os.chdir(here)
+    if files := os.environ.get(plugins.VARIABLE):
+        environment[plugins.VARIABLE] = files
+
+    def set_up_worker() -> None:
+        if address:
+            os.chdir(here)
+        plugins.load_from_environment()  # before anything that a plugin defines is unpickled
 
     # Workers of a cluster that others started are in the folder of its start: relative paths would lead elsewhere.
-    runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": work_here} if address else {})
+    runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": set_up_worker} if address or files else {})
     try:
         ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
     except ConnectionError:
@@ -79,7 +84,12 @@ def run(args: SimpleNamespace, record: RunRecord) -> None:
     start_ray(args)
     args.event_log = events.EventLog.remote()
     upstream.bind(
-        engine=engine_factory(args.spo, use_fast_tokenizer=not args.data.disable_fast_tokenizer),
+        engine=engine_factory(
+            reward_workers=args.spo.reward_workers,
+            reward_timeout=args.spo.reward_timeout,
+            max_num_seqs=args.spo.max_num_seqs,
+            use_fast_tokenizer=not args.data.disable_fast_tokenizer,
+        ),
         policy=actor.RemotePolicyActor,
         critic=actor.RemoteCriticActor,
         reference=actor.RemoteReferenceActor,

@@ -1,8 +1,8 @@
 """SPO-chain and group sampling of one prompt: responses, Monte Carlo values of their inner states, segment advantages.
 
-Each response is a request of its own. As soon as it ends it is partitioned and its Monte Carlo requests start, while other
-responses are still being sampled; nothing waits for anything but what it needs. A state that several responses share is asked
-once. Runs inside the engine's process on token ids; the engine and the grader are protocols (rollout/protocol.py).
+Each response is a request of its own. As soon as it ends it is partitioned and its Monte Carlo requests start, while
+other responses are still being sampled; nothing waits for anything but what it needs. A state that several responses
+share is asked once. Runs inside the engine's process on token ids; engine and grader are protocols (rollout/protocol.py).
 """
 
 import asyncio
@@ -11,14 +11,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spo_rlhf.core import advantages, partition, values
+from spo_rlhf.core import advantages, values
+from spo_rlhf.core.partition import Partition
+from spo_rlhf.rollout.estimators import Estimator, MonteCarlo
 from spo_rlhf.rollout.prompt import PromptSampler, gather
-from spo_rlhf.rollout.protocol import Completion, Grade
+from spo_rlhf.rollout.protocol import Completion, Engine, Grade, Grader
+
+TokenTexts = Callable[[Sequence[int]], list[str]]
+MONTE_CARLO = MonteCarlo()
+StateValues = dict[tuple[int, ...], "asyncio.Task[values.ValueEstimate]"]
 
 
 @dataclass
-class Sample:
-    """One response of T tokens in K segments. The last three fields stay empty in group mode."""
+class Response:
+    """One response of T tokens in K segments. The last three fields stay empty without segments."""
 
     completion: Completion
     grade: Grade
@@ -29,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Continuation:
-    """A Monte Carlo continuation that is trained on: what it continues, its tokens, and its advantage among its siblings."""
+    """A Monte Carlo continuation that is trained on: what it continues, its tokens, its advantage among its siblings."""
 
     prefix: tuple[int, ...]  # (b,) response tokens up to its state
     completion: Completion
@@ -49,50 +55,69 @@ class PromptRollout(PromptSampler):
 
     def __init__(
         self,
-        *args,
-        token_texts: Callable[[Sequence[int]], list[str]] | None = None,
-        state_values: dict[tuple[int, ...], asyncio.Task] | None = None,
+        engine: Engine,
+        grader: Grader,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        seed: tuple,
+        slot: int,
+        token_texts: TokenTexts | None = None,
+        state_values: StateValues | None = None,
         keep_continuations: bool = False,
-        **kwargs,
     ):
-        super().__init__(*args, **kwargs)
-        self.keep_continuations, self.continuations = keep_continuations, []
+        super().__init__(engine, grader, prompt_ids, max_tokens=max_tokens, seed=seed, slot=slot)
+        self.keep_continuations = keep_continuations
+        self.continuations: list[Continuation] = []
         self.token_texts = token_texts
-        self._state_values = {} if state_values is None else state_values
+        self._state_values: StateValues = {} if state_values is None else state_values
 
-    async def group(self, num_responses: int) -> list[Sample]:
+    async def group(self, num_responses: int) -> list[Response]:
         """`num_responses` responses with their rewards."""
         return await self._for_each_response(num_responses, self._respond)
 
-    async def chain(self, num_responses: int, config: partition.PartitionConfig, num_rollouts: int) -> list[Sample]:
+    async def chain(
+        self, num_responses: int, partition: Partition, num_rollouts: int, estimator: Estimator = MONTE_CARLO
+    ) -> list[Response]:
         """`num_responses` responses with segment advantages: V(s_0) from the other responses, or by Monte Carlo if alone.
 
-        `num_rollouts` continuations at each inner boundary. Equation: spo_rlhf/core/advantages.py.
+        `num_rollouts` continuations of a state unless the estimator asks for others. Equation: core/advantages.py.
         """
 
-        async def respond_and_value(index: int) -> Sample:
-            sample = await self._respond(index)
-            prob_T = np.exp(np.asarray(sample.completion.logprobs, dtype=np.float64))
-            token_ids = sample.completion.token_ids
-            text_T = self.token_texts(token_ids) if self.token_texts else None
-            sample.boundaries = partition.boundaries(config, prob_T, text_T)
-            states = [0] if num_responses == 1 else []
-            states += partition.inner_states(sample.boundaries)
-            self.counts.mc_states += len(states)
-            estimates = await gather(self._value(tuple(token_ids[:b]), num_rollouts) for b in states)
-            sample.value_K = [estimate.mean for estimate in estimates]
-            return sample
+        async def respond_and_value(index: int) -> Response:
+            response = await self._respond(index)
+            await self._value_segments(response, partition, num_rollouts, estimator, alone=num_responses == 1)
+            return response
 
-        samples = await self._for_each_response(num_responses, respond_and_value)
+        responses = await self._for_each_response(num_responses, respond_and_value)
         if num_responses > 1:
-            for sample, value in zip(samples, values.leave_one_out([sample.grade.reward for sample in samples])):
-                sample.value_K.insert(0, float(value))
-        for sample in samples:
-            adv_K = advantages.chain(sample.value_K, sample.grade.reward)
-            sample.adv_T = advantages.to_tokens(adv_K, sample.boundaries).tolist()
-        return samples
+            baselines = values.leave_one_out([response.grade.reward for response in responses])
+            for response, baseline in zip(responses, baselines, strict=True):
+                response.value_K.insert(0, float(baseline))
+        for response in responses:
+            adv_K = advantages.chain(response.value_K, response.grade.reward)
+            response.adv_T = advantages.to_tokens(adv_K, response.boundaries).tolist()
+        return responses
 
-    async def _for_each_response(self, count: int, respond: Callable[[int], Awaitable[Sample]]) -> list[Sample]:
+    async def _value_segments(
+        self, response: Response, partition: Partition, num_rollouts: int, estimator: Estimator, *, alone: bool
+    ) -> None:
+        """Boundaries of a response and the values of its inner states, in place; that of the prompt too where `alone`."""
+        token_ids = response.completion.token_ids
+        prob_T = np.exp(np.asarray(response.completion.logprobs, dtype=np.float64))
+        text_T = self.token_texts(token_ids) if partition.needs_text and self.token_texts else None
+
+        def value(position: int, rollouts: int | None = None) -> Awaitable[values.ValueEstimate]:
+            return self._value(tuple(token_ids[:position]), rollouts or num_rollouts)
+
+        prompt_value = asyncio.ensure_future(value(0)) if alone else None
+        response.boundaries, estimates = await estimator.estimate(partition.boundaries(prob_T, text_T), value)
+        self.counts.mc_states += len(estimates) + alone
+        if prompt_value is not None:
+            estimates = [await prompt_value, *estimates]
+        response.value_K = [estimate.mean for estimate in estimates]
+
+    async def _for_each_response(self, count: int, respond: Callable[[int], Awaitable[Response]]) -> list[Response]:
         try:
             return await gather(respond(index) for index in range(count))
         except BaseException:
@@ -100,13 +125,13 @@ class PromptRollout(PromptSampler):
                 task.cancel()
             raise
 
-    async def _respond(self, index: int) -> Sample:
+    async def _respond(self, index: int) -> Response:
         [completion] = await self._sample((), 1, ("response", self.slot, index), logprobs=True)
         self.counts.responses += 1
         self.counts.response_tokens += len(completion.token_ids)
-        return Sample(completion, await self._grade((), completion))
+        return Response(completion, await self._grade((), completion))
 
-    def _value(self, prefix: tuple[int, ...], num_rollouts: int) -> Awaitable[values.ValueEstimate]:
+    def _value(self, prefix: tuple[int, ...], num_rollouts: int) -> "asyncio.Task[values.ValueEstimate]":
         if prefix not in self._state_values:
             self._state_values[prefix] = asyncio.ensure_future(self._monte_carlo(prefix, num_rollouts))
         return self._state_values[prefix]
@@ -125,7 +150,7 @@ class PromptRollout(PromptSampler):
             adv_R = advantages.among_siblings(reward_R).tolist()
             self.continuations += [
                 Continuation(prefix, completion, grade, estimate.mean, adv)
-                for completion, grade, adv in zip(completions, grades, adv_R)
+                for completion, grade, adv in zip(completions, grades, adv_R, strict=True)
                 if adv != 0
             ]
         return estimate

@@ -2,38 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, Grader
-
-
-@dataclass
-class RolloutCounts:
-    """What a rollout cost; summed over prompts."""
-
-    responses: int = 0  # in a tree: its leaves
-    response_tokens: int = 0  # in a tree: those of all nodes, each once
-    mc_states: int = 0  # inner states of all responses
-    mc_requests: int = 0  # of these, asked (states that responses share are asked once)
-    mc_continuations: int = 0
-    mc_tokens: int = 0
-    mc_truncated: int = 0
-    trees: int = 0
-    nodes: int = 0  # below the prompts
-    duplicate_siblings: int = 0  # nodes with the same tokens as an earlier sibling
-    saved_tokens: int = 0  # what the leaves' responses would have cost more, had they been sampled one by one
-    prompt_tokens: int = 0  # prefix tokens of all requests ...
-    cached_tokens: int = 0  # ... and how many of them came from the prefix cache
-
-    @property
-    def generated_tokens(self) -> int:
-        """All tokens that were sampled."""
-        return self.response_tokens + self.mc_tokens
-
-    def add(self, other: "RolloutCounts") -> None:
-        for name, count in vars(other).items():
-            setattr(self, name, getattr(self, name) + count)
+from spo_rlhf.rollout.records import RolloutCounts
 
 
 class PromptSampler:

@@ -8,25 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from spo_rlhf.core.tree import TokenTree, TreeShape
-from spo_rlhf.rollout.prompt import PromptSampler, RolloutCounts, gather
+from spo_rlhf.rollout.prompt import PromptSampler, gather
 from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Grade
-
-
-@dataclass(eq=False)
-class GrownTree:
-    """A tree as the engine sends it."""
-
-    prompt: str
-    label: str
-    slot: int  # position of the prompt in its batch
-    weight_version: int
-    tree: TokenTree
-    counts: RolloutCounts
-
-    @property
-    def index(self) -> list[int]:
-        """The batch position, where OpenRLHF's samples have it."""
-        return [self.slot]
 
 
 @dataclass

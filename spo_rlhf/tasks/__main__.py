@@ -5,13 +5,14 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.command import OneLineParser, run_command
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import HubData, Task
 
-PROGRAM = "spo_rlhf.tasks"
+PROGRAM = "python -m spo_rlhf.tasks"
 EXAMPLES = """\
 examples:
   python -m spo_rlhf.tasks list
@@ -62,51 +63,54 @@ def as_shell(path: str, value: Any) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names and descriptions")
-    show = commands.add_parser("show", help="one task's record")
-    show.add_argument("name", metavar="NAME")
-    show.add_argument(
+    sub = commands.add_parser("show", help="one task's record")
+    sub.add_argument("name", metavar="NAME")
+    sub.add_argument(
         "--field",
         action="append",
         metavar="F",
         help="only this one, such as template or train.problem; may be repeated",
     )
-    show.add_argument("--shell", action="store_true", help="assignments for eval, in place of JSON; needs --field")
-    for each in (parser, show):
-        each.error = _refuse
+    sub.add_argument("--shell", action="store_true", help="assignments for eval, in place of JSON; needs --field")
     return parser
 
 
-def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; see python -m {PROGRAM} --help")
+def show(args: argparse.Namespace) -> None:
+    """Print a task, or some of its fields. Raises UserError."""
+    if args.name not in TASKS:
+        raise UserError(f"no task {args.name!r}; known are {', '.join(TASKS)}")
+    if args.shell and not args.field:
+        raise UserError("--shell needs --field")
+    data = as_data(args.name, TASKS[args.name])
+    values = {path: field_of(data, path) for path in args.field or []}
+    if args.shell:
+        print("\n".join(as_shell(path, value) for path, value in values.items()))
+        return
+    shown = data if not values else values if len(values) > 1 else next(iter(values.values()))
+    print(json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+def list_tasks() -> None:
+    for name, task in TASKS.items():
+        print(f"{name}: {task.description}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, or 2 for wrong usage (one line on stderr)."""
-    try:
+
+    def command() -> None:
         args = build_parser().parse_args(argv)
         if args.command == "list":
-            print("\n".join(f"{name}: {task.description}" for name, task in TASKS.items()))
-            return 0
-        if args.name not in TASKS:
-            raise UserError(f"no task {args.name!r}; known are {', '.join(TASKS)}")
-        if args.shell and not args.field:
-            _refuse("--shell needs --field")
-        data = as_data(args.name, TASKS[args.name])
-        values = {path: field_of(data, path) for path in args.field or []}
-        if args.shell:
-            print("\n".join(as_shell(path, value) for path, value in values.items()))
+            list_tasks()
         else:
-            shown = data if not values else values if len(values) > 1 else next(iter(values.values()))
-            print(json.dumps(shown, indent=2, ensure_ascii=False))
-    except UserError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+            show(args)
+
+    return run_command(PROGRAM, command)
 
 
 if __name__ == "__main__":

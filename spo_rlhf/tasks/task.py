@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from spo_rlhf.graders.kinds import KINDS
+
 #: The mathematics reward: right or wrong, by the strict grader.
 MATH_REWARD = Path(__file__).with_name("math_reward.py")
 
@@ -15,7 +17,7 @@ class Prompt:
 
     template: text with {problem}. chat: apply the model's chat template. system: system message. stop: strings that end
     a response. example: how a few-shot example reads, with {problem} and {solution}; the problem itself then follows in
-    the same form.
+    the same form. Raises ValueError where the template has no place for the problem.
     """
 
     template: str
@@ -23,6 +25,10 @@ class Prompt:
     system: str | None = None
     stop: tuple[str, ...] = ()
     example: str = "Problem: {problem}\nSolution: {solution}\n\n"
+
+    def __post_init__(self) -> None:
+        if "{problem}" not in self.template:
+            raise ValueError("the template must contain {problem}")
 
 
 #: What the evaluation asks where a task says nothing else.
@@ -95,6 +101,8 @@ class Task:
     kind: of the answers, a name in `graders.kinds.KINDS`.
     reward: reward file for training (`--reward.remote_url`).
     self_made: how it makes its own data; None where it does not.
+
+    Raises ValueError for an unknown kind, for a template without {}, and where problems are made but not asked.
     """
 
     description: str
@@ -106,6 +114,13 @@ class Task:
     kind: str = "math"
     reward: Path = MATH_REWARD
     self_made: SelfMade | None = None
+
+    def __post_init__(self) -> None:
+        KINDS.choose(self.kind)
+        if self.self_made is not None and self.template is None:
+            raise ValueError("a task that makes its own data needs a template: the small model is trained with it")
+        if self.template is not None and "{}" not in self.template:
+            raise ValueError("the template of training must contain {} for the problem")
 
     @property
     def asked(self) -> Prompt:

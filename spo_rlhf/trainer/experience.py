@@ -2,16 +2,16 @@
 
 import copy
 import itertools
+import math
 
 import ray
 import torch
 
 from spo_rlhf import upstream
-from spo_rlhf.config import SEGMENT_MODES, SpoConfig
-from spo_rlhf.core.advantages import normalize
+from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.advantages import Normalizer
 from spo_rlhf.core.loss import policy_mask
 from spo_rlhf.core.ratio import entropy_scale, unit_index
-from spo_rlhf.trainer.trees import fill_from
 
 
 def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Tensor:
@@ -27,8 +27,12 @@ def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Ten
 class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
     """Keeps the segment advantages that came with the samples; in group mode OpenRLHF computes its own."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.logprob_gap_max = math.nan  # of the last batch; OpenRLHF's train_step has no way to hand it on
+
     def make_experience_batch(self, samples):
-        if self.args.spo.mode == "tree":  # `add_log_probs` was called when they were sampled
+        if all(sample.action_log_probs is not None for sample in samples):  # `add_log_probs`, when they were sampled
             return self.compute_advantages_and_returns(self.split_rollout_samples(samples))
         return super().make_experience_batch(samples)
 
@@ -57,7 +61,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences):
         spo: SpoConfig = self.args.spo
-        if spo.mode in SEGMENT_MODES:
+        if spo.method.brings_advantages:
             for experience in experiences:
                 experience.returns = experience.advantages.clone()
                 experience.info["return"] = experience.rewards.float()
@@ -66,8 +70,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             experiences = super().compute_advantages_and_returns(experiences)
         masks = [trained_tokens(experience, spo) for experience in experiences]
         self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
-        if spo.advantage_norm == "batch":
-            whiten(experiences, masks)
+        normalize(experiences, masks, spo.advantage_norm)
         for experience, mask in zip(experiences, masks):
             response_tokens = experience.action_mask.sum(-1).clamp(min=1)
             nonzero = (experience.advantages != 0) & mask
@@ -104,11 +107,21 @@ def logprob_gap(experience: upstream.Experience) -> float:
     return gap.max().item()
 
 
-def whiten(experiences: list[upstream.Experience], masks: list[torch.Tensor]) -> None:
-    """`--spo.advantage_norm batch`, in place: one affine map from the masked tokens of the whole rollout batch."""
+def normalize(experiences: list[upstream.Experience], masks: list[torch.Tensor], norm: Normalizer) -> None:
+    """`--spo.advantage_norm`, in place: one map over the tokens of the whole rollout batch; 0 outside the actions."""
     adv_N = torch.cat([experience.advantages.flatten() for experience in experiences]).double().numpy()
     mask_N = torch.cat([mask.flatten() for mask in masks]).numpy()
-    whitened_N = torch.from_numpy(normalize(adv_N, mask_N)).float()
+    normalized_N = torch.from_numpy(norm(adv_N, mask_N)).float()
     sizes = [experience.advantages.numel() for experience in experiences]
-    for experience, adv in zip(experiences, whitened_N.split(sizes)):
+    for experience, adv in zip(experiences, normalized_N.split(sizes), strict=True):
         experience.advantages = adv.view_as(experience.advantages) * experience.action_mask
+
+
+def fill_from(sample: upstream.Experience, batch: upstream.Experience, row: int) -> None:
+    """Copy what the models computed for row `row` of a padded batch into the sample that the row came from."""
+    actions = sample.action_mask.size(1)
+    for name in ("action_log_probs", "base_action_log_probs", "kl", "clip_scale"):
+        value = getattr(batch, name)
+        setattr(sample, name, None if value is None else value[row : row + 1, :actions].clone())
+    for name, value in batch.info.items():
+        sample.info[name] = value[row : row + 1].clone() if isinstance(value, torch.Tensor) else value[row : row + 1]

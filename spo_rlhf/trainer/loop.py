@@ -2,17 +2,24 @@
 
 import random
 import time
+from collections.abc import Callable
 
 import numpy as np
 import ray
 import torch
 
 from spo_rlhf import upstream
-from spo_rlhf.rollout.prompt import RolloutCounts
+from spo_rlhf.methods.base import TrainerServices
+from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.experience import SegmentExperienceMaker
-from spo_rlhf.trainer.samples import SegmentSamplesGenerator
-from spo_rlhf.trainer.trees import NodeSupply
+from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, with_equal_logs
+
+
+def planned_steps(prompts: int, episodes: int, batch_size: int, fills_step: Callable[[int], bool]) -> int:
+    """Steps of `episodes` passes over `prompts`: an episode ends with what is left of it, if that fills a step."""
+    whole, rest = divmod(prompts, batch_size)
+    return episodes * (whole + (rest > 0 and fills_step(rest)))
 
 
 class SegmentTrainer(upstream.PPOTrainer):
@@ -21,31 +28,41 @@ class SegmentTrainer(upstream.PPOTrainer):
     def __init__(self, pretrain, strategy, *args, **kwargs):
         # The order of the prompts comes from this process's generators, which OpenRLHF does not seed.
         seed = strategy.args.train.seed
-        random.seed(seed), np.random.seed(seed % 2**32), torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
         self.reporter = Reporter(strategy.args.event_log)
         super().__init__(pretrain, strategy, *args, **kwargs)
-        maker = self.experience_maker
+        # OpenRLHF has built its own maker and generator by now: ours take over what those were given.
+        built = self.experience_maker
         self.experience_maker = SegmentExperienceMaker(
-            maker.actor_model_group,
-            maker.critic_model_group,
-            maker.reward_model_group,
-            maker.initial_model_group,
-            maker.kl_ctl,
-            strategy,
-            self.tokenizer,
+            actor_model_group=built.actor_model_group,
+            critic_model_group=built.critic_model_group,
+            reward_model_group=built.reward_model_group,
+            initial_model_group=built.initial_model_group,
+            kl_controller=built.kl_ctl,
+            strategy=strategy,
+            tokenizer=self.tokenizer,
         )
         self.samples_generator = SegmentSamplesGenerator(
-            strategy,
-            self.prompts_dataloader,
-            self.eval_dataloader,
-            self.tokenizer,
-            self.vllm_engines,
+            strategy=strategy,
+            prompts_dataloader=self.prompts_dataloader,
+            eval_dataloader=self.eval_dataloader,
+            tokenizer=self.tokenizer,
+            vllm_engines=self.vllm_engines,
             reporter=self.reporter,
+        )
+        self.supply = self.args.spo.method.supply(
+            TrainerServices(
+                args=self.args,
+                to_experience=self.samples_generator.to_experience,
+                add_log_probs=self.experience_maker.add_log_probs,
+                checkpoint_steps=lambda: upstream.checkpoint_steps(self.args),
+                reporter=self.reporter,
+            )
         )
         self.counts = RolloutCounts()  # since the last step
         self.tokens = 0  # generated for training since the start, Monte Carlo included
-        in_trees = self.args.spo.mode == "tree"
-        self.nodes = NodeSupply(self.samples_generator, self.experience_maker, self.reporter) if in_trees else None
 
     def fit(self, global_step: int = 0) -> None:
         """Train for --train.num_episodes passes over the prompts, from the checkpoint if there is one."""
@@ -56,8 +73,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.tokens = state.get("generated_tokens", 0)
         if step:
             self.broadcast_to_vllm()
-            if self.nodes is not None:
-                self.nodes.load(step)
+            self.supply.load(step)
             if state["data_loader_state_dict"]:
                 self.prompts_dataloader.load_state_dict(state["data_loader_state_dict"])
         ray.get(
@@ -73,13 +89,18 @@ class SegmentTrainer(upstream.PPOTrainer):
         for episode in range(state["episode"], self.args.train.num_episodes):
             exhausted = self.spent()
             while not exhausted:
-                samples, pass_rate, prompts, exhausted, extra = self.generate(iteration)
-                consumed, iteration, exhausted = consumed + prompts, iteration + 1, exhausted or self.spent()
+                batch, samples, measured = self.generate(iteration)
+                consumed, iteration, exhausted = (
+                    consumed + batch.prompts,
+                    iteration + 1,
+                    batch.exhausted or self.spent(),
+                )
                 if not samples:
                     continue
                 self.reporter.stage("train")
                 status, step = self.train_step(samples, step)
-                self.log_step(step, status, pass_rate, extra)
+                status = self.complete(status, measured, batch.pass_rate)
+                self.report_step(step, status)
                 progress = {
                     "episode": episode,
                     "global_step": step,
@@ -93,8 +114,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                     self.evaluate_held_out(step, progress)
         if self.args.spo.eval_ends and step % self.args.eval.steps:  # unless it was evaluated just now
             self.evaluate_held_out(step)
-        if self.nodes is not None:
-            self.nodes.report_end()
+        self.supply.report_end()
         for logger in filter(None, (self.wandb_logger, self.tensorboard_logger)):
             logger.close()
 
@@ -104,55 +124,63 @@ class SegmentTrainer(upstream.PPOTrainer):
         return budget is not None and self.tokens >= budget
 
     def planned_steps(self) -> int:
-        """Iterations of the whole run."""
-        prompts = len(self.prompts_dataloader) * self.args.train.num_episodes
-        return prompts // self.args.rollout.batch_size
+        """Steps of the whole run, as far as they can be known beforehand."""
+        rollout = self.args.rollout
+        return planned_steps(
+            len(self.prompts_dataloader),
+            self.args.train.num_episodes,
+            rollout.batch_size,
+            fills_step=lambda prompts: prompts * rollout.n_samples_per_prompt >= self.args.train.batch_size,
+        )
 
-    def generate(self, iteration: int) -> tuple:
-        """One batch of samples, and metrics of how it came about."""
-        responses = self.args.rollout.batch_size * self.args.rollout.n_samples_per_prompt
-        self.reporter.stage("generate", total=responses if self.nodes is None else self.args.rollout.batch_size)
-        self.samples_generator.iteration = iteration
+    def generate(self, iteration: int) -> tuple[RolloutBatch, list[upstream.Experience], dict[str, float]]:
+        """Rollouts of one iteration, the samples to train now, and what was measured on the way."""
+        self.reporter.stage("generate", total=self.args.rollout.batch_size)
         start = time.monotonic()
-        samples, *rest = self.samples_generator.generate_samples(**self.generate_kwargs)
-        metrics = {"timing/generation": time.monotonic() - start, **self.samples_generator.metrics}
-        self.counts.add(self.samples_generator.counts)
-        self.tokens += self.samples_generator.counts.generated_tokens
-        if self.nodes is not None and samples:
-            samples, more = self.nodes.exchange(samples, iteration)
-            metrics |= more
-        return samples, *rest, metrics
+        batch = self.samples_generator.generate(iteration, **self.generate_kwargs)
+        measured = {"timing/generation": time.monotonic() - start}
+        self.counts.add(batch.counts)
+        self.tokens += batch.counts.generated_tokens
+        if not batch.rollouts:
+            return batch, [], measured
+        samples, more = self.supply.exchange(batch.rollouts, iteration)
+        return batch, with_equal_logs(samples), measured | more
 
-    def log_step(self, step: int, status: dict, pass_rate: float | None, extra: dict) -> None:
-        """Complete `status` in place and report it; `extra` is what `generate` measured."""
-        status.pop("generated_samples", None)
-        # The time of an experience is spent in two places where nodes wait for their turn.
-        extra["timing/make_experience"] = extra.get("timing/make_experience", 0.0) + status["timing/make_experience"]
-        status.update(extra)
+    def complete(self, status: dict, measured: dict[str, float], pass_rate: float | None) -> dict:
+        """OpenRLHF's metrics of a step, with what `generate` measured and what the rollouts since the last step cost."""
+        status = {name: value for name, value in status.items() if name != "generated_samples"}
+        # The time of an experience is spent in two places where samples wait for their turn.
+        making = measured.get("timing/make_experience", 0.0) + status["timing/make_experience"]
         counts, self.counts = self.counts, RolloutCounts()
-        status.update({f"rollout/{name}": count for name, count in vars(counts).items()})
+        status |= measured | {"timing/make_experience": making}
+        status |= {f"rollout/{name}": count for name, count in vars(counts).items()}
         status["rollout/total_tokens"] = self.tokens
         status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
         status["rollout/logprob_gap_max"] = self.experience_maker.logprob_gap_max
-        timeouts = ray.get([engine.reward_timeouts.remote() for engine in self.vllm_engines])
-        status["rollout/reward_timeouts"] = sum(timeouts)
-        status["timing/step_total"] = sum(v for k, v in status.items() if k.startswith("timing/"))
+        status["rollout/reward_timeouts"] = sum(
+            ray.get([engine.reward_timeouts.remote() for engine in self.vllm_engines])
+        )
+        status["timing/step_total"] = sum(value for name, value in status.items() if name.startswith("timing/"))
         if self.args.algo.dynamic_filtering_enable:
             status["dynamic_filtering_pass_rate"] = pass_rate
+        return status
+
+    def report_step(self, step: int, status: dict) -> None:
+        """Tell the command line of a step."""
         if status.get("skipped_steps"):
             self.reporter.note(
                 f"step {step}: {status['skipped_steps']} optimizer steps skipped, no token passed the mask"
             )
-        self.reporter.send("step", step=step, metrics={k: float(v) for k, v in status.items() if v is not None})
+        metrics = {name: float(value) for name, value in status.items() if value is not None}
+        self.reporter.send("step", step=step, metrics=metrics)
 
     def save_logs_and_checkpoints(self, global_step: int, logs_dict=None, client_states=None) -> None:
-        if self.nodes is not None and global_step % self.args.ckpt.save_steps == 0:
-            self.nodes.save(global_step)
+        if global_step % self.args.ckpt.save_steps == 0:
+            self.supply.save(global_step)
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
 
     def save_best_checkpoint(self, eval_metrics, global_step, client_states=None) -> None:
-        if self.nodes is not None:  # whether it is the best is decided there; a buffer too many is pruned later
-            self.nodes.save(global_step)
+        self.supply.save(global_step)  # whether it is the best is decided there; a file too many is pruned later
         super().save_best_checkpoint(eval_metrics, global_step, client_states)
 
     def evaluate_held_out(self, step: int, progress: dict | None = None) -> None:
@@ -160,8 +188,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         if not self.eval_dataloader:
             return
         samples = self.args.eval.n_samples_per_prompt
-        self.reporter.stage("evaluate", total=len(self.eval_dataloader) * samples)
-        self.samples_generator.iteration = step
+        self.reporter.stage("evaluate", total=len(self.eval_dataloader))
+        self.samples_generator.eval_step = step
         start = time.monotonic()
         options = {**self.generate_kwargs, "temperature": self.args.eval.temperature, "n_samples_per_prompt": samples}
         metrics = self.evaluate(step, **options)

@@ -1,11 +1,12 @@
 """The objective of one micro-batch, spo_rlhf.core.loss on OpenRLHF's tensors, and its metrics over an iteration."""
 
-import math
+from typing import Any
 
 import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.core.loss import Clip, LossTerms, spo_loss
+from spo_rlhf.core.metrics import EMPTY, METRICS, Reduce
 from spo_rlhf.core.ratio import UnitStats, unit_index
 from spo_rlhf.trainer.experience import trained_tokens
 
@@ -83,8 +84,9 @@ class SegmentPolicyLoss:
         if kl_T is not None:
             covered = kl_mask.float()
             self.experience.info["kl"] = ((kl_T.detach() * covered).sum(-1) / covered.sum(-1).clamp(min=1)).float()
-        self.totals.add(terms, batch_num_tokens)
-        return terms.loss, terms.clip_fraction, terms.approx_kl, None, None
+        self.totals.add(terms)
+        clip_fraction, approx_kl = (terms.mean(name).float() for name in ("ppo_clip_ratio", "ppo_kl"))
+        return terms.loss, clip_fraction, approx_kl, None, None
 
     def _kl(self, log_probs, old_log_probs) -> torch.Tensor | None:
         """Per-token KL to the reference, by OpenRLHF's estimator; None where it is no loss term."""
@@ -132,55 +134,69 @@ class Correction:
 
 
 class MaskedTotals:
-    """Sums over the masked tokens of an iteration. OpenRLHF weights its metrics by action tokens, which depends on the split."""
+    """Metrics of the loss over an iteration. OpenRLHF weights its own by action tokens, which depends on the split."""
 
-    TOKEN_MEANS = ("policy_loss", "ppo_clip_ratio", "ppo_kl", "vllm_kl")
+    # What `add_sums` may add: sums over tokens or units of the mismatch correction.
+    CORRECTION = ("vllm_kl", "is_filtered", "is_units")
 
-    def __init__(self):
-        self.sums = dict.fromkeys(
-            (*self.TOKEN_MEANS, "masked_tokens", "is_filtered", "is_units", *UnitStats.sums()), 0.0
-        )
-        self.extremes = {"high": -math.inf, "minus_low": -math.inf}  # both to be maximised
+    def __init__(self) -> None:
+        self.reduce: dict[str, Reduce] = {
+            **{name: metric.reduce for name, metric in METRICS.items()},
+            **UnitStats.reductions(),
+            **dict.fromkeys(self.CORRECTION, "sum"),
+        }
+        self.start()
 
-    def add(self, terms: LossTerms, normalizer) -> None:
-        masked = float(terms.masked_tokens)
-        if not masked:
+    def start(self) -> None:
+        """Forget the iteration."""
+        self.values = {name: EMPTY[how] for name, how in self.reduce.items()}
+
+    def add(self, terms: LossTerms) -> None:
+        """One micro-batch."""
+        if not float(terms.masked_tokens):
             return
-        units = terms.units
-        self.add_sums(
-            {
-                "policy_loss": float(terms.policy * normalizer),
-                "ppo_clip_ratio": float(terms.clip_fraction) * masked,
-                "ppo_kl": float(terms.approx_kl) * masked,
-                "masked_tokens": masked,
-                **{name: float(getattr(units, name)) for name in UnitStats.sums()},
-            }
-        )
-        self.extremes["high"] = max(self.extremes["high"], float(units.ratio_max))
-        self.extremes["minus_low"] = max(self.extremes["minus_low"], -float(units.ratio_min))
+        for name, value in terms.metrics.items():
+            self._add(name, float(value))
+        for name in UnitStats.reductions():
+            self._add(name, float(getattr(terms.units, name)))
 
     def add_sums(self, sums: dict[str, float]) -> None:
         for name, value in sums.items():
-            self.sums[name] += value
+            self._add(name, value)
 
-    def take(self, strategy) -> dict[str, float]:
-        """Means per masked token, unit and response over all ranks and optimizer steps, and start anew."""
-        sums = strategy.all_reduce(self.sums, op="sum")
-        extremes = strategy.all_reduce(self.extremes, op="max")
-        self.__init__()
-        tokens, units, responses = sums["masked_tokens"], sums["units"], sums["responses"]
+    def _add(self, name: str, value: float) -> None:
+        how = self.reduce[name]
+        known = self.values[name]
+        self.values[name] = max(known, value) if how == "max" else min(known, value) if how == "min" else known + value
+
+    def take(self, strategy: Any) -> dict[str, float]:
+        """Metrics over all ranks and optimizer steps of the iteration; start anew."""
+        total = self._over_ranks(strategy)
+        self.start()
+        tokens, units, responses = total["trained_tokens"], total["units"], total["responses"]
         if not tokens:
             return {}
-        metrics = {name: sums[name] / tokens for name in self.TOKEN_MEANS if name != "vllm_kl" or sums["is_units"]}
-        if sums["is_units"]:
-            metrics["is_filter_ratio"] = sums["is_filtered"] / sums["is_units"]
-        return metrics | {
-            "trained_tokens": tokens,  # each as often as it was trained on
-            "ratio/clipped_units": sums["clipped_units"] / units,
-            "ratio/kept_responses": sums["kept_responses"] / responses,
-            "ratio/clipped_responses": sums["clipped_responses"] / responses,
-            "ratio/units_per_response": units / responses,
-            "ratio/min": -extremes["minus_low"],
-            "ratio/max": extremes["high"],
-            "ratio/effective_sample_size": sums["ratio_sum"] ** 2 / (units * sums["ratio_square_sum"]),
+        metrics = {
+            name: total[name] / tokens if metric.reduce == "mean" else total[name] for name, metric in METRICS.items()
         }
+        if total["is_units"]:
+            metrics["vllm_kl"] = total["vllm_kl"] / tokens
+            metrics["is_filter_ratio"] = total["is_filtered"] / total["is_units"]
+        return metrics | {
+            "ratio/clipped_units": total["clipped_units"] / units,
+            "ratio/kept_responses": total["kept_responses"] / responses,
+            "ratio/clipped_responses": total["clipped_responses"] / responses,
+            "ratio/units_per_response": units / responses,
+            "ratio/min": total["ratio_min"],
+            "ratio/max": total["ratio_max"],
+            "ratio/effective_sample_size": total["ratio_sum"] ** 2 / (units * total["ratio_square_sum"]),
+        }
+
+    def _over_ranks(self, strategy: Any) -> dict[str, float]:
+        """The values of all ranks together. The strategy knows no minimum: it is minus the maximum of the negatives."""
+        sums = {name: value for name, value in self.values.items() if self.reduce[name] in ("mean", "sum")}
+        largest = {name: value for name, value in self.values.items() if self.reduce[name] == "max"}
+        negative = {name: -value for name, value in self.values.items() if self.reduce[name] == "min"}
+        sums = strategy.all_reduce(sums, op="sum")
+        extremes = strategy.all_reduce(largest | negative, op="max")
+        return {**sums, **{name: -value if name in negative else value for name, value in extremes.items()}}

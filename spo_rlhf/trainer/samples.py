@@ -1,31 +1,32 @@
-"""Sample generation on the controller: prompts out to the engines, responses back as OpenRLHF experiences.
+"""Rollouts on the controller: prompts out to the engines, rollouts back, samples as OpenRLHF's experiences.
 
 This is the one place where positions in a response become columns of OpenRLHF's layout.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 import torch
-from vllm import SamplingParams
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.units import needs_ids, unit_ids
-from spo_rlhf.rollout.engine import RolloutRequest
-from spo_rlhf.rollout.prompt import RolloutCounts
+from spo_rlhf.methods.group import Group
+from spo_rlhf.rollout.job import RolloutRequest
+from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
 from spo_rlhf.rollout.texts import token_texts
-from spo_rlhf.rollout.tree import GrownTree
-from spo_rlhf.trainer import continuations
 from spo_rlhf.trainer.events import Reporter
-from spo_rlhf.trainer.trees import node_responses
+
+RAY_WAIT_S = 10.0
 
 
-def to_columns(value_T, prompt_length: int, total_length: int) -> torch.Tensor:
+def to_columns(value_T: Any, prompt_length: int, total_length: int) -> torch.Tensor:
     """Per-token values (T,) of a response -> (1, total_length - 1), zero elsewhere.
 
-    OpenRLHF's per-step tensors have a column per *predicted* token: column j is about token j + 1, so response token t, which
-    stands at position prompt_length + t, goes to column prompt_length + t - 1.
+    OpenRLHF's per-step tensors have a column per *predicted* token: column j is about token j + 1, so response token t,
+    which stands at position prompt_length + t, goes to column prompt_length + t - 1.
     """
     columns = torch.zeros(1, total_length - 1, dtype=torch.float32)
     start = prompt_length - 1
@@ -33,181 +34,169 @@ def to_columns(value_T, prompt_length: int, total_length: int) -> torch.Tensor:
     return columns
 
 
-def unit_columns(level: str, response: dict, boundary_K: Sequence[int], tokenizer) -> torch.Tensor | None:
+def unit_columns(level: str, sample: Sample, tokenizer: Any) -> torch.Tensor | None:
     """Ratio units (1, total_length - 1) of a sample, 0 outside its actions; None where the level needs none.
 
-    `boundary_K`: those of its segments. Each turn of a conversation has units of its own.
+    Each turn of a conversation has units of its own.
     """
     if not needs_ids(level):
         return None
-    tokens = response["observation_tokens"]
+    tokens = sample.token_ids
     columns, units = torch.zeros(1, len(tokens) - 1), 0
-    for start, end in response["action_ranges"]:
+    for start, end in sample.action_ranges:
         text_T = token_texts(tokenizer, tokens[start:end]) if level == "subsentence" else None
-        unit_T = torch.tensor(unit_ids(level, boundary_K, text_T)) + units
+        unit_T = torch.tensor(unit_ids(level, sample.boundaries, text_T)) + units
         columns += to_columns(unit_T, start, len(tokens))
         units = int(unit_T[-1])
     return columns.long()
 
 
-def segment_logs(segments: int, first_value: float) -> dict[str, torch.Tensor]:
-    """What a sample in chain mode logs: its number of segments, and the value of the state it starts from."""
-    return {"segments": torch.tensor([float(segments)]), "value_prompt": torch.tensor([float(first_value)])}
-
-
-def with_equal_logs(samples: list[upstream.Experience]) -> list[upstream.Experience]:
+def with_equal_logs(samples: Sequence[upstream.Experience]) -> list[upstream.Experience]:
     """In place: a log that only some samples have is 0 for the others (a truncated response was not graded)."""
     names = dict.fromkeys(name for sample in samples for name in sample.info)
     for sample in samples:
         sample.info = {name: sample.info.get(name, torch.tensor([0.0])) for name in names}
-    return samples
+    return list(samples)
+
+
+def is_informative(rollout: Rollout, score_range: Sequence[float]) -> bool:
+    """OpenRLHF's dynamic filtering: the mean score of the responses lies inside the range. Ungraded ones stay."""
+    scores = [sample.score for sample in rollout.samples]
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores) or not known:
+        return True
+    low, high = score_range
+    return low < sum(known) / len(known) < high
+
+
+@dataclass
+class RolloutBatch:
+    """The rollouts of one iteration, in the order of their prompts, and how they came about."""
+
+    rollouts: list[Rollout]
+    counts: RolloutCounts = field(default_factory=RolloutCounts)  # of all that was sampled, what was filtered included
+    prompts: int = 0  # taken from the data
+    pass_rate: float | None = None  # percent of them that dynamic filtering kept
+    exhausted: bool = False  # the episode has no prompt left
 
 
 class SegmentSamplesGenerator(upstream.SamplesGenerator):
-    """Asks the engines for whole rollouts: responses with rewards and, while training, segment advantages.
+    """Asks the engines for whole rollouts.
 
-    `iteration` is set by the training loop: it is a part of the seeds. Samples come in the order of the prompts, whatever the
-    order in which they were finished, so that a run can be repeated.
+    They come in the order of the prompts, whatever the order in which they were finished, so that a run can be repeated.
     """
 
-    def __init__(self, *args, reporter: Reporter, **kwargs):
+    def __init__(self, *args: Any, reporter: Reporter, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.spo: SpoConfig = self.args.spo
-        self.iteration = 0
-        self.counts = RolloutCounts()  # of the last batch
         self.reporter = reporter
-        self._purpose = "train"
-        self.metrics: dict[str, float] = {}  # of the last batch, where this class knows better than OpenRLHF
-        self._continuations: list[upstream.Experience] = []
+        self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
+        self._prompts: Any = None  # iterator over the data of the episode
+        self._spare: list[Rollout] = []  # sampled ahead, by --rollout.vllm_generate_batch_size
 
-    def generate_samples(self, **generate_kwargs):
-        samples, pass_rate, prompts_consumed, exhausted = super().generate_samples(**generate_kwargs)
-        if self.spo.mode == "tree":
-            return samples, pass_rate, prompts_consumed, exhausted
-        # An optimizer step that its samples do not fill would leak its gradient into the next iteration.
-        whole = len(samples) // self.args.train.batch_size * self.args.train.batch_size
-        if whole < len(samples):
-            self.reporter.note(
-                f"{len(samples) - whole} of {len(samples)} samples do not fill a --train.batch_size of "
-                f"{self.args.train.batch_size} and are not trained on"
-            )
-        samples = with_equal_logs(samples[:whole])
-        if self.spo.train_continuations:
-            samples, self.metrics = continuations.join(
-                samples,
-                self._continuations,
-                batch_size=self.args.train.batch_size,
-                seed=(self.args.train.seed, self.iteration),
-                keep_responses=self.spo.advantage_norm == "batch",  # whitening gives all of them an advantage
-            )
-        return with_equal_logs(samples), pass_rate, prompts_consumed, exhausted
+    @torch.no_grad()
+    def generate(self, iteration: int, **options: Any) -> RolloutBatch:
+        """--rollout.batch_size prompts, or what the episode has left of them; the next call then starts another."""
+        args = self.args
+        batch = RolloutBatch([])
+        if self._prompts is None and not self._spare:
+            self._prompts = iter(self.prompts_dataloader)
+        if len(self._spare) < args.rollout.batch_size and self._prompts is not None:
+            wanted = getattr(args.rollout, "vllm_generate_batch_size", None) or args.rollout.batch_size
+            score_range = args.algo.dynamic_filtering_range if args.algo.dynamic_filtering_enable else None
+            with upstream.engines_awake(self.vllm_engines, args):
+                batch = self._collect(self._prompts, wanted, ("train", iteration), score_range, options)
+            if batch.exhausted:
+                self._prompts = None
+            self._spare += batch.rollouts
+        batch.rollouts = self._spare[: args.rollout.batch_size]
+        self._spare = self._spare[args.rollout.batch_size :]
+        batch.exhausted = self._prompts is None and not self._spare
+        return batch
 
-    def generate_eval_samples(self, **generate_kwargs):
-        self._purpose = "eval"
-        try:
-            return super().generate_eval_samples(**generate_kwargs)
-        finally:
-            self._purpose = "train"
+    @torch.no_grad()
+    def generate_eval_samples(self, **options: Any) -> list[upstream.Experience]:
+        """Responses to all held-out prompts; OpenRLHF's `evaluate` asks for them."""
+        prompts, samples, exhausted = iter(self.eval_dataloader), [], False
+        with upstream.engines_awake(self.vllm_engines, self.args):
+            while not exhausted:
+                batch = self._collect(prompts, self.args.rollout.batch_size, ("eval", self.eval_step), None, options)
+                samples += [self._in_layout(rollout, one) for rollout in batch.rollouts for one in rollout.samples]
+                exhausted = batch.exhausted
+        return samples
 
-    def _generate_vllm(self, *args, **kwargs):
-        self._next_slot, self.counts, self._continuations = 0, RolloutCounts(), []
-        experiences, prompts_consumed, exhausted = super()._generate_vllm(*args, **kwargs)
-        aside = {id(experience) for experience in self._continuations}
-        experiences = [experience for experience in experiences if id(experience) not in aside]
-        experiences.sort(key=lambda experience: experience.index[0])
-        return experiences, prompts_consumed, exhausted
-
-    def _dispatch_prompts_to_vllm(self, prompts, labels, *, images=None, **generate_kwargs):
-        images = images or [None] * len(prompts)
-        num_samples = generate_kwargs.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
-        pending = ray.get([engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines])
-        refs = []
-        for prompt, label, image in zip(prompts, labels, images):
-            index = min(range(len(pending)), key=pending.__getitem__)
-            pending[index] += num_samples
-            engine = self.vllm_engines[index]
-            request = self._request(prompt, label, num_samples, generate_kwargs)
-            if image or self.args.train.agent_func_path:
-                refs.append(self._upstream_rollout(engine, request, image))
-            else:
-                refs.append(engine.rollout.remote(request))
-        return refs
-
-    def _request(self, prompt: str, label: str, num_samples: int, generate_kwargs: dict) -> RolloutRequest:
-        slot, self._next_slot = self._next_slot, self._next_slot + 1
-        return RolloutRequest(
-            prompt=prompt,
-            label=label,
-            slot=slot,
-            seed=(self.args.train.seed, self._purpose, self.iteration),
-            num_samples=num_samples,
-            max_length=generate_kwargs.get("max_len", self.args.data.max_len),
-            max_new_tokens=generate_kwargs.get("max_new_tokens"),
-            temperature=generate_kwargs.get("temperature", 1.0),
-            top_p=generate_kwargs.get("top_p", 1.0),
-            top_k=generate_kwargs.get("top_k", -1),
-            mode=self.spo.mode if self._purpose == "train" else "group",
-        )
-
-    def _upstream_rollout(self, engine, request: RolloutRequest, image):
-        """OpenRLHF's own rollout, for agents and images (group mode only)."""
-        params = SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            max_tokens=request.max_new_tokens,
-            min_tokens=1,
-            skip_special_tokens=False,
-            logprobs=0,
-        )
-        return engine.generate_responses.remote(
-            prompt=request.prompt,
-            label=request.label,
-            sampling_params=params,
-            max_length=request.max_length,
-            hf_tokenizer=self.tokenizer,
-            num_samples=request.num_samples,
-            images=image,
-        )
-
-    def _process_response_into_experience(self, response, **generate_kwargs):
-        if isinstance(response, GrownTree):
-            self.counts.add(response.counts)
-            self.reporter.progress("generate")
-            return response  # whole; `nodes` makes samples of it
-        experience = super()._process_response_into_experience(response, **generate_kwargs)
-        experience.index = [response.get("slot", 0)]
-        if "counts" in response:
-            self.counts.add(response["counts"])
-        if "continuation" in response:
-            continuation = response["continuation"]
-            self._as_one_segment(experience, response, continuation.advantage)
-            experience.info |= segment_logs(1, continuation.state_value)
-            self._continuations.append(experience)
-            return experience
-        self.reporter.progress("evaluate" if self._purpose == "eval" else "generate")
-        sample = response.get("segments")
-        if self._purpose == "train":
-            boundary_K = [] if sample is None else sample.boundaries
-            experience.unit_ids = unit_columns(self.spo.ratio_level, response, boundary_K, self.tokenizer)
-        if sample is not None:
-            [(prompt_length, _)] = response["action_ranges"]
-            total_length = len(response["observation_tokens"])
-            experience.advantages = to_columns(sample.adv_T, prompt_length, total_length)
-            experience.info |= segment_logs(len(sample.boundaries) - 1, sample.value_K[0])
+    def to_experience(self, rollout: Rollout, sample: Sample) -> upstream.Experience:
+        """One sample in OpenRLHF's layout, a batch of one row, with its ratio units and its advantages."""
+        experience = self._in_layout(rollout, sample)
+        experience.unit_ids = unit_columns(self.spo.ratio_level, sample, self.tokenizer)
+        if sample.adv_T is not None:
+            [(start, _)] = sample.action_ranges
+            experience.advantages = to_columns(sample.adv_T, start, len(sample.token_ids))
         return experience
 
-    def nodes(self, grown: GrownTree) -> list[upstream.Experience]:
-        """The trained nodes of a tree, a sample each."""
-        experiences = []
-        for response, advantage in node_responses(grown, self.spo.tree_advantage):
-            experience = super()._process_response_into_experience(response, max_len=self.args.data.max_len)
-            self._as_one_segment(experience, response, advantage)
-            experiences.append(experience)
-        return experiences
+    def _in_layout(self, rollout: Rollout, sample: Sample) -> upstream.Experience:
+        response = {
+            "prompt": rollout.prompt,
+            "label": rollout.label,
+            "images": sample.images,
+            "mm_train_inputs": sample.mm_train_inputs,
+            "observation_tokens": sample.token_ids,
+            "action_ranges": sample.action_ranges,
+            "rollout_log_probs": sample.logprobs,
+            "truncated": sample.truncated,
+            "reward": sample.reward,
+            "scores": sample.score,
+            "extra_logs": sample.logs,
+        }
+        experience = self._process_response_into_experience(response, max_len=self.args.data.max_len)
+        experience.index = [rollout.slot]
+        return experience
 
-    def _as_one_segment(self, experience: upstream.Experience, response: dict, advantage: float) -> None:
-        """Give all actions of a sample one advantage, in place."""
-        experience.advantages = experience.action_mask.float() * advantage
-        whole = [0, int(experience.action_mask.sum())]
-        experience.unit_ids = unit_columns(self.spo.ratio_level, response, whole, self.tokenizer)
+    def _collect(
+        self, data: Any, num_prompts: int, purpose: tuple, score_range: Sequence[float] | None, options: dict
+    ) -> RolloutBatch:
+        """Rollouts of the next prompts of `data`; those outside `score_range` are replaced by further prompts."""
+        batch, kept = RolloutBatch([]), 0
+        pending = self._dispatch(data, num_prompts, purpose, options, batch)
+        while pending:
+            ready, pending = ray.wait(pending, num_returns=1, timeout=RAY_WAIT_S)
+            for rollout in ray.get(ready):
+                batch.counts.add(rollout.counts)
+                if score_range is not None and not is_informative(rollout, score_range):
+                    pending += self._dispatch(data, 1, purpose, options, batch)
+                    continue
+                kept += 1
+                batch.rollouts.append(rollout)
+                self.reporter.progress("evaluate" if purpose[0] == "eval" else "generate")
+        if score_range is not None and batch.prompts:
+            batch.pass_rate = 100 * kept / batch.prompts
+        batch.rollouts.sort(key=lambda rollout: rollout.slot)
+        return batch
+
+    def _dispatch(self, data: Any, count: int, purpose: tuple, options: dict, batch: RolloutBatch) -> list:
+        """Send the next `count` prompts, each to the engine with the least to do, and count them in `batch`."""
+        prompts, labels, images, exhausted = upstream.collect_prompts(data, count)
+        batch.exhausted = batch.exhausted or exhausted
+        num_samples = options.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
+        waiting = ray.get([engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines])
+        refs = []
+        for prompt, label, image in zip(prompts, labels, images, strict=True):
+            request = RolloutRequest(
+                prompt=prompt,
+                label=label,
+                slot=batch.prompts,
+                seed=(self.args.train.seed, *purpose),
+                num_samples=num_samples,
+                max_length=options.get("max_len", self.args.data.max_len),
+                max_new_tokens=options.get("max_new_tokens"),
+                temperature=options.get("temperature", 1.0),
+                top_p=options.get("top_p", 1.0),
+                top_k=options.get("top_k", -1),
+                method=self.spo.method if purpose[0] == "train" else Group(),
+                images=image,
+            )
+            least = min(range(len(waiting)), key=waiting.__getitem__)
+            waiting[least] += num_samples
+            refs.append(self.vllm_engines[least].rollout.remote(request))
+            batch.prompts += 1
+        return refs

@@ -10,7 +10,7 @@ import pytest
 import torch
 from estimates import Piece, Setting
 
-from spo_rlhf.core.partition import PartitionConfig
+from spo_rlhf.core.partition import Cutpoint, Newline
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_the_gradient_is_that_of_the_log_probabilities_of_own_tokens(model):
 
 
 def test_a_part_of_a_response_weighs_one_over_its_samples():
-    setting = Setting(partition=PartitionConfig("newline"), rollouts=4, continuations=True)
+    setting = Setting(partition=Newline(), rollouts=4, continuations=True)
     texts = {1: "x", 2: "\n"}
 
     def text_of(ids):
@@ -53,7 +53,7 @@ def test_a_part_of_a_response_weighs_one_over_its_samples():
 
 def test_intervals_are_those_asked_for_and_the_one_at_which_the_rest_varies():
     known = noise.settings(10, [5, 30], 15)
-    cutpoints = {name for name, one in known.items() if one.partition and one.partition.kind == "cutpoint"}
+    cutpoints = {name for name, one in known.items() if isinstance(one.partition, Cutpoint)}
     assert {name.split(",")[0] for name in cutpoints} == {"cutpoint 5", "cutpoint 15", "cutpoint 30"}
     assert known["cutpoint 30, 4 x 4, mask"].partition.interval == 30
     assert known["cutpoint 15, 8 x 9, mask (paper)"].partition.interval == 15

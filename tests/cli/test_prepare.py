@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from spo_rlhf.cli import prepare
+from spo_rlhf.host.files import whole_or_nothing
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
 
 ROOT = Path(__file__).parents[2]
@@ -92,11 +93,11 @@ def test_what_was_there_survives_a_failure_at_any_moment(tmp_path):
     output.mkdir()
     (output / "old").touch()
     with pytest.raises(ZeroDivisionError):
-        with prepare.whole_or_nothing(output) as directory:
+        with whole_or_nothing(output) as directory:
             (directory / "half").touch()
-            1 / 0
+            raise ZeroDivisionError
     with pytest.raises(FileNotFoundError):
-        with prepare.whole_or_nothing(output) as directory:
+        with whole_or_nothing(output) as directory:
             directory.rmdir()  # so that it cannot take its place in the end
     assert [path.name for path in tmp_path.iterdir()] == ["task"] and [path.name for path in output.iterdir()] == [
         "old"
@@ -140,6 +141,45 @@ def test_knights_and_knaves(tmp_path):
     record = json.loads((tmp_path / "prepare.json").read_text(encoding="utf-8"))
     assert record["settings"]["people"] == 2 and not {"min_steps", "max_steps"} & set(record["settings"])
     assert record["steps"] == 1 and json.loads((tmp_path / "model" / "config.json").read_text())["vocab_size"] > 512
+
+
+SUMS = """
+from spo_rlhf.tasks.registry import TASKS
+from spo_rlhf.tasks.splits import write_splits
+from spo_rlhf.tasks.task import SelfMade, Setting, Task
+
+
+def write_task(directory, seed, train, test, sft, *, largest, supervised_from=None):
+    def generate(seed, count, exclude):
+        pairs = [(a, b) for a in range(largest) for b in range(largest) if f"{a} + {b}" not in exclude]
+        texts = [{"problem": f"{a} + {b}", "solution": f"#### {a + b}", "answer": str(a + b)} for a, b in pairs]
+        return [{"id": str(n), **row} for n, row in enumerate(texts[:count])]
+
+    return write_splits(directory, "sums", generate, seed, train, test, sft)
+
+
+settings = {"largest": Setting(300, "numbers are below it", smallest=2)}
+TASKS.register("sums")(Task("sums of two numbers", template="{} = ", self_made=SelfMade(write_task, settings)))
+"""
+
+
+def test_a_plugin_file_adds_a_task_with_its_own_setting(tmp_path):
+    """In a process of its own: what a plugin registers stays."""
+    plugin = tmp_path / "sums.py"
+    plugin.write_text(SUMS)
+    told = subprocess.run(command("--help", "--plugin", str(plugin)), cwd=ROOT, capture_output=True, text=True)
+    assert "--largest N sums: numbers are below it, default 300" in " ".join(told.stdout.split())
+    options = ["--plugin", str(plugin), "--task", "sums", "--largest", "250", *FEW, "--output", str(tmp_path / "task")]
+    done = subprocess.run(command(*options), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "task" / "prepare.json").read_text(encoding="utf-8"))
+    assert record["settings"]["largest"] == 250 and "min_steps" not in record["settings"]
+    assert rows(tmp_path / "task" / "test.jsonl")[1]["problem"] == "0 + 1"
+    small = subprocess.run(command(*options, "--largest", "1"), cwd=ROOT, capture_output=True, text=True)
+    assert small.returncode == 2 and "--largest" in small.stderr and small.stderr.count("\n") == 1
+    plugin.write_text(SUMS.replace('"largest": Setting', '"seed": Setting'))
+    taken = subprocess.run(command(*options), cwd=ROOT, capture_output=True, text=True)
+    assert taken.returncode == 2 and "task sums: --seed is an option already" in taken.stderr
 
 
 def test_the_record_of_the_default_task_has_the_settings_it_had(finished):

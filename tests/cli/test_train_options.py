@@ -10,10 +10,10 @@ import stack
 from transformers import ByT5Tokenizer
 
 from spo_rlhf import upstream
-from spo_rlhf.cli.presets import PRESETS
 from spo_rlhf.cli.train import build_parser, main, parse
 from spo_rlhf.errors import UserError
 from spo_rlhf.launch.output import flatten, plain
+from spo_rlhf.methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,6 @@ def refused(task, tmp_path, capfd):
     return run
 
 
-# Where the resolved configuration has another name for an option.
-PRESET_NAMES = {
-    "spo.partition": "spo.partition.kind",
-    "spo.prob_threshold": "spo.partition.threshold",
-    "spo.cutpoint_interval": "spo.partition.interval",
-    "spo.tree_branching": "spo.tree.branching",
-    "spo.tree_segment_tokens": "spo.tree.segment_tokens",
-}
 CONTRADICTIONS = [
     (dict(spo__preset="papers"), "invalid choice: 'papers'"),
     (dict(spo__partition="fixed"), "--spo.segment_length"),
@@ -120,8 +112,8 @@ CONTRADICTIONS = [
         "does not go with --spo.train_continuations",
     ),
     (dict(spo__mode="group", spo__mc_rollouts=None, spo__train_continuations=True), "use --spo.mode chain"),
-    (dict(spo__prob_threshold=1.5), "probability"),
-    (dict(spo__reward_timeout=0), "seconds"),
+    (dict(spo__prob_threshold=1.5), "--spo.prob_threshold 1.5: must be above 0 and at most 1"),
+    (dict(spo__reward_timeout=0), "--spo.reward_timeout 0.0: must be above 0"),
     (dict(vllm__num_engines=None), "--vllm.num_engines"),
     (dict(train__batch_size=24), "--train.batch_size 24"),
     (dict(train__micro_batch_size=5), "--train.micro_batch_size"),
@@ -256,7 +248,7 @@ def resolved_by_preset(task, tmp_path, **changes) -> dict:
 @pytest.mark.parametrize("mode", ["chain", "tree", "group"])
 def test_a_preset_stands_where_the_command_says_nothing(task, tmp_path, mode):
     config = resolved_by_preset(task, tmp_path, spo__mode=mode)
-    preset = {PRESET_NAMES.get(name, name): value for name, value in PRESETS["paper"][mode].items()}
+    preset = METHODS[mode].presets["paper"]
     assert {name: config[name] for name in preset} == preset
 
 
@@ -265,7 +257,7 @@ def test_a_preset_stands_where_the_command_says_nothing(task, tmp_path, mode):
     [
         (dict(spo__mc_rollouts=2), "spo.mc_rollouts", 2),
         (dict(actor__adam__lr=3e-4), "actor.adam.lr", 3e-4),
-        (dict(spo__partition="newline"), "spo.partition.kind", "newline"),
+        (dict(spo__partition="newline"), "spo.partition", "newline"),
         ({"no-spo__prob_mask": True}, "spo.kl_scope", "all"),
         (dict(spo__mode="tree", rollout__n_samples_per_prompt=8), "rollout.n_samples_per_prompt", 8),
     ],
@@ -286,7 +278,7 @@ def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp
         timeout=180,
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert "spo.partition.interval = 5" in done.stdout and "algo.kl.use_loss = True" in done.stdout
+    assert "spo.cutpoint_interval = 5" in done.stdout and "algo.kl.use_loss = True" in done.stdout
     for actor in ("policy[1]", "reference[1]", "engine[1]"):
         assert re.search(rf"{re.escape(actor)} +device 1 ", done.stdout)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spo_rlhf.core.partition import PartitionConfig, boundaries
+from spo_rlhf.core.partition import Partition
 from spo_rlhf.core.values import monte_carlo
 
 TEXT, NEWLINE, EOS = range(3)
@@ -58,8 +58,8 @@ class ToyLM:
                 reached += weight
         return total / reached
 
-    def partition(self, config: PartitionConfig, index: int) -> list[int]:
-        return boundaries(config, self.probs_T[index], [self.texts[token] for token in self.responses[index]])
+    def partition(self, config: Partition, index: int) -> list[int]:
+        return config.boundaries(self.probs_T[index], [self.texts[token] for token in self.responses[index]])
 
     def possible(self) -> list[int]:
         return [index for index, weight in enumerate(self.weights) if weight > 0]

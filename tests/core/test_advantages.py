@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spo_rlhf.core.advantages import chain, normalize, to_tokens
-from spo_rlhf.core.partition import PartitionConfig, boundaries
+from spo_rlhf.core.partition import Cutpoint
 
 values = st.floats(-10, 10)
 advantages = st.lists(st.tuples(values, st.booleans()), min_size=1, max_size=40)
@@ -14,7 +14,7 @@ advantages = st.lists(st.tuples(values, st.booleans()), min_size=1, max_size=40)
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(1, 6), values, st.data())
 def test_segment_advantages_of_a_response_sum_to_reward_minus_start_value(prob_T, interval, reward, data) -> None:
-    boundary_K = boundaries(PartitionConfig(interval=interval), prob_T)
+    boundary_K = Cutpoint(interval=interval).boundaries(prob_T)
     num_segments = len(boundary_K) - 1
     value_K = data.draw(st.lists(values, min_size=num_segments, max_size=num_segments))
     adv_T = to_tokens(chain(value_K, reward), boundary_K)

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spo_rlhf.core.loss import Clip, clipped_objective, k3, masked_sum, policy_mask, spo_loss
+from spo_rlhf.core.loss import Clip, clipped_objective, masked_sum, policy_mask, spo_loss
+from spo_rlhf.core.metrics import k3
 from spo_rlhf.core.partition import PROB_THRESHOLD, below_threshold, cutpoint_boundaries
 
 SHAPE = (3, 7)
@@ -65,7 +66,7 @@ def test_loss_and_gradient_match_the_formula(normalizer: float, clip: Clip) -> N
     terms = loss_of(batch, logp, **options)
     terms.loss.backward()
     assert terms.loss.item() == pytest.approx(reference_loss(**batch, **options), rel=1e-12)
-    assert 0 < terms.clip_fraction < 1
+    assert 0 < terms.mean("ppo_clip_ratio") < 1
 
     step = 1e-6
     for index in np.ndindex(*SHAPE):
@@ -87,10 +88,10 @@ def test_terms_are_the_parts_of_the_loss() -> None:
     assert terms.masked_tokens.item() == mask.sum()
     assert terms.mask_density.item() == pytest.approx(mask.sum() / kl_mask.sum())
     diff = (batch["logp"] - batch["old_logp"])[mask]
-    assert terms.approx_kl.item() == pytest.approx((np.exp(diff) - diff - 1).mean())
+    assert terms.mean("ppo_kl").item() == pytest.approx((np.exp(diff) - diff - 1).mean())
     ratio, adv = np.exp(diff), batch["adv"][mask]
     clipped = ((ratio > 1.2) & (adv > 0)) | ((ratio < 0.8) & (adv < 0))
-    assert terms.clip_fraction.item() == pytest.approx(clipped.mean())
+    assert terms.mean("ppo_clip_ratio").item() == pytest.approx(clipped.mean())
 
 
 def test_gradient_at_ratio_1_is_minus_the_advantage_over_z() -> None:
@@ -137,8 +138,10 @@ def test_extreme_log_ratios_stay_finite(extreme: float) -> None:
             kl_coef=0.1,
         )
         (grad,) = torch.autograd.grad(terms.loss, logp)
-        of_loss = {name: value for name, value in vars(terms).items() if name != "units"}
-        assert all(torch.isfinite(value) for part in (of_loss, vars(terms.units)) for value in part.values())
+        of_loss = {name: value for name, value in vars(terms).items() if name not in ("units", "metrics")}
+        assert all(
+            torch.isfinite(value) for part in (of_loss, terms.metrics, vars(terms.units)) for value in part.values()
+        )
         assert torch.isfinite(grad).all()
 
 

@@ -15,14 +15,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from spo_rlhf.core.loss import Clip, k3, spo_loss
+from spo_rlhf.core.loss import Clip, spo_loss
+from spo_rlhf.core.metrics import k3
 from spo_rlhf.core.ratio import unit_index
 from spo_rlhf.core.units import RATIO_LEVELS
 
 RESPONSES, TOKENS, FEATURES = 8, 6, 4
 WORLD_SIZE = 4
 CLIP, KL_COEF = Clip(low=0.1, high=0.1), 0.05
-METRICS = ("loss", "policy", "kl", "clip_fraction", "approx_kl", "mask_density", "masked_tokens")
+METRICS = ("loss", "policy", "kl", "mask_density", "masked_tokens")
 
 
 def make_batch(empty: bool = False) -> dict[str, torch.Tensor]:
@@ -70,6 +71,7 @@ def step_gradient(
             clip_scale=None if level == "token" else part["clip_scale"],
         )
         assert all(torch.isfinite(getattr(terms, name)).all() for name in METRICS)
+        assert all(torch.isfinite(value) for value in terms.metrics.values())
         (terms.loss / len(micro_batches)).backward()
     gradient = weight.grad
     if group:

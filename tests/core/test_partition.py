@@ -6,13 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spo_rlhf.core.partition import (
-    CUTPOINT_INTERVAL,
     PARTITIONS,
     PROB_THRESHOLD,
-    TEXT_PARTITIONS,
-    PartitionConfig,
+    Cutpoint,
+    EqualSegments,
+    Fixed,
+    Newline,
+    Partition,
+    Subsentence,
     below_threshold,
-    boundaries,
     cutpoint_boundaries,
     equal_boundaries,
     fixed_boundaries,
@@ -28,11 +30,11 @@ interval = st.integers(1, 7)
 texts = st.sampled_from(["x", " ", "\n", "y\n", "\nz", "\n\n", " \n", "", "\r\n", "3", ".", ",", "3.", ".5 "])
 text_lists = st.lists(texts, min_size=1, max_size=40)
 configs = st.one_of(
-    st.builds(PartitionConfig, st.just("cutpoint"), threshold=st.floats(0.01, 1), interval=interval),
-    st.builds(PartitionConfig, st.just("fixed"), segment_length=interval),
-    st.builds(PartitionConfig, st.just("segments"), segment_count=interval),
-    st.just(PartitionConfig("newline")),
-    st.just(PartitionConfig("subsentence")),
+    st.builds(Cutpoint, threshold=st.floats(0.01, 1), interval=interval),
+    st.builds(Fixed, segment_length=interval),
+    st.builds(EqualSegments, segment_count=interval),
+    st.just(Newline()),
+    st.just(Subsentence()),
 )
 
 
@@ -44,7 +46,7 @@ def pieces(boundary_K: list[int], values: list) -> list[list]:
 def test_boundaries_cover_the_response_and_strictly_increase(config, text_T, data) -> None:
     num_tokens = len(text_T)
     prob_T = data.draw(st.lists(probability, min_size=num_tokens, max_size=num_tokens))
-    boundary_K = boundaries(config, prob_T, text_T)
+    boundary_K = config.boundaries(prob_T, text_T)
     assert boundary_K[0] == 0 and boundary_K[-1] == num_tokens
     assert all(type(b) is int for b in boundary_K)
     assert all(start < end for start, end in zip(boundary_K, boundary_K[1:]))
@@ -128,43 +130,58 @@ def test_float32_probabilities_are_compared_in_float64() -> None:
 
 
 def test_defaults_are_those_of_the_paper() -> None:
-    config = PartitionConfig()
-    assert (config.kind, config.threshold, config.interval) == ("cutpoint", 0.9, 5)
-    assert (PROB_THRESHOLD, CUTPOINT_INTERVAL) == (0.9, 5)
+    config = Cutpoint()
+    assert (config.threshold, config.interval) == (0.9, 5) and PROB_THRESHOLD == 0.9
 
 
-@pytest.mark.parametrize("kind", PARTITIONS)
-def test_empty_response_is_refused(kind: str) -> None:
+EACH = [Cutpoint(), Fixed(segment_length=2), EqualSegments(segment_count=2), Newline(), Subsentence()]
+
+
+def test_every_partition_of_the_table_is_tested_here() -> None:
+    assert {type(partition) for partition in EACH} == set(PARTITIONS.values())
+
+
+@pytest.mark.parametrize("partition", EACH)
+def test_empty_response_is_refused(partition: Partition) -> None:
     with pytest.raises(ValueError, match="response"):
-        boundaries(PartitionConfig(kind), [], [])
+        partition.boundaries([], [])
 
 
-@pytest.mark.parametrize("kind", TEXT_PARTITIONS)
-def test_partitions_of_text_need_one_text_per_token(kind: str) -> None:
+@pytest.mark.parametrize("partition", [partition for partition in EACH if partition.needs_text])
+def test_partitions_of_text_need_one_text_per_token(partition: Partition) -> None:
     with pytest.raises(ValueError, match="needs the text"):
-        boundaries(PartitionConfig(kind), [0.5])
+        partition.boundaries([0.5])
     with pytest.raises(ValueError, match="2 token texts for 1 prob"):
-        boundaries(PartitionConfig(kind), [0.5], ["a", "b"])
+        partition.boundaries([0.5], ["a", "b"])
+
+
+@pytest.mark.parametrize("boundary_K", [[0], [0, 2], [1, 3], [0, 2, 2, 3], [0, 3, 2]])
+def test_boundaries_that_are_none_are_refused(boundary_K: list[int]) -> None:
+    class Broken(Partition):
+        def cut(self, prob_T, text_T) -> list[int]:
+            return boundary_K
+
+    with pytest.raises(ValueError, match="rise from 0 to 3"):
+        Broken().boundaries([0.5, 0.5, 0.5])
 
 
 @pytest.mark.parametrize(
-    "parameters",
+    ("kind", "parameters"),
     [
-        {"kind": "sentence"},
-        {"threshold": 0},
-        {"threshold": 1.1},
-        {"threshold": float("nan")},
-        {"threshold": "0.9"},
-        {"interval": 0},
-        {"interval": 2.0},
-        {"interval": True},
-        {"segment_length": -1},
-        {"segment_count": 0},
+        (Cutpoint, {"threshold": 0}),
+        (Cutpoint, {"threshold": 1.1}),
+        (Cutpoint, {"threshold": float("nan")}),
+        (Cutpoint, {"threshold": "0.9"}),
+        (Cutpoint, {"interval": 0}),
+        (Cutpoint, {"interval": 2.0}),
+        (Cutpoint, {"interval": True}),
+        (Fixed, {"segment_length": -1}),
+        (EqualSegments, {"segment_count": 0}),
     ],
     ids=str,
 )
-def test_bad_parameters_are_refused_in_one_line(parameters: dict) -> None:
+def test_bad_parameters_are_refused_in_one_line(kind: type[Partition], parameters: dict) -> None:
     with pytest.raises(ValueError) as refusal:
-        PartitionConfig(**parameters)
+        kind(**parameters)
     assert "\n" not in str(refusal.value)
     assert str(next(iter(parameters.values()))) in str(refusal.value)

@@ -13,11 +13,20 @@ from enumerable import ToyLM
 
 from spo_rlhf.core.advantages import among_siblings, chain, to_tokens
 from spo_rlhf.core.loss import Clip, spo_loss
-from spo_rlhf.core.partition import PROB_THRESHOLD, PartitionConfig, inner_states
+from spo_rlhf.core.partition import (
+    PROB_THRESHOLD,
+    Cutpoint,
+    EqualSegments,
+    Fixed,
+    Newline,
+    Partition,
+    Subsentence,
+    inner_states,
+)
 from spo_rlhf.core.values import leave_one_out
 
 
-def expected_spo_gradient(lm: ToyLM, config: PartitionConfig) -> np.ndarray:
+def expected_spo_gradient(lm: ToyLM, config: Partition) -> np.ndarray:
     """Expectation of minus the gradient of the SPO loss, over all groups of two responses, by autograd.
 
     At ratio 1 the objective is linear in the advantage, so the probability of a group is multiplied into it.
@@ -64,7 +73,7 @@ def expected_continuation_gradient(lm: ToyLM, state: tuple[int, ...], siblings: 
     return -torch.autograd.grad(terms.loss, lm.logits)[0].numpy()
 
 
-def cutpoint_bias(lm: ToyLM, config: PartitionConfig) -> np.ndarray:
+def cutpoint_bias(lm: ToyLM, config: Partition) -> np.ndarray:
     """The bias that the docstring of ``spo_rlhf.core.partition`` states, from the closed-form scores."""
     bias = np.zeros_like(lm.prob)
     for index in lm.possible():
@@ -86,22 +95,22 @@ def _value_if_improbable(lm: ToyLM, state: tuple[int, ...], threshold: float) ->
     return sum(prob[token] * lm.value((*state, token)) for token in low) / prob[low].sum()
 
 
-SUBSENTENCE = PartitionConfig("subsentence")
+SUBSENTENCE = Subsentence()
 # In all of them a token may be the end of a piece or not, by what the next one is: "3" "." "3", "3" "," "3".
 AMBIGUOUS_TEXTS = [("3", ".", ""), ("3", ",\n", ""), ("x3", ", .", "")]
-CUTPOINT_1 = PartitionConfig("cutpoint", interval=1)
-CUTPOINT_2 = PartitionConfig("cutpoint", interval=2)
+CUTPOINT_1 = Cutpoint(interval=1)
+CUTPOINT_2 = Cutpoint(interval=2)
 PAST_DECIDES = [
-    PartitionConfig("fixed", segment_length=1),
-    PartitionConfig("fixed", segment_length=2),
-    PartitionConfig("fixed", segment_length=3),
-    PartitionConfig("newline"),
+    Fixed(segment_length=1),
+    Fixed(segment_length=2),
+    Fixed(segment_length=3),
+    Newline(),
 ]
 
 
 @pytest.mark.parametrize("config", PAST_DECIDES, ids=str)
 @pytest.mark.parametrize("seed", range(2))
-def test_gradient_is_exact_where_the_past_decides_the_boundaries(seed: int, config: PartitionConfig) -> None:
+def test_gradient_is_exact_where_the_past_decides_the_boundaries(seed: int, config: Partition) -> None:
     lm = ToyLM(seed, confident=0.5)
     exact = lm.policy_gradient()
     assert np.abs(exact).max() > 0.01
@@ -109,14 +118,14 @@ def test_gradient_is_exact_where_the_past_decides_the_boundaries(seed: int, conf
 
 
 @pytest.mark.parametrize("config", [CUTPOINT_1, CUTPOINT_2], ids=str)
-def test_cutpoint_gradient_is_exact_without_confident_tokens(config: PartitionConfig) -> None:
+def test_cutpoint_gradient_is_exact_without_confident_tokens(config: Partition) -> None:
     lm = ToyLM(seed=2)
     assert lm.prob.max() < PROB_THRESHOLD
     np.testing.assert_allclose(expected_spo_gradient(lm, config), lm.policy_gradient(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", [CUTPOINT_1, CUTPOINT_2], ids=str)
-def test_cutpoint_gradient_is_exact_with_forced_tokens(config: PartitionConfig) -> None:
+def test_cutpoint_gradient_is_exact_with_forced_tokens(config: Partition) -> None:
     lm = ToyLM(seed=0, forced=0.5)
     partitions_T4 = {tuple(lm.partition(config, i)) for i in lm.possible() if len(lm.responses[i]) == 4}
     assert len(partitions_T4) > 1, "the boundaries must depend on the response, or this is the fixed partition"
@@ -125,7 +134,7 @@ def test_cutpoint_gradient_is_exact_with_forced_tokens(config: PartitionConfig) 
 
 
 @pytest.mark.parametrize("config", [CUTPOINT_1, CUTPOINT_2], ids=str)
-def test_cutpoint_bias_with_confident_tokens_is_the_stated_one(config: PartitionConfig) -> None:
+def test_cutpoint_bias_with_confident_tokens_is_the_stated_one(config: Partition) -> None:
     lm = ToyLM(seed=4, confident=0.5)
     bias = expected_spo_gradient(lm, config) - lm.policy_gradient()
     assert np.abs(bias).max() > 1e-3, "not a case to tell apart from an exact gradient"
@@ -153,7 +162,7 @@ def test_continuations_of_a_state_give_the_gradient_of_its_value(siblings: int) 
 
 def test_chain_and_continuations_together_give_the_gradients_of_all_visited_states() -> None:
     """Expectation over whole rollouts: grad V(s_0) and, for every inner state of a response, R times grad V(s_b)."""
-    lm, config, siblings = ToyLM(seed=6, max_tokens=3), PartitionConfig("fixed", segment_length=1), 2
+    lm, config, siblings = ToyLM(seed=6, max_tokens=3), Fixed(segment_length=1), 2
     total, expected = expected_spo_gradient(lm, config), lm.policy_gradient()
     for index in lm.possible():
         for b in inner_states(lm.partition(config, index)):
@@ -165,7 +174,7 @@ def test_chain_and_continuations_together_give_the_gradients_of_all_visited_stat
 
 
 def test_gradient_of_a_number_of_segments_is_exact_for_responses_of_one_length_only() -> None:
-    config = PartitionConfig("segments", segment_count=2)
+    config = EqualSegments(segment_count=2)
     one_length = ToyLM(seed=1, confident=0.5, endless=True)
     assert np.abs(one_length.policy_gradient()).max() > 0.01
     np.testing.assert_allclose(expected_spo_gradient(one_length, config), one_length.policy_gradient(), atol=1e-6)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spo_rlhf.core.partition import PartitionConfig, boundaries, subsentence_boundaries
+from spo_rlhf.core.partition import Cutpoint, subsentence_boundaries
 from spo_rlhf.core.units import RATIO_LEVELS, needs_ids, unit_ids
 
 TEXTS = ["It", " is", " 3", ".", "14", ",", " so"]
@@ -12,7 +12,7 @@ TEXTS = ["It", " is", " 3", ".", "14", ",", " so"]
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 5))
 def test_units_of_segments_are_the_segments(prob_T, interval) -> None:
-    boundary_K = boundaries(PartitionConfig(interval=interval), prob_T)
+    boundary_K = Cutpoint(interval=interval).boundaries(prob_T)
     units_T = unit_ids("segment", boundary_K, None)
     for unit, (start, end) in enumerate(zip(boundary_K, boundary_K[1:]), start=1):
         assert units_T[start:end] == [unit] * (end - start)

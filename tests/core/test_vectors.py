@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spo_rlhf.core.advantages import chain, to_tokens
-from spo_rlhf.core.partition import PartitionConfig, below_threshold, boundaries
+from spo_rlhf.core.partition import PARTITIONS, below_threshold
 
 CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "chain.jsonl").read_text().splitlines()]
 
@@ -15,7 +15,8 @@ CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "
 def test_chain_vector(case: dict) -> None:
     given, expected = case["input"], case["expected"]
     parameters = dict(given["partition"])
-    boundary_K = boundaries(PartitionConfig(parameters.pop("type"), **parameters), given["probs"])
+    partition = PARTITIONS.choose(parameters.pop("type"))(**parameters)
+    boundary_K = partition.boundaries(given["probs"])
     adv_K = chain(given["values"], given["reward"])
     assert boundary_K == expected["boundaries"]
     assert adv_K.tolist() == pytest.approx(expected["advantages"], abs=1e-12)

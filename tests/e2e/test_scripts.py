@@ -42,19 +42,19 @@ OFFICIAL = {
         "data.max_len": 2048,
     },
     "spo_chain_gsm8k": {
-        "spo.partition.interval": 5,
-        "spo.partition.threshold": 0.9,
+        "spo.cutpoint_interval": 5,
+        "spo.prob_threshold": 0.9,
         "spo.mc_rollouts": 9,
         "train.max_epochs": 2,
     },
     "spo_chain_math": {
-        "spo.partition.interval": 5,
+        "spo.cutpoint_interval": 5,
         "spo.mc_rollouts": 4,
         "train.max_epochs": 1,
         "train.batch_size": 128,
     },
-    "spo_tree_gsm8k": {"spo.tree.branching": (6, 6, 6), "spo.tree.segment_tokens": (30,), "rollout.batch_size": 16},
-    "spo_tree_math": {"spo.tree.branching": (6, 6, 6), "spo.tree.segment_tokens": (600,), "rollout.batch_size": 32},
+    "spo_tree_gsm8k": {"spo.tree_branching": (6, 6, 6), "spo.tree_segment_tokens": (30,), "rollout.batch_size": 16},
+    "spo_tree_math": {"spo.tree_branching": (6, 6, 6), "spo.tree_segment_tokens": (600,), "rollout.batch_size": 32},
     "ppo_gsm8k": {"algo.advantage.estimator": "gae", "algo.advantage.lambd": 1.0, "critic.value_clip": 0.2},
     "sspo_gsm8k": {"spo.ratio_level": "subsentence", "spo.entropy_clip": 0.5, "actor.eps_clip_low_high": (0.05, 0.05)},
     "gspo_gsm8k": {
@@ -64,12 +64,12 @@ OFFICIAL = {
     },
     "spo_chain_segment_ratio_gsm8k": {
         "spo.ratio_level": "segment",
-        "spo.partition.interval": 5,
+        "spo.cutpoint_interval": 5,
         "spo.prob_mask": True,
         "spo.mc_rollouts": 9,
     },
     "grpo_mask_math": {"algo.advantage.estimator": "group_norm", "spo.prob_mask": True},
-    "vineppo_math": {"spo.partition.kind": "newline", "spo.prob_mask": False},
+    "vineppo_math": {"spo.partition": "newline", "spo.prob_mask": False},
 }
 
 # Instead of the official values; a script without an entry has no others.

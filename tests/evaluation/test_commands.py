@@ -1,6 +1,8 @@
 """The commands that need no engine, through the real command line."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,9 @@ from evaluation import tables
 from evaluation.__main__ import main, parse
 from evaluation.contexts import as_rows
 from evaluation.results import summarize
-from evaluation.settings import RunSettings
+from evaluation.settings import RunOptions, RunSettings, from_arguments
 from evaluation.stored import regrade, write_results
-from spo_rlhf.host.files import read_json, write_json, write_jsonl
+from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,10 +71,9 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkey
     [[], ["run", "--model", "m"], ["run", "--contexts", "a"], ["grade", "--mode", "x"], ["sample"], ["report", "-x"]],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
+    assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.count("\n") == 1 and "--help" in error
+    assert error.startswith("spo-eval") and error.count("\n") == 1 and "--help" in error
 
 
 def test_what_cannot_be_loaded_or_written_says_what_to_do(tmp_path, monkeypatch, capsys):
@@ -96,7 +97,8 @@ def test_the_sweep_script_shows_its_commands():
     done = subprocess.run(["bash", str(script), "some/model", "--dry-run"], capture_output=True, text=True, check=True)
     run, report = done.stdout.splitlines()
     args = parse(run.partition(" -m evaluation ")[2].split())
-    assert (args.tasks, args.contexts, args.prompt) == ("math500,aime24,gsm8k", (2048, 4096, 32768), "open-r1")
+    assert args.tasks == ("math500", "aime24", "gsm8k")
+    assert (args.contexts, args.prompt) == ((2048, 4096, 32768), "open-r1")
     assert "report" in report and "--paper" in report
     assert subprocess.run(["bash", str(script), "--no-such"], capture_output=True).returncode == 2
 
@@ -110,6 +112,83 @@ def test_bad_rows_are_named(tmp_path, capsys):
     assert 'row 1: "pred" must be a text' in capsys.readouterr().err
 
 
+def test_settings_get_every_option_under_its_own_name():
+    options = [
+        "--model",
+        "m",
+        "--output",
+        "d",
+        "--tasks",
+        "gsm8k,mine=x.jsonl",
+        "--contexts",
+        "256,64",
+        "--samples",
+        "3",
+    ]
+    more = ["--temperature", "0", "--top-p", "0.5", "--seed", "7", "--budget", "response", "--few-shot", "2"]
+    args = parse(["run", *options, *more, "--limit", "9", "--no-curve", "--workers", "4", "--data-parallel", "2"])
+    assert from_arguments(RunSettings, args) == RunSettings(
+        model="m",
+        tasks=("gsm8k", "mine=x.jsonl"),
+        contexts=(64, 256),
+        samples=3,
+        temperature=0.0,
+        top_p=0.5,
+        seed=7,
+        budget="response",
+        few_shot=2,
+        limit=9,
+        curve=False,
+    )
+    assert from_arguments(RunOptions, args) == RunOptions(Path("d"), data_parallel=2, grade_workers=4)
+
+
+def test_a_plugin_file_adds_a_kind_of_answers(tmp_path):
+    """The example of docs/graders.md, as it stands there."""
+    document = (ROOT / "docs" / "graders.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "KINDS.register" in block)
+    plugin = tmp_path / "words.py"
+    plugin.write_text(code)
+    rows = [{"gold": "blue", "pred": "The sky is blue."}, {"gold": "blue", "pred": "The sky is red."}]
+    write_jsonl(tmp_path / "in.jsonl", rows)
+    files = ["--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--workers", "1"]
+    command = [sys.executable, "-m", "evaluation", "grade", "--kind", "word", *files]
+    done = subprocess.run([*command, "--plugin", str(plugin)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [row["correct"] for row in read_jsonl(tmp_path / "out.jsonl")] == [True, False]
+    without = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert without.returncode == 2 and without.stderr.count("\n") == 1
+    assert "unknown answer kind 'word'; give auto, or one of math, roles" in without.stderr
+
+
+def test_a_plugin_file_adds_a_task(tmp_path):
+    """Told by the help, and loaded up to the model that is not there."""
+    plugin = tmp_path / "sums.py"
+    plugin.write_text(
+        "from spo_rlhf.tasks.registry import TASKS\n"
+        "from spo_rlhf.tasks.task import Task\n"
+        "TASKS.register('sums')(Task('sums', files=('sums.jsonl',), template='{} = '))\n"
+    )
+    write_jsonl(tmp_path / "sums.jsonl", [{"problem": "1 + 1", "answer": 2}])
+    command = [sys.executable, "-m", "evaluation", "run", f"--plugin={plugin}"]
+    told = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "sums, or NAME=PATH.jsonl" in " ".join(told.stdout.split())
+    run = [*command, "--tasks", "sums", "--data-dir", str(tmp_path), "--model", "nobody/nothing", "--output", "x"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "download the model first" in done.stderr.splitlines()[-1]
+    missing = subprocess.run([*command, "--plugin", "nowhere.py"], cwd=ROOT, capture_output=True, text=True)
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "nowhere.py: no such file" in missing.stderr
+
+
+def test_stored_answers_of_a_kind_that_is_not_there_are_refused(tmp_path, capsys):
+    folder = make_run(tmp_path / "run", "m", [[5]], samples=1)
+    path = folder / "samples" / "demo.jsonl"
+    write_jsonl(path, [{**row, "kind": "word"} for row in read_jsonl(path)])
+    assert main(["regrade", str(folder)]) == 2
+    assert "answers of kind word: name the --plugin it was made with" in capsys.readouterr().err
+
+
 def test_flags_win_over_a_preset():
     args = parse(["run", "--preset", "spo-paper", "--model", "m", "--output", "d", "--samples", "4"])
     assert (args.contexts, args.seed, args.prompt, args.budget, args.samples) == (
@@ -121,18 +200,20 @@ def test_flags_win_over_a_preset():
     )
 
 
-def test_evaluation_never_imports_the_trainer():
+def test_evaluation_never_imports_training_or_the_command_lines_not_even_through_others():
     code = (
-        "import sys, evaluation.__main__, evaluation.run, spo_rlhf.sampling.engine\n"
-        "heavy = ('spo_rlhf.trainer', 'spo_rlhf.rollout', 'openrlhf', 'deepspeed', 'vllm', 'ray.')\n"
+        "import sys, evaluation.__main__, evaluation.run, evaluation.stored, spo_rlhf.sampling.engine\n"
+        "rooms = ('trainer', 'rollout', 'methods', 'launch', 'cli')\n"
+        "heavy = (*(f'spo_rlhf.{room}' for room in rooms), 'openrlhf', 'deepspeed', 'vllm', 'ray.')\n"
         "print(*[name for name in sys.modules if name.startswith(heavy)])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
 
 def make_run(folder, model, answers, samples=2):
-    """A stored run of one task: per problem the numbers that its samples box; the response is 20 tokens, cut short
-    at context 25.
+    """A stored run of one task: per problem the numbers that its samples box.
+
+    A response is 20 tokens, cut short at context 25.
     """
     settings = RunSettings(model, ("demo",), (25, 64), samples=samples, curve=False)
     rows = []

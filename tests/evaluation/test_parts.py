@@ -14,6 +14,9 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.host.files import read_jsonl
 from spo_rlhf.sampling.sample_log import SampleLog
+from spo_rlhf.tasks.prompts import PROMPTS
+from spo_rlhf.tasks.registry import TASKS
+from spo_rlhf.tasks.task import Prompt, Task
 
 DATA_DIR = Path(os.environ.get("SPO_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
@@ -78,7 +81,7 @@ def test_wrong_tasks_are_refused(tmp_path, spec, row, message):
 def test_few_shot_prompts_show_solved_examples_first(tmp_path):
     path = tmp_path / "shots.jsonl"
     path.write_text("".join(json.dumps({"problem": f"P{n}", "solution": f"S{n}"}) + "\n" for n in range(3)))
-    text = prompts.question(prompts.PROMPTS["few-shot"], "Q {x}", prompts.load_examples(str(path), 2))
+    text = prompts.question(PROMPTS["few-shot"], "Q {x}", prompts.load_examples(str(path), 2))
     assert text == "Problem: P0\nSolution: S0\n\nProblem: P1\nSolution: S1\n\nProblem: Q {x}\nSolution:"
     with pytest.raises(UserError, match="4 rows"):
         prompts.load_examples(str(path), 4)
@@ -91,6 +94,20 @@ def test_prompt_files_need_a_place_for_the_problem(tmp_path):
     for name, message in ((str(tmp_path / "bad.txt"), "must contain"), ("nowhere", "neither a preset")):
         with pytest.raises(UserError, match=message):
             prompts.choose_prompt(name, None, "auto")
+
+
+def test_the_tasks_own_prompt_is_asked_unless_another_is_named():
+    own = Prompt("{problem}?", chat=False)
+    assert prompts.choose_prompt(None, None, "auto", own) == own
+    assert prompts.choose_prompt("raw", None, "auto", own) == PROMPTS["raw"]
+    assert prompts.choose_prompt(None, "Be brief.", "none", own) == Prompt("{problem}?", chat=False, system="Be brief.")
+
+
+def test_a_task_without_local_files_or_public_data_asks_for_a_path(tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "chess", Task("moves"))
+    for data_dir, told in ((tmp_path, "names no local files"), (None, "has no public data set")):
+        with pytest.raises(UserError, match=rf"{told}; give chess=PATH\.jsonl"):
+            tasks.load_task("chess", data_dir)
 
 
 @given(

@@ -5,13 +5,13 @@ import asyncio
 import numpy as np
 import pytest
 
-from spo_rlhf.core.partition import PartitionConfig, boundaries, inner_states
+from spo_rlhf.core.partition import Cutpoint, Fixed, Newline, inner_states
 from spo_rlhf.core.seeds import SEED_BITS, derive_seed
 from spo_rlhf.rollout.chain import PromptRollout
 from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
 
 PROMPT = [7, 7, 7]
-CUTPOINTS = PartitionConfig("cutpoint", threshold=0.6, interval=1)
+CUTPOINTS = Cutpoint(threshold=0.6, interval=1)
 
 
 def toy(max_tokens=6, seed=0):
@@ -34,7 +34,7 @@ def rollout(model, engine=None, *, seed=(1, "train", 0), slot=0, state_values=No
     return job, engine
 
 
-@pytest.mark.parametrize("config", [CUTPOINTS, PartitionConfig("fixed", segment_length=2), PartitionConfig("newline")])
+@pytest.mark.parametrize("config", [CUTPOINTS, Fixed(segment_length=2), Newline()])
 @pytest.mark.parametrize("num_responses", [1, 2, 5])
 def test_asks_exactly_what_the_partition_says(config, num_responses):
     job, engine = rollout(toy())
@@ -44,7 +44,7 @@ def test_asks_exactly_what_the_partition_says(config, num_responses):
     for sample in samples:
         token_ids, prob_T = sample.completion.token_ids, np.exp(sample.completion.logprobs)
         text_T = ["\n" if token == 1 else "x" for token in token_ids]
-        assert sample.boundaries == boundaries(config, prob_T, text_T)
+        assert sample.boundaries == config.boundaries(prob_T, text_T)
         expected |= {tuple(token_ids[:b]) for b in inner_states(sample.boundaries)}
     if num_responses == 1:
         expected.add(())
@@ -93,7 +93,7 @@ def test_continuations_are_kept_with_their_advantage_among_their_siblings():
 def test_values_converge_to_the_true_ones():
     model = toy()
     job, _ = rollout(model)
-    [sample] = asyncio.run(job.chain(1, PartitionConfig("fixed", segment_length=2), num_rollouts=4000))
+    [sample] = asyncio.run(job.chain(1, Fixed(segment_length=2), num_rollouts=4000))
     states = [sample.completion.token_ids[:b] for b in sample.boundaries[:-1]]
     np.testing.assert_allclose(sample.value_K, [model.value(state) for state in states], atol=0.05)
 
@@ -110,7 +110,7 @@ def test_monte_carlo_starts_while_other_responses_are_being_sampled():
     finished_early = []
 
     async def watch():
-        task = asyncio.ensure_future(job.chain(2, PartitionConfig("fixed", segment_length=1), num_rollouts=2))
+        task = asyncio.ensure_future(job.chain(2, Fixed(segment_length=1), num_rollouts=2))
         await asyncio.sleep(0.1)
         finished_early.extend(prefix for prefix, _, _ in engine.requests if prefix)
         return await task
@@ -141,7 +141,7 @@ def test_equal_prompts_share_their_states():
     second, _ = rollout(model, engine, slot=1, state_values=known)
 
     async def both():
-        fixed = PartitionConfig("fixed", segment_length=1)
+        fixed = Fixed(segment_length=1)
         return await asyncio.gather(first.chain(8, fixed, 2), second.chain(8, fixed, 2))
 
     asyncio.run(both())
@@ -168,7 +168,7 @@ def test_a_failing_engine_ends_the_rollout_and_leaves_no_request():
 
     async def run():
         with pytest.raises(ConnectionError, match="engine died"):
-            await job.chain(4, PartitionConfig("fixed", segment_length=1), 3)
+            await job.chain(4, Fixed(segment_length=1), 3)
         await asyncio.sleep(0)
         return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 

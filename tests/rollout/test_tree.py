@@ -1,6 +1,7 @@
 """The tree sampler on a tabular model: which nodes it grows, when, and what they hold."""
 
 import asyncio
+import math
 import random
 
 import numpy as np
@@ -49,7 +50,8 @@ def test_every_node_is_what_the_shape_says(shape, model_seed):
             assert grown.truncated_N[node] == (not ended)
         expected = [np.log(model.probabilities(response[:t])[response[t]]) for t in range(len(response))]
         assert grown.logprobs(node) == pytest.approx(expected[-len(tokens) :])
-    assert len(grown) - 1 <= shape.max_nodes()
+    most = sum(math.prod(shape.branching[: level + 1]) for level in range(len(shape.branching)))
+    assert len(grown) - 1 <= most
     assert len(engine.requests) == len(grown) - 1 == job.counts.nodes
     assert job.counts.responses == len(grown.leaves()) and job.counts.response_tokens == len(grown.token_S)
 

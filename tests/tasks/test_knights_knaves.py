@@ -257,6 +257,6 @@ def test_the_evaluation_takes_these_files_and_the_benchmarks(tmp_path):
     task = load_task(f"knights_knaves={tmp_path / 'test.jsonl'}", None)
     assert (task.task.kind, len(task.problems)) == ("roles", 5)
     assert grade_here(Question(task.problems[0].gold, kind=task.task.kind), row["solution"]).correct
-    prompt = choose_prompt(task.task.prompt, None, "none")
+    prompt = choose_prompt(None, None, "none", own=task.task.asked)
     assert question(prompt, row["problem"]) == kk.PROMPT_TEMPLATE.format(row["problem"])
     assert len(benchmark("test")) == len(load_task("knights_knaves", DATA).problems) == 100

@@ -10,7 +10,7 @@ import pytest
 from spo_rlhf.tasks.__main__ import main
 from spo_rlhf.tasks.prompts import PROMPTS
 from spo_rlhf.tasks.registry import TASKS
-from spo_rlhf.tasks.task import BOXED, HubData, Prompt, Task, training_template
+from spo_rlhf.tasks.task import BOXED, HubData, Prompt, SelfMade, Task, training_template
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +39,20 @@ def test_braces_that_are_no_place_for_the_problem_are_doubled():
 def test_without_a_prompt_of_its_own_a_task_is_asked_as_it_is_trained():
     assert Task("words", template="Q: {} {{}}").asked == Prompt("Q: {problem} {}", chat=False)
     assert Task("words").asked is BOXED
+
+
+def test_a_template_needs_a_place_for_the_problem():
+    with pytest.raises(ValueError, match="must contain {problem}"):
+        Prompt("Solve it: {}")
+    with pytest.raises(ValueError, match="must contain {} for the problem"):
+        Task("words", template="Solve it: {problem}")
+
+
+def test_a_record_that_cannot_work_is_refused():
+    with pytest.raises(ValueError, match="unknown answer kind 'move': choose one of math, roles"):
+        Task("chess", kind="move")
+    with pytest.raises(ValueError, match="needs a template"):
+        Task("sums", self_made=SelfMade(write_task=dict))
 
 
 def test_a_data_set_of_several_parts_has_no_name_for_training():

@@ -7,23 +7,10 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.core.partition import PartitionConfig
+from spo_rlhf.methods.chain import Chain
 from spo_rlhf.trainer.samples import to_columns
 
-SPO = SpoConfig(
-    mode="chain",
-    partition=PartitionConfig(threshold=0.5),
-    prob_mask=True,
-    mc_rollouts=3,
-    kl_scope="all",
-    advantage_norm="none",
-    reward_timeout=1.0,
-    reward_workers=1,
-    max_num_seqs=8,
-    eval_ends=True,
-    run_dir=None,
-    verbose=False,
-)
+SPO = SpoConfig(method=Chain(mc_rollouts=3), prob_threshold=0.5)
 PROMPT, RESPONSE = 3, 4
 
 

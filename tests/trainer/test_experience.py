@@ -7,9 +7,11 @@ import pytest
 import torch
 from batches import ADV, PROB, PROMPT, RESPONSE, SPO, arguments, experience
 
-from spo_rlhf.core.loss import Clip, clipped_objective, k3
+from spo_rlhf.core.advantages import Whiten
+from spo_rlhf.core.loss import Clip, clipped_objective
+from spo_rlhf.core.metrics import k3
 from spo_rlhf.trainer.actor import LossWindows, SegmentReplayBuffer
-from spo_rlhf.trainer.experience import SegmentExperienceMaker, logprob_gap, trained_tokens, whiten
+from spo_rlhf.trainer.experience import SegmentExperienceMaker, logprob_gap, normalize, trained_tokens
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 from spo_rlhf.trainer.samples import to_columns
 
@@ -38,7 +40,7 @@ def test_chain_keeps_the_advantages_of_the_samples():
 def test_whitening_is_over_the_whole_batch_and_the_mask():
     batches = [experience(PROB[:1], ADV[:1]), experience([[0.1] * 4], [[2.0, 0.0, 1.0, 1.0]])]
     masks = [trained_tokens(batch, SPO) for batch in batches]
-    whiten(batches, masks)
+    normalize(batches, masks, Whiten())
     masked = torch.cat([batch.advantages[mask] for batch, mask in zip(batches, masks)])
     assert masked.mean().item() == pytest.approx(0, abs=1e-6) and masked.std(unbiased=False).item() == pytest.approx(
         1, abs=1e-5

@@ -166,9 +166,12 @@ def ranks(all_totals: list[MaskedTotals]) -> SimpleNamespace:
     """A strategy whose all_reduce combines the totals of these ranks."""
 
     def all_reduce(values, op):
-        name = "sums" if op == "sum" else "extremes"
         combine = {"sum": sum, "max": max}[op]
-        return {key: combine(getattr(totals, name)[key] for totals in all_totals) for key in values}
+
+        def sent(totals: MaskedTotals, key: str) -> float:
+            return -totals.values[key] if totals.reduce[key] == "min" else totals.values[key]
+
+        return {key: combine(sent(totals, key) for totals in all_totals) for key in values}
 
     return SimpleNamespace(all_reduce=all_reduce)
 

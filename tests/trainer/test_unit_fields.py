@@ -9,11 +9,11 @@ from batches import ADV, PROB, PROMPT, RESPONSE, SPO, arguments, experience
 
 from spo_rlhf import upstream
 from spo_rlhf.core.units import RATIO_LEVELS
+from spo_rlhf.rollout.records import Sample
 from spo_rlhf.tasks import small_model
-from spo_rlhf.trainer.experience import scale_clip, trained_tokens
+from spo_rlhf.trainer.experience import fill_from, scale_clip, trained_tokens
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 from spo_rlhf.trainer.samples import unit_columns
-from spo_rlhf.trainer.trees import fill_from
 
 EVERY_TOKEN = replace(SPO, prob_mask=False)
 
@@ -23,29 +23,30 @@ def tokenizer():
     return small_model.build_tokenizer(["It is 3.14, so yes.\n"] * 3)
 
 
-def response(prompt_ids: list[int], *turns: list[int], between: list[int] = []) -> dict:
-    """A response dict as the engine's: the turns of the policy, each but the first after the tokens `between`."""
+def response(prompt_ids: list[int], *turns: list[int], between: tuple[int, ...] = ()) -> Sample:
+    """A sample: the turns of the policy, each but the first after the tokens `between`."""
     tokens, ranges = list(prompt_ids), []
     for turn in turns:
         tokens += between if ranges else []
         ranges.append((len(tokens), len(tokens) + len(turn)))
         tokens += turn
-    return {"observation_tokens": tokens, "action_ranges": ranges}
+    return Sample(tokens, ranges, None, truncated=False, reward=None)
 
 
 def test_units_stand_in_the_columns_of_their_tokens(tokenizer):
     token_ids = tokenizer("3.1, 2")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(token_ids) == ["3", ".", "1", ",", "Ġ", "2"]
     made = response([5, 5, 5], token_ids)
-    assert unit_columns("subsentence", made, [], tokenizer).tolist() == [[0, 0, 1, 1, 1, 1, 2, 2]]
-    assert unit_columns("segment", made, [0, 1, 5, 6], tokenizer).tolist() == [[0, 0, 1, 2, 2, 2, 2, 3]]
-    assert unit_columns("token", made, [], tokenizer) is None and unit_columns("sequence", made, [], tokenizer) is None
+    assert unit_columns("subsentence", made, tokenizer).tolist() == [[0, 0, 1, 1, 1, 1, 2, 2]]
+    made.boundaries = [0, 1, 5, 6]
+    assert unit_columns("segment", made, tokenizer).tolist() == [[0, 0, 1, 2, 2, 2, 2, 3]]
+    assert unit_columns("token", made, tokenizer) is None and unit_columns("sequence", made, tokenizer) is None
 
 
 def test_turns_of_a_conversation_have_units_of_their_own(tokenizer):
     yes = tokenizer("yes, so")["input_ids"]
-    made = response([5, 5], yes, yes, between=[7, 7])
-    columns = unit_columns("subsentence", made, [], tokenizer)[0].tolist()
+    made = response([5, 5], yes, yes, between=(7, 7))
+    columns = unit_columns("subsentence", made, tokenizer)[0].tolist()
     first = columns[1 : 1 + len(yes)]
     assert sorted(set(first)) == [1, 2] and columns[1 + len(yes) :] == [0, 0, *(unit + 2 for unit in first)]
 

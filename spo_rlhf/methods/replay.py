@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.host.files import whole_file
 
@@ -71,6 +69,8 @@ class NodeReplay:
 
     def save(self, folder: Path, step: int) -> None:
         """Write the buffer of a checkpoint, whole or not at all."""
+        import torch  # here, for the options of the methods are read by commands that do not load it
+
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{PREFIX}{step}{SUFFIX}"
         counts = {name: getattr(self, name) for name in ("added", "drawn", "expired")}
@@ -79,6 +79,8 @@ class NodeReplay:
 
     def load(self, folder: Path, step: int) -> bool:
         """Read the buffer that belongs to the checkpoint of `step`; False if there is none."""
+        import torch
+
         path = folder / f"{PREFIX}{step}{SUFFIX}"
         if not path.exists():
             return False

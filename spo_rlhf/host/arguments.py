@@ -1,20 +1,8 @@
-"""Values of command-line options, and errors that are one line."""
+"""Types of command-line options; what they refuse is told in one line."""
 
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
-
-from spo_rlhf.errors import UserError
-
-
-def refuse_in_one_line(parser: argparse.ArgumentParser) -> None:
-    """Let the parser raise UserError where it would print its usage and exit."""
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; see {parser.prog} --help")
-
-    parser.error = refuse
 
 
 def whole(smallest: int) -> Callable[[str], int]:
@@ -26,6 +14,22 @@ def whole(smallest: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Type of an option that is a list such as 2048,4096: whole numbers from 1, each once, in rising order."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 1, such as 2048,4096")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Type of an option that is a list such as math500,aime24."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list with commas between its parts")
+    return parts
 
 
 def share(text: str) -> float:

@@ -9,45 +9,48 @@ import pytest
 from spo_rlhf.core import tree as core
 from spo_rlhf.core.tree import TokenTree
 from spo_rlhf.errors import UserError
-from spo_rlhf.rollout.prompt import RolloutCounts
-from spo_rlhf.rollout.tree import GrownTree
+from spo_rlhf.methods.base import TrainerServices
+from spo_rlhf.methods.tree import IDLE_ITERATIONS, NodeSupply, Tree, node_samples, tree_metrics
+from spo_rlhf.rollout.records import Rollout, RolloutCounts
 from spo_rlhf.trainer.events import Reporter
-from spo_rlhf.trainer.trees import IDLE_ITERATIONS, NodeSupply, node_responses, tree_metrics
+
+MEAN = core.ADVANTAGES["mean"]
 
 
 @pytest.fixture
-def grown() -> GrownTree:
+def grown() -> Rollout:
     """Prompt [7, 8]; A is expanded into a right and a wrong leaf, B and C are leaves of value 0.5 and 0.5."""
     tree = TokenTree(prompt_ids=[7, 8])
     a = tree.add(0, [1, 2], [-0.1, -0.2])
     for parent, tokens, reward, truncated in ((0, [3], 0.5, False), (a, [4, 0], 1.0, False), (a, [5, 5, 5], 0.0, True)):
         leaf = tree.add(parent, tokens, [-float(token) for token in tokens])
         tree.reward_N[leaf], tree.truncated_N[leaf] = reward, truncated
-    return GrownTree("prompt", "label", 3, 5, tree, RolloutCounts())
+    return Rollout("prompt", "label", 3, 5, RolloutCounts(), tree=tree)
 
 
 def test_a_trained_node_is_a_sample_of_its_own(grown) -> None:
-    (right, right_adv), (wrong, wrong_adv) = node_responses(grown, "mean")
-    assert (right_adv, wrong_adv) == (0.5, -0.5), "A and B have the value of the prompt: nothing to train"
-    assert right["observation_tokens"] == [7, 8, 1, 2, 4, 0] and right["action_ranges"] == [(4, 6)]
-    assert right["rollout_log_probs"] == [0.0] * 4 + [-4.0, 0.0]
-    assert wrong["observation_tokens"] == [7, 8, 1, 2, 5, 5, 5] and wrong["truncated"] and not right["truncated"]
-    assert right["reward"] == 1.0 and right["slot"] == 3
-    assert right["extra_logs"] == {"weight_version": 5.0, "level": 2.0}
+    right, wrong = node_samples(grown, MEAN)
+    assert (right.adv_T, wrong.adv_T) == ([0.5] * 2, [-0.5] * 3), (
+        "A and B have the value of the prompt: nothing to train"
+    )
+    assert right.token_ids == [7, 8, 1, 2, 4, 0] and right.action_ranges == [(4, 6)] and right.boundaries == [0, 2]
+    assert right.logprobs == [0.0] * 4 + [-4.0, 0.0]
+    assert wrong.token_ids == [7, 8, 1, 2, 5, 5, 5] and wrong.truncated and not right.truncated
+    assert right.reward == 1.0 and right.logs == {"weight_version": 5.0, "level": 2.0}
 
 
 def test_every_node_with_an_advantage_comes_once(grown) -> None:
     grown.tree.reward_N[2] = 0.25
-    responses = node_responses(grown, "loo")
-    assert [response["action_ranges"][0] for response, _ in responses] == [(2, 4), (2, 3), (4, 6), (4, 7)]
+    samples = node_samples(grown, core.ADVANTAGES["loo"])
+    assert [one.action_ranges[0] for one in samples] == [(2, 4), (2, 3), (4, 6), (4, 7)]
     value_N = core.values(grown.tree.parent_N, grown.tree.reward_N)
     adv_N = core.advantages(grown.tree.parent_N, value_N, "loo")
-    assert [adv for _, adv in responses] == adv_N[1:].tolist()
-    assert [response["reward"] for response, _ in responses] == value_N[1:].tolist()
+    assert [one.adv_T[0] for one in samples] == adv_N[1:].tolist()
+    assert [one.reward for one in samples] == value_N[1:].tolist()
 
 
 def test_metrics_are_means_over_leaves(grown) -> None:
-    metrics = tree_metrics([grown.tree, grown.tree], "mean")
+    metrics = tree_metrics([grown.tree, grown.tree], MEAN)
     assert metrics["rollout/reward_mean"] == pytest.approx(0.5)
     assert metrics["rollout/reward_std"] == pytest.approx(np.std([0.5, 1, 0]))
     assert metrics["rollout/response_length_mean"] == pytest.approx((1 + 4 + 5) / 3)
@@ -58,13 +61,18 @@ def test_metrics_are_means_over_leaves(grown) -> None:
 
 def supply(batch_size: int) -> NodeSupply:
     args = SimpleNamespace(
-        spo=SimpleNamespace(tree_advantage="mean", replay_max_age=1, replay_per_prompt=0),
         train=SimpleNamespace(seed=0, batch_size=batch_size),
         rollout=SimpleNamespace(batch_size=2, n_samples_per_prompt=8),
         ckpt=SimpleNamespace(path="unused"),
     )
-    nodes = SimpleNamespace(args=args, nodes=lambda grown: [response for response, _ in node_responses(grown, "mean")])
-    return NodeSupply(nodes, SimpleNamespace(add_log_probs=lambda samples: None), Reporter())
+    services = TrainerServices(
+        args=args,
+        to_experience=lambda rollout, one: one,
+        add_log_probs=lambda samples: None,
+        checkpoint_steps=set,
+        reporter=Reporter(),
+    )
+    return Tree(replay_max_age=1, replay_per_prompt=0).supply(services)
 
 
 def test_trees_that_never_fill_a_batch_end_the_run(grown) -> None:

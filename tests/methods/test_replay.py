@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spo_rlhf.trainer.replay import NodeReplay
+from spo_rlhf.methods.replay import NodeReplay
 
 
 @settings(deadline=None)

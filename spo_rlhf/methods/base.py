@@ -1,0 +1,185 @@
+"""What makes one method differ from another, and what a method can rely on.
+
+A method is one file of this folder: a frozen dataclass whose fields are its options, with what it refuses, what it
+settles, how it samples a prompt on the engine, what it trains, and what belongs into its checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar, Protocol
+
+from spo_rlhf.core.options import check
+from spo_rlhf.errors import UserError
+from spo_rlhf.rollout.job import PromptJob
+from spo_rlhf.rollout.records import Rollout, Sample
+
+# OpenRLHF's sample, `upstream.Experience`: to name it would load the stack.
+Experience = Any
+
+
+class SetOption(Protocol):
+    """Settles an option of the command: its name without dashes, its value, and why, for the user to read."""
+
+    def __call__(self, name: str, value: Any, why: str) -> None: ...
+
+
+class Reports(Protocol):
+    """Where lines for the user go."""
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainerServices:
+    """What the controller offers to a method's `Supply`."""
+
+    args: SimpleNamespace  # of the run, `args.spo` its SpoConfig
+    to_experience: Callable[[Rollout, Sample], Experience]
+    add_log_probs: Callable[[list[Experience]], None]  # of the present policy and the reference, in place
+    checkpoint_steps: Callable[[], set[int]]  # of which a checkpoint is kept
+    reporter: Reports
+
+
+class Supply:
+    """Rollouts in, what the next update trains on out. One per run, on the controller."""
+
+    def __init__(self, method: Any, services: TrainerServices):
+        self.method, self.services, self.args = method, services, services.args
+
+    def exchange(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
+        """Rollouts of this iteration -> samples to train now, a multiple of --train.batch_size, and metrics."""
+        samples = [self.services.to_experience(rollout, one) for rollout in rollouts for one in rollout.samples]
+        return self.whole_steps(samples), {}
+
+    def whole_steps(self, samples: list[Experience]) -> list[Experience]:
+        """As many as fill optimizer steps: one that its samples do not fill would leak its gradient into the next."""
+        batch_size = self.args.train.batch_size
+        whole = len(samples) // batch_size * batch_size
+        if whole < len(samples):
+            self.services.reporter.note(
+                f"{len(samples) - whole} of {len(samples)} samples do not fill a --train.batch_size of "
+                f"{batch_size} and are not trained on"
+            )
+        return samples[:whole]
+
+    def save(self, step: int) -> None:
+        """Write what the checkpoint of `step` has to hold; called before the checkpoint is written."""
+
+    def load(self, step: int) -> None:
+        """Read what belongs to the checkpoint that training goes on from."""
+
+    def report_end(self) -> None:
+        """Say what was sampled and not trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How a prompt is sampled and what of it is trained; its fields are its options."""
+
+    # Samples bring the advantages of their segments: there is no critic, no trajectory-level estimator.
+    brings_advantages: ClassVar[bool] = False
+    masks_by_default: ClassVar[bool] = False  # --spo.prob_mask, where the command does not say
+    # --spo.preset NAME -> options, by their names in the command
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
+        """Raise UserError for options that contradict the method. `explicit`: those that the command names."""
+
+    def settle(self, options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
+        """Settle what the method decides of OpenRLHF's options, before OpenRLHF validates them. Raises UserError."""
+
+    def check_batch(self, args: SimpleNamespace, policy_ranks: int) -> None:
+        """Raise UserError for batch sizes that the method cannot train; after OpenRLHF's validation."""
+
+    def text_flag(self) -> str | None:
+        """The option that needs the text of each token, as the command says it; None where none does."""
+        return None
+
+    async def rollout(self, job: PromptJob) -> Rollout:
+        """Sample one prompt, on its engine."""
+        raise NotImplementedError
+
+    def supply(self, services: TrainerServices) -> Supply:
+        """What builds the batches of a run."""
+        return Supply(self, services)
+
+
+# Flags of OpenRLHF that shape a trajectory-level return, and so mean nothing where each segment has its own advantage.
+SEGMENTS_REFUSE = {
+    "algo.advantage.estimator": "the advantages are those of the segments",
+    "algo.advantage.gamma": "segment values are undiscounted",
+    "algo.advantage.lambd": "there is no critic to trace back",
+    "algo.advantage.no_std_norm": "use --spo.advantage_norm",
+    "algo.dynamic_filtering_enable": "segments of an all-right or all-wrong group can still differ in value",
+    "reward.overlong_buffer_len": "the values of segments would not carry the penalty",
+    "reward.stop_properly_penalty_coef": "a truncated response already has reward 0",
+    "reward.clip_range": "the values of segments would not be clipped",
+    "reward.model_name_or_path": "segment values are graded on the engine: use --reward.remote_url",
+    "train.agent_func_path": "segments of a multi-turn response are not defined",
+    "critic.model_name_or_path": "there is no critic",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentMethod(Method):
+    """What methods with an advantage per segment have in common."""
+
+    brings_advantages = True
+    masks_by_default = True
+
+    def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
+        mode = options["spo.mode"]
+        for name in sorted(explicit & set(SEGMENTS_REFUSE)):
+            raise UserError(f"--{name} has no meaning with --spo.mode {mode} ({SEGMENTS_REFUSE[name]}); leave it out")
+        if not options["reward.remote_url"]:
+            raise UserError(
+                f"--spo.mode {mode} needs --reward.remote_url (a .py file with reward_func, or an HTTP address)"
+            )
+        if options["data.max_images_per_prompt"] > 0:
+            raise UserError(
+                f"--data.max_images_per_prompt does not go with --spo.mode {mode}: states are token ids only"
+            )
+
+    def settle(self, options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
+        # A KL penalty in the reward would be missing from Monte Carlo returns: it is a term of the loss.
+        if options["algo.kl.init_coef"] > 0:
+            set_option("algo.kl.use_loss", True, "Monte Carlo returns carry no KL penalty, so it is a loss term")
+            if "algo.kl.estimator" not in explicit:
+                set_option("algo.kl.estimator", "k3", "the KL loss of the paper")
+        set_option("vllm.enable_prefix_caching", True, "continuations share their prefix")
+
+
+# The paper's runs: https://arxiv.org/abs/2505.23564, chain on GSM8K and tree on MATH, models of 1 to 1.5 billion
+# parameters. docs/when-spo-pays.md says what they cost, and what to use for less.
+PAPER_OPTIMIZER = {
+    "actor.adam.lr": 1e-6,
+    "actor.adam.betas": [0.9, 0.999],
+    "actor.lr_scheduler": "linear",
+    "actor.lr_warmup_ratio": 0.03,
+    "actor.max_norm": 1.0,
+    "actor.eps_clip": 0.2,
+    "algo.kl.init_coef": 1e-4,
+    "algo.kl.use_loss": True,
+    "algo.kl.estimator": "k3",
+}
+PAPER_SEGMENTS = {
+    "spo.prob_mask": True,
+    "spo.prob_threshold": 0.9,
+    "spo.kl_scope": "masked",
+    "spo.advantage_norm": "batch",
+}
+PAPER_GSM8K = {
+    **PAPER_OPTIMIZER,
+    "rollout.temperature": 0.6,
+    "rollout.top_p": 0.9,
+    "rollout.batch_size": 64,
+    "rollout.n_samples_per_prompt": 8,
+    "train.batch_size": 64,
+    "train.max_epochs": 2,
+}

@@ -1,0 +1,260 @@
+"""SPO-tree: from each prompt a tree of segments, of which every node with an advantage is trained once.
+
+A node is a sample of its own, its prefix in the place of the prompt. Nodes may wait several iterations in a replay
+buffer, which is part of the checkpoint.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from spo_rlhf.core import tree as core
+from spo_rlhf.core.options import choice, option, whole_numbers
+from spo_rlhf.core.tree import TokenTree, TreeShape
+from spo_rlhf.errors import UserError
+from spo_rlhf.methods.base import (
+    PAPER_OPTIMIZER,
+    PAPER_SEGMENTS,
+    Experience,
+    PromptJob,
+    SegmentMethod,
+    SetOption,
+    Supply,
+    TrainerServices,
+)
+from spo_rlhf.methods.replay import NodeReplay
+from spo_rlhf.rollout.records import Rollout, Sample
+from spo_rlhf.rollout.tree import TreeRollout
+
+# Iterations without an optimizer step, at least, and in lifetimes of a node: by then the buffer holds what it ever will.
+IDLE_ITERATIONS, IDLE_LIFETIMES = 8, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree(SegmentMethod):
+    """Segment advantages from a tree of responses, whose nodes are all trained (https://arxiv.org/abs/2505.23564)."""
+
+    branching: tuple[int, ...] = option(
+        (6, 6, 6),
+        flag="tree_branching",
+        parse=whole_numbers,
+        default_text="6,6,6",
+        metavar="B1,B2,..",
+        help="children of a node by level",
+    )
+    segment_tokens: tuple[int, ...] | None = option(
+        None,
+        flag="tree_segment_tokens",
+        parse=whole_numbers,
+        default_text="none, required",
+        metavar="M[,M2,..]",
+        help="tokens of a segment, one number or one for each level but the last, which goes on to the end",
+    )
+    advantage: core.NodeAdvantage = choice(
+        "tree_advantage",
+        core.ADVANTAGES,
+        "mean",
+        help="of a node: against the value of the parent (mean), the other siblings (loo), or over the siblings' "
+        "standard deviation (std)",
+    )
+    # As in the official runs: 8 x 32 is about the 258 nodes of a 6-6-6 tree.
+    replay_max_age: int = option(
+        8, at_least=1, metavar="N", help="iterations that a node may wait to be trained; 1: no replay"
+    )
+    replay_per_prompt: int = option(
+        32,
+        at_least=0,
+        metavar="N",
+        help="nodes of one prompt in an iteration; 0: no limit. All prompts together: --rollout.batch_size x "
+        "--rollout.n_samples_per_prompt",
+    )
+
+    presets = {
+        "paper": {
+            **PAPER_OPTIMIZER,
+            **PAPER_SEGMENTS,
+            "spo.tree_branching": (6, 6, 6),
+            "spo.tree_segment_tokens": (600,),
+            "spo.tree_advantage": "mean",
+            "spo.replay_max_age": 8,
+            "spo.replay_per_prompt": 32,
+            "rollout.temperature": 0.6,
+            "rollout.top_p": 1.0,
+            "rollout.batch_size": 32,
+            "rollout.n_samples_per_prompt": 16,
+            "train.batch_size": 128,
+            "train.max_epochs": 1,
+        }
+    }
+
+    @cached_property
+    def shape(self) -> TreeShape:
+        """Raises ValueError for branching and segments that make no tree."""
+        return TreeShape(self.branching, self.segment_tokens or ())
+
+    def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
+        super().refuse(options, explicit)
+        if "rollout.vllm_generate_batch_size" in explicit:
+            raise UserError(
+                "--rollout.vllm_generate_batch_size has no meaning with --spo.mode tree; set --rollout.batch_size"
+            )
+        if self.segment_tokens is None and len(self.branching) > 1:
+            raise UserError(
+                "--spo.mode tree needs --spo.tree_segment_tokens (tokens per segment, e.g. 600 for responses of 2000)"
+            )
+        try:
+            self.shape  # noqa: B018
+        except ValueError as error:
+            given = f"--spo.tree_branching {','.join(map(str, self.branching))}"
+            if self.segment_tokens is not None:
+                given += f" --spo.tree_segment_tokens {','.join(map(str, self.segment_tokens))}"
+            raise UserError(f"{given}: {error}") from None
+
+    def settle(self, options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
+        super().settle(options, explicit, set_option)
+        if "rollout.n_samples_per_prompt" not in explicit:
+            nodes = max(self.replay_per_prompt, 1)
+            set_option("rollout.n_samples_per_prompt", nodes, "nodes trained per prompt and iteration")
+
+    def check_batch(self, args: SimpleNamespace, policy_ranks: int) -> None:
+        micro_batch, batch = args.rollout.micro_batch_size, args.train.batch_size
+        if batch % (micro_batch * policy_ranks):
+            raise UserError(
+                f"--rollout.micro_batch_size {micro_batch} x {policy_ranks} policy ranks does not divide "
+                f"--train.batch_size {batch}: an iteration of --spo.mode tree trains any multiple of the latter"
+            )
+
+    async def rollout(self, job: PromptJob) -> Rollout:
+        sampler = TreeRollout(**job.sampler_options())
+        tree = await sampler.grow(self.shape)
+        return job.rollout(sampler.counts, tree=tree)
+
+    def supply(self, services: TrainerServices) -> "NodeSupply":
+        return NodeSupply(self, services)
+
+
+def node_samples(rollout: Rollout, advantage: core.NodeAdvantage) -> list[Sample]:
+    """The trained nodes of a tree, a sample each.
+
+    The tokens before the node's own are context: they are no actions and carry no log-probs. The reward is V of the
+    node.
+    """
+    tree = rollout.tree
+    assert tree is not None, "a rollout of this method is a tree"
+    value_N = core.values(tree.parent_N, tree.reward_N)
+    adv_N = core.advantages(tree.parent_N, value_N, advantage)
+    return [_node_sample(rollout, tree, node, float(value_N[node]), float(adv_N[node])) for node in core.trained(adv_N)]
+
+
+def _node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, advantage: float) -> Sample:
+    context, tokens = tree.prompt_ids + tree.prefix(node), tree.tokens(node)
+    return Sample(
+        token_ids=context + tokens,
+        action_ranges=[(len(context), len(context) + len(tokens))],
+        logprobs=[0.0] * len(context) + tree.logprobs(node),
+        truncated=tree.truncated_N[node],
+        reward=value,
+        logs={"weight_version": float(rollout.weight_version), "level": float(len(tree.path(node)))},
+        boundaries=[0, len(tokens)],
+        adv_T=[advantage] * len(tokens),
+    )
+
+
+def tree_metrics(trees: Sequence[TokenTree], advantage: core.NodeAdvantage) -> dict[str, float]:
+    """Of the trees of one iteration: means over leaves, and the share of nodes that have nothing to teach."""
+    leaves = [(tree, leaf) for tree in trees for leaf in tree.leaves()]
+    adv_N = np.concatenate(
+        [core.advantages(t.parent_N, core.values(t.parent_N, t.reward_N), advantage)[1:] for t in trees]
+    )
+    lengths = [len(tree.prefix(leaf)) + len(tree.tokens(leaf)) for tree, leaf in leaves]
+    rewards = [tree.reward_N[leaf] for tree, leaf in leaves]
+    return {
+        "rollout/reward_mean": float(np.mean(rewards)),
+        "rollout/reward_std": float(np.std(rewards)),
+        "rollout/response_length_mean": float(np.mean(lengths)),
+        "rollout/truncated_rate": float(np.mean([tree.truncated_N[leaf] for tree, leaf in leaves])),
+        "tree/zero_advantage_nodes": float((adv_N == 0).mean()),
+        "tree/nodes_per_tree": len(adv_N) / len(trees),
+        "tree/leaves_per_tree": len(leaves) / len(trees),
+    }
+
+
+class NodeSupply(Supply):
+    """New trees in, nodes to train out; in between they wait in the replay buffer.
+
+    A node gets the log-probs of the policy that sampled it, and of the reference, before it waits: they define its ratio
+    and its mask, whenever it is trained.
+    """
+
+    def __init__(self, method: Tree, services: TrainerServices):
+        super().__init__(method, services)
+        self.replay = NodeReplay(method.replay_max_age, method.replay_per_prompt, self.args.train.seed)
+        self.folder = Path(self.args.ckpt.path) / "_replay"
+        self.idle = 0  # iterations since the last that had something to train
+
+    def exchange(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
+        """Trees of this iteration -> nodes to train now, and metrics.
+
+        Raises UserError where iteration after iteration leaves nothing to train: it would go on like that for ever.
+        """
+        start, args, replay = time.monotonic(), self.args, self.replay
+        nodes = [
+            [self.services.to_experience(rollout, node) for node in node_samples(rollout, self.method.advantage)]
+            for rollout in rollouts
+        ]
+        new = [one for made in nodes for one in made]
+        if new:
+            self.services.add_log_probs(new)
+        for rollout, made in zip(rollouts, nodes, strict=True):
+            replay.add(rollout.prompt, iteration, made)
+        budget = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+        drawn, ages = replay.draw(iteration, budget, args.train.batch_size)
+        self._count_idle(len(drawn), len(new), iteration)
+        return drawn, {
+            **(tree_metrics([one.tree for one in rollouts if one.tree], self.method.advantage) if rollouts else {}),
+            **{f"replay/age_{age}": ages[age] for age in range(replay.max_age)},
+            "replay/new": len(new),
+            "replay/trained": len(drawn),
+            "replay/waiting": len(replay),
+            "replay/expired": replay.expired,
+            "timing/make_experience": time.monotonic() - start,
+        }
+
+    def _count_idle(self, drawn: int, new: int, iteration: int) -> None:
+        batch_size = self.args.train.batch_size
+        self.idle = 0 if drawn else self.idle + 1
+        if self.idle >= max(IDLE_ITERATIONS, IDLE_LIFETIMES * self.replay.max_age):
+            raise UserError(
+                f"--train.batch_size {batch_size}: not filled in {self.idle} iterations, each with {new} nodes or so that "
+                f"have an advantage; lower it, or raise --rollout.batch_size, --spo.replay_per_prompt or "
+                f"--spo.replay_max_age"
+            )
+        if not drawn:
+            self.services.reporter.note(
+                f"iteration {iteration}: {len(self.replay)} nodes with an advantage do not fill a --train.batch_size of "
+                f"{batch_size}; they wait"
+            )
+
+    def save(self, step: int) -> None:
+        NodeReplay.prune(self.folder, self.services.checkpoint_steps())
+        self.replay.save(self.folder, step)
+
+    def load(self, step: int) -> None:
+        if not self.replay.load(self.folder, step):
+            self.services.reporter.note(
+                f"no replay buffer in {self.folder} for step {step}: training goes on with new trees"
+            )
+
+    def report_end(self) -> None:
+        replay = self.replay
+        if replay.expired or len(replay):
+            self.services.reporter.note(
+                f"of {replay.added} nodes with an advantage {replay.drawn} were trained, {replay.expired} grew too old, "
+                f"{len(replay)} were left: raise --rollout.n_samples_per_prompt or --spo.replay_per_prompt to train more"
+            )
