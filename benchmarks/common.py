@@ -18,9 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # measured is this checkout, whether one is installed or not
+# What is measured is this checkout, whether it is installed, another one is, or none.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from spo_rlhf.host.command import OneLineParser
 from spo_rlhf.host.files import replace_text, write_json

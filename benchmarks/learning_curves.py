@@ -170,8 +170,8 @@ def finish(run: Run, args: argparse.Namespace, method: study.Method, board: jobs
     result = run.folder / "result.json"
     if not result.exists():
         workload, task = study.WORKLOADS[run.workload], run.folder.with_name("task")
-        spent = dict(budget=args.budget_tokens, points=args.points)
-        command = study.train_command(workload, method, task, run.folder, seed=run.seed, **spent)
+        allowed = dict(budget=args.budget_tokens, points=args.points)
+        command = study.train_command(workload, method, task, run.folder, seed=run.seed, **allowed)
         # What a stopped run left would be mixed with the new one.
         (run.folder / "metrics.jsonl").unlink(missing_ok=True)
         try:

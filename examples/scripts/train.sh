@@ -22,6 +22,8 @@ usage() {
     cat <<END
 usage: bash $scripts/train.sh METHOD TASK [--dry-run] [spo-train options, which win over the recipe's]
 
+options: those of spo-train (spo-train --help); restem and dpo take --dry-run alone
+
 methods (recipes/METHOD.sh):
 $(summaries recipes)
 
@@ -35,7 +37,7 @@ variables:
   PRESET=paper             without what is recommended instead of the paper's settings
   MODEL, DATA, EVAL_DATA   a Hugging Face name, name@folder for data, or a local folder or .jsonl file
   INPUT_KEY, LABEL_KEY, TEMPLATE, REWARD   columns, prompt and reward of other data
-  DEVICES                  GPUs of this machine, or of each node of the cluster at RAY_ADDRESS; default: 1
+  DEVICES, NODES           GPUs of a node, and nodes of the cluster at RAY_ADDRESS; default: 1, this machine
   OUTPUT                   default: runs/METHOD_TASK
   MAX_LEN                  tokens of prompt and response
   SEGMENT_TOKENS           tokens of a tree's segment

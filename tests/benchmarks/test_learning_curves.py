@@ -123,6 +123,20 @@ def test_finished_runs_are_collected_whatever_made_them(tmp_path, capsys):
     assert "no finished run of arithmetic-long" in capsys.readouterr().err
 
 
+def test_the_same_command_again_runs_nothing_that_is_finished(tmp_path, capsys):
+    folder = tmp_path / "arithmetic-short"
+    records = {f"grpo-20000-seed{seed}/result.json": run_of("grpo", seed, [0.2, 0.3]) for seed in range(2)}
+    for name, record in {"task/prepare.json": {}, **records}.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(json.dumps(record), encoding="utf-8")
+    options = "--methods grpo --task arithmetic-short --seeds 2 --budget-tokens 20000 --parallel 2 --output"
+    assert learning_curves.main([*options.split(), str(tmp_path)]) == 0
+    assert "[2/2] arithmetic-short grpo seed 1  20.0% -> 30.0%  90 tokens  1 s\n" in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [run["seed"] for run in results["runs"]] == [0, 1]
+    assert not list(folder.rglob("*.log"))
+
+
 def test_varied_options_make_methods_of_their_own():
     args = learning_curves.parse(
         ["--methods", "spo_chain", "--vary", "spo.cutpoint_interval=1,3", "--vary", "prompts=16,64"]

@@ -196,6 +196,18 @@ def test_options_and_variables_of_a_user_win_over_the_recipe(recorder):
     assert (value["--data.prompt_dataset"], value["--eval.dataset"]) == ("/data/mine.jsonl", "/data/mine.jsonl")
 
 
+def test_every_model_and_engine_is_on_all_devices_of_all_nodes(recorder):
+    from spo_rlhf.cli.train import parse
+
+    variables = {"PYTHON": str(recorder), "NODES": "2", "DEVICES": "4"}
+    [arguments] = calls(run("train", "ppo", "math", "--dry-run", **variables), "spo_rlhf.cli.train")
+    args, _ = parse(arguments)
+    assert {(one.num_nodes, one.num_gpus_per_node) for one in (args.actor, args.ref, args.critic)} == {(2, 4)}
+    assert args.vllm.num_engines == 8
+    done = run("train", "restem", "math", "--dry-run", **variables)
+    assert (done.returncode, done.stderr) == (2, "train.sh: error: restem runs on one node (sbatch --nodes=1)\n")
+
+
 def test_prompts_are_those_of_the_tasks_to_the_last_line_feed(recorder):
     from spo_rlhf.tasks.registry import TASKS as RECORDS
 

@@ -16,6 +16,7 @@ run_method() {
             *) fail "$METHOD takes no option $argument; see train.sh --help" ;;
         esac
     done
+    if [ "$NODES" -gt 1 ]; then fail "$METHOD runs on one node (sbatch --nodes=1)"; fi
     if [ "${SMOKE:-0}" = 1 ]; then
         use_smoke_model
         # Some 300 steps: 40 s on two idle cores. Threads that spin would make it many times slower beside another program.

@@ -1,6 +1,6 @@
 # run_method: spo-train with the paper's preset, what the task changes of it (array `task`) and what the recipe does (`method`,
 # then `recommended` unless PRESET=paper). Sourced by train.sh before a recipe, which fills the arrays, and a task.
-DEVICES=${DEVICES:-1} PRESET=${PRESET:-recommended}
+DEVICES=${DEVICES:-1} NODES=${NODES:-1} PRESET=${PRESET:-recommended}
 case $PRESET in recommended | paper) ;; *) echo "PRESET=$PRESET: give recommended or paper" >&2; exit 2 ;; esac
 PYTHON=${PYTHON:-python}
 if [ "$PYTHON" = python ] && [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
@@ -40,7 +40,8 @@ run_method() {
         --train.num_episodes 9
         "${sampling[@]}" "${task[@]}" "${method[@]}"
         --actor.gradient_checkpointing_enable --train.seed 42
-        --actor.num_gpus_per_node "$DEVICES" --ref.num_gpus_per_node "$DEVICES" --vllm.num_engines "$DEVICES" --train.colocate_all
+        --actor.num_nodes "$NODES" --actor.num_gpus_per_node "$DEVICES" --ref.num_nodes "$NODES" --ref.num_gpus_per_node "$DEVICES"
+        --vllm.num_engines $((NODES * DEVICES)) --train.colocate_all
         --vllm.gpu_memory_utilization 0.4 --vllm.enable_sleep --ds.enable_sleep
         --ckpt.output_dir "$OUTPUT/model" --ckpt.path "$OUTPUT/checkpoints" --ckpt.save_steps 50 --spo.run_dir "$OUTPUT"
     )

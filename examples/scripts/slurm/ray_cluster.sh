@@ -139,10 +139,7 @@ run_on_ray() {
 }
 
 train_on_ray() {
-    local method=${1:-} task=${2:-}
-    bash examples/scripts/train.sh "$method" "$task" --help >/dev/null  # an unknown one ends the job before Ray starts
-    shift 2
-    export DEVICES=$GPUS_PER_NODE OUTPUT=${OUTPUT:-runs/$SLURM_JOB_NAME-$SLURM_JOB_ID}
-    run_on_ray bash examples/scripts/train.sh "$method" "$task" \
-        --actor.num_nodes "$NODES" --ref.num_nodes "$NODES" --vllm.num_engines $((NODES * GPUS_PER_NODE)) "$@"
+    bash examples/scripts/train.sh "${1:-}" "${2:-}" --help >/dev/null  # an unknown name ends the job before Ray starts
+    export NODES DEVICES=$GPUS_PER_NODE OUTPUT=${OUTPUT:-runs/$SLURM_JOB_NAME-$SLURM_JOB_ID}
+    run_on_ray bash examples/scripts/train.sh "$@"
 }
