@@ -11,64 +11,35 @@ number of samples that cover the same part of a response, while training weighs 
 
 import argparse
 import asyncio
-import json
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import common
 import numpy as np
 import torch
+from estimates import Setting, Subject, gradient, sample_prompt
+from torch_engine import TorchEngine
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not installed
-
-from torch_engine import TextGrader, TorchEngine
-
-from spo_rlhf.core import tree as tree_core
-from spo_rlhf.core import values
-from spo_rlhf.core.loss import policy_mask
-from spo_rlhf.core.partition import (
-    PROB_THRESHOLD,
-    Cutpoint,
-    Fixed,
-    Newline,
-    Partition,
-    inner_states,
-    newline_boundaries,
-)
+from spo_rlhf.core.partition import PROB_THRESHOLD, Cutpoint, Fixed, Newline
 from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.errors import UserError
-from spo_rlhf.graders.grade import grade_here
-from spo_rlhf.graders.verdict import Question
+from spo_rlhf.host.arguments import whole
+from spo_rlhf.host.command import run_command
 from spo_rlhf.host.console import Console, duration
-from spo_rlhf.host.files import write_json
-from spo_rlhf.rollout.chain import PromptRollout
-from spo_rlhf.rollout.texts import token_texts
-from spo_rlhf.rollout.tree import TreeRollout
+from spo_rlhf.host.files import read_json, read_jsonl
 from spo_rlhf.tasks.registry import TASKS
-from spo_rlhf.tasks.task import Task
 
 PROGRAM = "gradient_noise"
-MICRO_BATCH = 128
 REFERENCES = ("rloo, 8 responses", "rloo, 8 responses, mask")
 EXAMPLES = """examples:
   python -m spo_rlhf.cli.prepare --output runs/short/task --min-steps 2 --max-steps 4
   python benchmarks/gradient_noise.py --task runs/short/task --output runs/short/gradients
   python benchmarks/gradient_noise.py --task runs/short/task --match cutpoint --repeats 8 --output runs/short/few
 """
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to estimate the gradient. `tree`: a tree instead of responses. `continuations`: with newline segments only."""
-
-    responses: int = 8
-    mask: float | None = None
-    partition: Partition | None = None
-    rollouts: int = 4
-    continuations: bool = False
-    tree: TreeShape | None = None
 
 
 def settings(segment_tokens: int, intervals: list[int], interval: int) -> dict[str, Setting]:
@@ -107,165 +78,109 @@ def settings(segment_tokens: int, intervals: list[int], interval: int) -> dict[s
     return unmasked | {name: replace(setting, mask=PROB_THRESHOLD) for name, setting in masked.items()}
 
 
-@dataclass
-class Piece:
-    """Tokens under the loss: context ids, own tokens (T,), their log-probs, their advantages with the sample's weight."""
+def measure_setting(
+    subject: Subject, setting: Setting, args: argparse.Namespace, report: Callable[[int], None]
+) -> dict[str, float]:
+    """`args.repeats` gradients from `args.prompts` prompts each, no prompt twice in one: their noise, its error, tokens.
 
-    context: list[int]
-    token_T: list[int]
-    logp_T: list[float]
-    adv_T: np.ndarray
-
-
-async def sample_prompt(
-    engine: TorchEngine, task: Task, row: dict, setting: Setting, max_tokens: int, slot: int
-) -> tuple[list[Piece], int]:
-    """What one prompt gives to train on, and how many tokens that took."""
-    tokenizer = engine.tokenizer
-    prompt_ids = tokenizer(task.template.format(row["problem"]), add_special_tokens=False)["input_ids"]
-    question = Question(row["answer"], kind=task.kind)
-    grader = TextGrader(tokenizer, lambda text: grade_here(question, text).correct)
-    common = dict(engine=engine, grader=grader, prompt_ids=prompt_ids, max_tokens=max_tokens, seed=(0,), slot=slot)
-    if setting.tree is not None:
-        job = TreeRollout(**common)
-        grown = await job.grow(setting.tree)
-        adv_N = tree_core.advantages(grown.parent_N, tree_core.values(grown.parent_N, grown.reward_N), "loo")
-        nodes_on_level = np.cumprod(setting.tree.branching)
-        pieces = []
-        for n in tree_core.trained(adv_N):
-            adv = adv_N[n] / nodes_on_level[len(grown.path(n)) - 1]
-            tokens = grown.tokens(n)
-            pieces.append(Piece([*prompt_ids, *grown.prefix(n)], tokens, grown.logprobs(n), np.full(len(tokens), adv)))
-        return pieces, job.counts.generated_tokens
-
-    def text_of(token_ids) -> list[str]:
-        return token_texts(tokenizer, token_ids)
-
-    job = PromptRollout(**common, token_texts=text_of, keep_continuations=setting.continuations)
-    if setting.partition is not None:
-        samples = await job.chain(setting.responses, setting.partition, setting.rollouts)
-        adv_ST = [sample.adv_T for sample in samples]
-    else:
-        samples = await job.group(setting.responses)
-        reward_S = np.array([sample.grade.reward for sample in samples])
-        adv_S = reward_S - values.leave_one_out(reward_S)
-        adv_ST = [np.full(len(sample.completion.token_ids), adv) for adv, sample in zip(adv_S, samples)]
-    pieces = []
-    for sample, adv_T in zip(samples, adv_ST):
-        weight_T = coverage(setting, sample.completion.token_ids, (), text_of) / setting.responses
-        completion = sample.completion
-        pieces.append(Piece(prompt_ids, completion.token_ids, completion.logprobs, np.asarray(adv_T) * weight_T))
-    users = Counter(tuple(s.completion.token_ids[:b]) for s in samples for b in inner_states(s.boundaries))
-    for one in job.continuations:
-        tokens = one.completion.token_ids
-        weight_T = coverage(setting, tokens, one.prefix, text_of) * users[one.prefix] / setting.responses
-        pieces.append(Piece([*prompt_ids, *one.prefix], tokens, one.completion.logprobs, one.advantage * weight_T))
-    return pieces, job.counts.generated_tokens
-
-
-def coverage(setting: Setting, tokens: list[int], prefix: tuple[int, ...], text_of) -> np.ndarray:
-    """Weights (T,) of the tokens after `prefix`: 1 over the number of samples of the same part of a response.
-
-    A token behind k inner boundaries of its response is sampled once as itself and `rollouts` times from each boundary.
+    report: called with the number of gradients so far.
     """
-    if not setting.continuations:
-        return np.ones(len(tokens))
-    path = [*prefix, *tokens]
-    inner = inner_states(newline_boundaries(text_of(path)))
-    return 1 / (1 + setting.rollouts * np.searchsorted(inner, np.arange(len(prefix), len(path)), side="right"))
-
-
-def gradient(model, pieces: list[Piece], threshold: float | None) -> np.ndarray:
-    """Gradient (D,) of sum_t M_t A_t log pi_t over all pieces."""
-    model.zero_grad()
-    pieces = sorted(
-        (piece for piece in pieces if piece.adv_T.any()), key=lambda piece: len(piece.context) + len(piece.token_T)
-    )
-    for start in range(0, len(pieces), MICRO_BATCH):
-        batch = pieces[start : start + MICRO_BATCH]
-        width = max(len(piece.context) + len(piece.token_T) for piece in batch)
-        ids, attention = (
-            torch.zeros(len(batch), width, dtype=torch.long),
-            torch.zeros(len(batch), width, dtype=torch.long),
-        )
-        adv, old, own = (torch.zeros(len(batch), width - 1) for _ in range(3))
-        for row, piece in enumerate(batch):
-            first, end = len(piece.context), len(piece.context) + len(piece.token_T)
-            ids[row, :end], attention[row, :end] = torch.tensor(piece.context + piece.token_T), 1
-            adv[row, first - 1 : end - 1] = torch.from_numpy(piece.adv_T).float()
-            old[row, first - 1 : end - 1], own[row, first - 1 : end - 1] = torch.tensor(piece.logp_T), 1
-        mask = own.bool() if threshold is None else policy_mask(old, own, threshold)
-        logp = model(input_ids=ids, attention_mask=attention).logits[:, :-1].log_softmax(-1)
-        logp = logp.gather(-1, ids[:, 1:, None])[..., 0]
-        (adv * logp * mask).sum().backward()
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-    return torch.cat([part.flatten() for part in parts]).numpy().copy()
-
-
-def measure(
-    model, tokenizer, task, rows: list[dict], setting: Setting, args: argparse.Namespace, max_tokens: int, report
-) -> dict:
-    """`args.repeats` gradients from `args.prompts` prompts each, no prompt twice in one: their noise, its error, tokens."""
-    engine, rng = TorchEngine(model, tokenizer), np.random.default_rng(args.seed)
+    engine, rng = TorchEngine(subject.model, subject.tokenizer), np.random.default_rng(args.seed)
     torch.manual_seed(args.seed)
     gradient_RD, tokens = [], 0
     for repeat in range(args.repeats):
-        chosen = [rows[i] for i in rng.choice(len(rows), args.prompts, replace=False)]
+        chosen = [subject.rows[i] for i in rng.choice(len(subject.rows), args.prompts, replace=False)]
 
-        async def sample_all() -> list:
-            jobs = (sample_prompt(engine, task, row, setting, max_tokens, slot) for slot, row in enumerate(chosen))
-            return await asyncio.gather(*jobs)
+        async def sample_all(rows: list[dict[str, Any]]) -> list:
+            return await asyncio.gather(
+                *(sample_prompt(engine, subject, row, setting, slot) for slot, row in enumerate(rows))
+            )
 
-        sampled = asyncio.run(sample_all())
+        sampled = asyncio.run(sample_all(chosen))
         tokens += sum(number for _, number in sampled)
-        gradient_RD.append(
-            gradient(model, [piece for pieces, _ in sampled for piece in pieces], setting.mask) / args.prompts
-        )
+        pieces = [piece for prompt_pieces, _ in sampled for piece in prompt_pieces]
+        gradient_RD.append(gradient(subject.model, pieces, setting.mask) / args.prompts)
         report(repeat + 1)
-    gradient_RD = np.stack(gradient_RD).astype(np.float64)
-    # Unbiased: each squared deviation from the mean of the *others*, times (R - 1) / R, has the variance as its expectation.
-    repeats = len(gradient_RD)
-    others_RD = (gradient_RD.sum(0) - gradient_RD) / (repeats - 1)
-    variance_R = ((gradient_RD - others_RD) ** 2).sum(1) * (repeats - 1) / repeats
-    tokens_per_estimate = tokens / repeats
+    mean, error = variance(np.stack(gradient_RD).astype(np.float64))
+    tokens_per_estimate = tokens / args.repeats
     # noise_error is a share of the noise; a result's `error` has the unit of its `relative`.
     return {
-        "noise": variance_R.mean() * tokens_per_estimate,  # the number of prompts cancels
-        "noise_error": variance_R.std(ddof=1) / (variance_R.mean() or 1.0) / np.sqrt(repeats),
+        "noise": mean * tokens_per_estimate,  # the number of prompts cancels
+        "noise_error": error,
         "tokens_per_prompt": tokens_per_estimate / args.prompts,
     }
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES
-    )
+def variance(gradient_RD: np.ndarray) -> tuple[float, float]:
+    """Variance of R estimates summed over the D parameters, and its standard error as a share of it.
+
+    Unbiased: each squared deviation from the mean of the *others*, times (R - 1) / R, has the variance as its expectation.
+    """
+    repeats = len(gradient_RD)
+    others_RD = (gradient_RD.sum(0) - gradient_RD) / (repeats - 1)
+    variance_R = ((gradient_RD - others_RD) ** 2).sum(1) * (repeats - 1) / repeats
+    mean = float(variance_R.mean())
+    return mean, float(variance_R.std(ddof=1) / (mean or 1.0) / np.sqrt(repeats))
+
+
+def numbers(text: str) -> list[int]:
+    """Type of an option that lists whole numbers from 1, with commas between them."""
+    return [whole(1)(part) for part in text.split(",")]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="results.json and results.md go there"
-    )
-    parser.add_argument(
-        "--match",
-        action="append",
-        metavar="TEXT",
-        help="only methods with this in their names, and the reference of each group; may be given again",
-    )
-    parser.add_argument("--prompts", type=int, default=16, metavar="N", help="in an estimate; default: %(default)s")
-    parser.add_argument(
-        "--repeats", type=int, default=12, metavar="N", help="estimates of a method; default: %(default)s"
-    )
-    parser.add_argument("--segment-tokens", type=int, default=10, metavar="N", help="of a tree; default: %(default)s")
-    parser.add_argument("--intervals", default="1,2,3,5", metavar="A,B", help="between cutpoints; default: %(default)s")
-    parser.add_argument(
-        "--interval",
-        type=int,
-        default=3,
-        metavar="N",
-        help="the one at which responses and rollouts vary; default: %(default)s",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
-    return parser.parse_args(argv)
+    files = "results.json and results.md go there"
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=files)
+    match = "only methods with this in their names, and the reference of each group; may be given again"
+    parser.add_argument("--match", action="append", default=[], metavar="TEXT", help=match)
+
+    def number(flag: str, kind: Callable, default: Any, help: str) -> None:
+        parser.add_argument(flag, type=kind, default=default, metavar="N", help=f"{help}; default: %(default)s")
+
+    number("--prompts", whole(1), 16, "in an estimate")
+    number("--repeats", whole(3), 12, "estimates of a method")
+    number("--segment-tokens", whole(1), 10, "of a tree")
+    number("--intervals", numbers, "1,2,3,5", "between cutpoints, with commas between the numbers")
+    number("--interval", whole(1), 3, "the one at which responses and rollouts vary")
+    number("--seed", whole(0), 0, "of the prompts and the responses")
+    return parser
+
+
+def chosen_settings(args: argparse.Namespace) -> dict[str, Setting]:
+    """What is measured, the references first. Raises UserError for a --match that no name has."""
+    known = settings(args.segment_tokens, args.intervals, args.interval)
+    for text in args.match:
+        if not any(text in name for name in known):
+            raise UserError(f"--match {text}: not in any name; there are {'; '.join(known)}")
+    return {
+        name: setting
+        for name, setting in known.items()
+        if name in REFERENCES or any(text in name for text in args.match or [""])
+    }
+
+
+def load(folder: Path, prompts: int) -> tuple[Subject, dict[str, Any]]:
+    """A folder of spo_rlhf.cli.prepare, and its record. Raises UserError where it is none, or has fewer problems."""
+    if not (folder / "prepare.json").exists() or not (folder / "train.jsonl").exists():
+        raise UserError(f"--task {folder}: no prepare.json and train.jsonl; make it with spo_rlhf.cli.prepare")
+    prepared, rows = read_json(folder / "prepare.json"), list(read_jsonl(folder / "train.jsonl"))
+    if len(rows) < prompts:
+        raise UserError(f"--task {folder}: has {len(rows)} problems for training, fewer than --prompts {prompts}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    task = TASKS[prepared["settings"]["task"]]
+    return Subject(model, tokenizer, task, rows, prepared["warm_up"]["max_new_tokens"]), prepared
+
+
+def relative_to(reference: dict[str, float], measured: dict[str, float]) -> dict[str, float]:
+    """The noise in units of the reference's, and its standard error."""
+    relative = measured["noise"] / reference["noise"]
+    both = float(np.hypot(measured["noise_error"], reference["noise_error"]))
+    return {"relative": relative, "error": 0.0 if measured is reference else relative * both}
 
 
 def table(results: dict[str, dict[str, float]]) -> list[str]:
@@ -275,80 +190,36 @@ def table(results: dict[str, dict[str, float]]) -> list[str]:
     return lines
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
-    args, console = parse(sys.argv[1:] if argv is None else argv), Console()
-    try:
-        run(args, console)
-    except UserError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        console.line(f"{PROGRAM}: interrupted")
-        return 130
-    return 0
-
-
-def run(args: argparse.Namespace, console: Console) -> None:
-    for option, low in (("prompts", 1), ("repeats", 3), ("segment_tokens", 1), ("interval", 1)):
-        if getattr(args, option) < low:
-            raise UserError(f"--{option.replace('_', '-')} {getattr(args, option)}: must be at least {low}")
-    if not all(part.isdecimal() and int(part) for part in args.intervals.split(",")):
-        raise UserError(f"--intervals {args.intervals}: must be numbers from 1, with commas between them")
-    known = settings(args.segment_tokens, [int(part) for part in args.intervals.split(",")], args.interval)
-    for text in args.match or []:
-        if not any(text in name for name in known):
-            raise UserError(f"--match {text}: not in any name; there are {'; '.join(known)}")
-    try:
-        prepared = json.loads((args.task / "prepare.json").read_text(encoding="utf-8"))
-        rows = [json.loads(line) for line in (args.task / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        raise UserError(
-            f"--task {args.task}: no prepare.json and train.jsonl; make it with spo_rlhf.cli.prepare"
-        ) from None
-    if len(rows) < args.prompts:
-        raise UserError(
-            f"--task {args.task}: has {len(rows)} problems for training, fewer than --prompts {args.prompts}"
-        )
-    task = TASKS[prepared["settings"]["task"]]
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(args.task / "model", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(args.task / "model")
+def measure(args: argparse.Namespace, console: Console) -> None:
+    """Every setting in turn, results after each. Raises UserError."""
+    chosen = chosen_settings(args)
+    subject, prepared = load(args.task, args.prompts)
     results: dict[str, dict[str, float]] = {}
     references: dict[float | None, dict[str, float]] = {}  # of each group, by its mask
-    told = {name: str(value) for name, value in vars(args).items()}
-    args.output.mkdir(parents=True, exist_ok=True)
-    chosen = {
-        name: setting
-        for name, setting in known.items()
-        if name in REFERENCES or any(text in name for text in args.match or [""])
-    }
     for number, (name, setting) in enumerate(chosen.items(), start=1):
-        start = time.monotonic()
+        start, label = time.monotonic(), f"[{number}/{len(chosen)}] {name}"
 
-        def report(repeat: int) -> None:
-            console.status(
-                f"[{number}/{len(chosen)}] {name}  {repeat}/{args.repeats}  {duration(time.monotonic() - start)}"
-            )
+        def report(repeat: int, start: float = start, label: str = label) -> None:
+            console.status(f"{label}  {repeat}/{args.repeats}  {duration(time.monotonic() - start)}")
 
-        measured = measure(model, tokenizer, task, rows, setting, args, prepared["warm_up"]["max_new_tokens"], report)
+        measured = measure_setting(subject, setting, args, report)
         reference = references.setdefault(setting.mask, measured)
         if reference["noise"] == 0:
             raise UserError(f"--task {args.task}: its model is never right, or always: there is no gradient to measure")
-        relative = measured["noise"] / reference["noise"]
-        both = float(np.hypot(measured["noise_error"], reference["noise_error"]))
-        error = 0.0 if measured is reference else relative * both
-        results[name] = {**measured, "relative": relative, "error": error, "seconds": time.monotonic() - start}
-        console.line(
-            f"[{number}/{len(chosen)}] {name}  {relative:.2f} of RLOO's tokens  {duration(results[name]['seconds'])}"
-        )
+        seconds = time.monotonic() - start
+        results[name] = {**measured, **relative_to(reference, measured), "seconds": seconds}
+        console.line(f"{label}  {results[name]['relative']:.2f} of RLOO's tokens  {duration(seconds)}")
         # After each method: what is measured is kept, whatever ends the command.
-        write_json(args.output / "results.json", {"settings": told, "task": prepared, "results": results})
-        (args.output / "results.md").write_text("\n".join(table(results)) + "\n", encoding="utf-8")
+        common.write_results(args.output, args, table(results), task=prepared, results=results)
     for line in table(results):
         console.line(line)
     console.line(f"results: {args.output / 'results.json'}   table: {args.output / 'results.md'}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
+    console = Console()
+    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
 
 
 if __name__ == "__main__":

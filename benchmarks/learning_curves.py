@@ -6,37 +6,43 @@ given again at any time.
 
 import argparse
 import json
-import os
-import platform
-import signal
-import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout that is not installed
-
+import common
+import jobs
 import report
 import study
 
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.arguments import seconds, whole
+from spo_rlhf.host.command import run_command
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json
 
 PROGRAM = "learning_curves"
+INTERRUPTED = "interrupted; finished runs are kept, the same command goes on"
+DEFAULTS = {
+    "methods": ",".join(study.DEFAULT_METHODS),
+    "tasks": "arithmetic-short,arithmetic-long,knights_knaves",
+    "seeds": 3,
+    "budget_tokens": 600_000,
+    "points": 8,
+    "warm_up_seconds": 1800.0,
+}
+# Instead of the defaults:
+STABILITY = {"methods": ",".join(study.STABILITY_METHODS), "tasks": study.STABILITY_WORKLOAD}
 QUICK = {
+    "methods": "grpo,spo_chain",
+    "tasks": "arithmetic-short",
     "seeds": 1,
     "budget_tokens": 60_000,
     "points": 3,
     "warm_up_seconds": 240.0,
-    "methods": "grpo,spo_chain",
-    "tasks": "arithmetic-short",
 }
-DEFAULT_TASKS = ("arithmetic-short", "arithmetic-long", "knights_knaves")
-PACKAGES = ("openrlhf", "ray", "deepspeed", "torch", "transformers")
 SWITCHES = {"true": True, "false": False}
 EXAMPLES = """examples:
   python benchmarks/learning_curves.py --quick
@@ -48,89 +54,57 @@ EXAMPLES = """examples:
 """
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES
+def build_parser() -> argparse.ArgumentParser:
+    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    what = parser.add_argument_group("what is run")
+    what.add_argument("--methods", metavar="A,B", help=f"of {', '.join(study.METHODS)}; default: {DEFAULTS['methods']}")
+    what.add_argument(
+        "--task", dest="tasks", metavar="A,B", help=f"of {', '.join(study.WORKLOADS)}; default: {DEFAULTS['tasks']}"
     )
-    parser.add_argument(
-        "--methods", metavar="A,B", help=f"of {', '.join(study.METHODS)}; default: {', '.join(study.DEFAULT_METHODS)}"
+    what.add_argument("--seeds", type=whole(1), metavar="N", help="runs of each; default: 3")
+    tokens = "tokens generated in a run, Monte Carlo included; default: 600000"
+    what.add_argument("--budget-tokens", type=whole(1), metavar="N", help=tokens)
+    what.add_argument("--points", type=whole(1), metavar="N", help="evaluations in a run, about; default: 8")
+    warm_up = "of supervised training of a task's model, at most; default: 1800"
+    what.add_argument("--warm-up-seconds", type=seconds, metavar="S", help=warm_up)
+    vary = (
+        "run each method once with each value (A|B where a value has commas); `prompts` and `responses` are the batch"
     )
-    parser.add_argument(
-        "--task", dest="tasks", metavar="A,B", help=f"of {', '.join(study.TASKS)}; default: {', '.join(DEFAULT_TASKS)}"
-    )
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each; default: 3")
-    parser.add_argument(
-        "--budget-tokens",
-        type=int,
-        metavar="N",
-        help="tokens generated in a run, Monte Carlo included; default: 600000",
-    )
-    parser.add_argument("--points", type=int, metavar="N", help="evaluations in a run, about; default: 8")
-    parser.add_argument(
-        "--warm-up-seconds",
-        type=float,
-        metavar="S",
-        help="of supervised training of a task's model, at most; default: 1800",
-    )
-    parser.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="OPTION=A,B",
-        help="run each method once with each value (A|B where a value has commas); `prompts` and `responses` are the batch",
-    )
-    parser.add_argument(
-        "--stability", action="store_true", help="a learning rate 10 times too high and two epochs in 4 batches"
-    )
-    parser.add_argument(
-        "--parallel",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs at a time, each with its share of the cores; seconds compare only at one N; default: 1",
-    )
-    parser.add_argument("--quick", action="store_true", help="one seed, two methods, one task, a small budget")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/learning_curves"), metavar="DIR", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--collect",
-        action="store_true",
-        help="run nothing; results of all finished runs of --task, whatever their settings",
-    )
-    parser.add_argument(
-        "--only", metavar="A,B", help="with --collect: runs of these methods alone, named as in the table"
-    )
-    parser.add_argument(
-        "--baseline", metavar="METHOD", help="what the table compares with; default: the first of the methods"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
-    args = parser.parse_args(argv)
-    methods = study.STABILITY_METHODS if args.stability else list(study.DEFAULT_METHODS)
-    defaults = {"seeds": 3, "budget_tokens": 600_000, "points": 8, "warm_up_seconds": 1800.0}
-    tasks = [study.STABILITY_TASK] if args.stability else DEFAULT_TASKS
-    defaults |= {"methods": ",".join(methods), "tasks": ",".join(tasks)}
-    for name, value in {**defaults, **(QUICK if args.quick else {})}.items():
+    what.add_argument("--vary", action="append", default=[], metavar="OPTION=A,B", help=vary)
+    stability = "a learning rate 10 times too high and two epochs in 4 batches"
+    what.add_argument("--stability", action="store_true", help=stability)
+    what.add_argument("--quick", action="store_true", help="one seed, two methods, one task, a small budget")
+    how = parser.add_argument_group("how, and what of it is shown")
+    parallel = "runs at a time, each with its share of the cores; seconds compare only at one N; default: 1"
+    how.add_argument("--parallel", type=whole(1), default=1, metavar="N", help=parallel)
+    output = Path("runs/learning_curves")
+    how.add_argument("--output", type=Path, default=output, metavar="DIR", help="default: %(default)s")
+    collected = "run nothing; results of all finished runs of --task, whatever their settings"
+    how.add_argument("--collect", action="store_true", help=collected)
+    how.add_argument("--only", metavar="A,B", help="with --collect: runs of these methods alone, named as in the table")
+    baseline = "what the table compares with; default: the first of the methods"
+    how.add_argument("--baseline", metavar="METHOD", help=baseline)
+    how.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Options, filled in. Raises UserError."""
+    args = build_parser().parse_args(argv)
+    defaults = {**DEFAULTS, **(STABILITY if args.stability else {}), **(QUICK if args.quick else {})}
+    for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    return args
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raises UserError for a number out of range."""
-    for name in ("seeds", "budget_tokens", "points", "parallel"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
     if args.only and not args.collect:
         raise UserError("--only: goes with --collect; for what is run, --methods")
+    return args
 
 
 def split(text: str) -> list[str]:
     return text.split("|" if "|" in text else ",")
 
 
-def choose(text: str, known: dict, option: str) -> list[str]:
+def choose(text: str, known: dict[str, Any], option: str) -> list[str]:
     """Names of a list with commas, or A|B where names have commas; raises UserError for an unknown one."""
     names = [name.strip() for name in split(text) if name.strip()]
     unknown = [name for name in names if name not in known]
@@ -158,186 +132,142 @@ def variants(args: argparse.Namespace) -> dict[str, study.Method]:
     return found
 
 
-class Terminated(KeyboardInterrupt):
-    """By SIGTERM, which does not reach the runs by itself as Ctrl-C does."""
+@dataclass(frozen=True)
+class Run:
+    """One training: a method on a workload with a seed. label: what the terminal calls it."""
+
+    workload: str
+    method: str
+    seed: int
+    folder: Path
+    label: str
 
 
-class Board:
-    """The last line of every run going on, in one status line; safe to use from several threads.
-
-    stopped: what interrupted the benchmark, so that the runs that end with it are no failures.
-    """
-
-    def __init__(self, console: Console):
-        self.console, self.lock = console, threading.Lock()
-        self.current: dict[str, str] = {}
-        self.stopped: KeyboardInterrupt | None = None
-
-    def line(self, text: str) -> None:
-        with self.lock:
-            self.console.line(text)
-
-    def update(self, label: str, text: str | None) -> None:
-        """What a run does now; None: it has ended."""
-        with self.lock:
-            self.current.pop(label, None)
-            if text is not None:
-                self.current[label] = text
-            if self.current:
-                self.console.status("   ".join(f"{label}  {text}" for label, text in sorted(self.current.items())))
+def planned(args: argparse.Namespace, methods: dict[str, study.Method], workloads: list[str]) -> list[Run]:
+    """All runs, seed by seed. Those of another budget are other runs, in other folders."""
+    triples = [(task, method, seed) for task in workloads for seed in range(args.seeds) for method in methods]
+    runs = []
+    for number, (workload, method, seed) in enumerate(triples, start=1):
+        name = f"{method.replace(':', '-').replace('=', '_')}-{args.budget_tokens}-seed{seed}"
+        label = f"[{number}/{len(triples)}] {workload} {method} seed {seed}"
+        runs.append(Run(workload, method, seed, args.output.resolve() / workload / name, label))
+    return runs
 
 
-def run(command: list[str], log: Path, board: Board, label: str, parallel: int = 1) -> None:
-    """Run one command with its output in a log. Raises UserError if it fails. Ctrl-C reaches it as well, SIGTERM is passed on."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    cores = max(1, (os.cpu_count() or 1) // parallel)
-    environment = {"OMP_NUM_THREADS": str(cores), **os.environ} if parallel > 1 else None
-    start = time.monotonic()
-    with open(log, "w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=study.ROOT, env=environment)
-        try:
-            while process.poll() is None:
-                lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                board.update(label, f"{duration(time.monotonic() - start)}  {lines[-1][:90] if lines else ''}")
-                if isinstance(board.stopped, Terminated):
-                    process.terminate()
-                    break
-                time.sleep(1)
-        except Terminated:
-            process.terminate()
-            raise
-        finally:
-            process.wait()
-            board.update(label, None)
-    if process.returncode:
-        raise UserError(f"{label} ended with status {process.returncode}; see {log}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; exit status 0, 2 for wrong usage or a run that failed, 130 when interrupted."""
-    args = parse(sys.argv[1:] if argv is None else argv)
-    console = Console()
-    try:
-        check(args)
-        methods = variants(args)
-        tasks = choose(args.tasks, study.TASKS, "--task")
-        if args.collect:
-            collect(args, tasks, console)
-        else:
-            benchmark(args, methods, tasks, console)
-    except UserError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        console.line(f"{PROGRAM}: interrupted; finished runs are kept, the same command goes on")
-        return 130
-    return 0
-
-
-def portable(command: list[str], output: Path) -> list[str]:
-    """The command without this machine's folders: what a reader of the results can repeat."""
-    parts = ["python" if part == sys.executable else part for part in command]
-    return [part.replace(f"{output}/", "OUTPUT/").replace(f"{study.ROOT}/", "") for part in parts]
-
-
-def benchmark(args: argparse.Namespace, methods: dict[str, study.Method], tasks: list[str], console: Console) -> None:
-    """Every run that is not finished, then results.json, pictures and the table. Raises UserError at the end if runs failed."""
-    output, board = args.output.resolve(), Board(console)
-    jobs = [(task, name, seed) for task in tasks for seed in range(args.seeds) for name in methods]
-    for task in tasks:
-        folder = output / task / "task"
-        prepare = study.prepare_command(study.TASKS[task], folder, args.warm_up_seconds)
+def prepare(args: argparse.Namespace, workloads: list[str], board: jobs.Board) -> None:
+    """Data and model of each workload that has none yet."""
+    for name in workloads:
+        folder = args.output.resolve() / name / "task"
+        command = study.prepare_command(study.WORKLOADS[name], folder, args.warm_up_seconds)
         if args.dry_run:
-            console.line(" ".join(prepare))
+            board.line(" ".join(command))
         elif not (folder / "prepare.json").exists():
-            run(prepare, output / task / "prepare.log", board, f"{task}: data and model")
+            jobs.run_logged(command, folder.with_name("prepare.log"), board, f"{name}: data and model")
 
-    def finish(number: int, task: str, name: str, seed: int) -> dict | UserError | None:
-        """The record of a run, from its file or by running it, or the error that ended it; None in a dry run."""
-        # Runs of another budget are other runs.
-        path = output / task / f"{name.replace(':', '-').replace('=', '_')}-{args.budget_tokens}-seed{seed}"
-        label = f"[{number}/{len(jobs)}] {task} {name} seed {seed}"
-        if args.dry_run:
-            return board.line(f"spo-train for {name}, seed {seed}, in {path}")
-        result = path / "result.json"
-        if not result.exists():
-            command = study.train_command(
-                study.TASKS[task],
-                methods[name],
-                output / task / "task",
-                path,
-                seed=seed,
-                budget=args.budget_tokens,
-                points=args.points,
-            )
-            # What a stopped run left would be mixed with the new one.
-            (path / "metrics.jsonl").unlink(missing_ok=True)
-            try:
-                run(command, path / "terminal.log", board, label, args.parallel)
-                told = portable(command, output)
-                record = {"task": task, "method": name, "seed": seed, "command": told, **study.read_run(path)}
-            except UserError as error:
-                if board.stopped is None:
-                    board.line(f"{label}  FAILED, the others go on")
-                return error
-            write_json(result, record)
-        record = json.loads(result.read_text(encoding="utf-8"))
-        first, last = record["accuracy"][0]["accuracy"], record["accuracy"][-1]["accuracy"]
-        spent = f"{count(record['generated_tokens'])} tokens  {duration(record['seconds_training'])}"
-        board.line(f"{label}  {first:.1%} -> {last:.1%}  {spent}")
-        return record
 
-    with ThreadPoolExecutor(args.parallel) as pool:
-        futures = [pool.submit(finish, number, *job) for number, job in enumerate(jobs, start=1)]
+def finish(run: Run, args: argparse.Namespace, method: study.Method, board: jobs.Board) -> dict[str, Any]:
+    """The record of a run, from its file or by running it. Raises UserError where it fails."""
+    result = run.folder / "result.json"
+    if not result.exists():
+        workload, task = study.WORKLOADS[run.workload], run.folder.with_name("task")
+        spent = dict(budget=args.budget_tokens, points=args.points)
+        command = study.train_command(workload, method, task, run.folder, seed=run.seed, **spent)
+        # What a stopped run left would be mixed with the new one.
+        (run.folder / "metrics.jsonl").unlink(missing_ok=True)
         try:
-            ended = [future.result() for future in futures]
+            jobs.run_logged(command, run.folder / "terminal.log", board, run.label, args.parallel)
+        except UserError:
+            if board.stopped is None:
+                board.line(f"{run.label}  FAILED, the others go on")
+            raise
+        told = common.portable(command, args.output.resolve())
+        measured = study.read_run(run.folder)
+        record = {"task": run.workload, "method": run.method, "seed": run.seed, "command": told, **measured}
+        write_json(result, record)
+    record = json.loads(result.read_text(encoding="utf-8"))
+    first, last = record["accuracy"][0]["accuracy"], record["accuracy"][-1]["accuracy"]
+    spent = f"{count(record['generated_tokens'])} tokens  {duration(record['seconds_training'])}"
+    board.line(f"{run.label}  {first:.1%} -> {last:.1%}  {spent}")
+    return record
+
+
+def benchmark(
+    args: argparse.Namespace, methods: dict[str, study.Method], workloads: list[str], console: Console
+) -> None:
+    """Every run that is not finished, then results and the table. Raises UserError at the end if runs failed."""
+    board = jobs.Board(console)
+    prepare(args, workloads, board)
+    runs = planned(args, methods, workloads)
+    if args.dry_run:
+        for run in runs:
+            board.line(f"spo-train for {run.method}, seed {run.seed}, in {run.folder}")
+        return
+    with ThreadPoolExecutor(args.parallel) as pool:
+        futures = [pool.submit(finish, run, args, methods[run.method], board) for run in runs]
+        try:
+            failures = [future.exception() for future in futures]
         except KeyboardInterrupt as stop:
             board.stopped = stop
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    failed = [one for one in ended if isinstance(one, UserError)]
-    write_results(args, [one for one in ended if isinstance(one, dict)], console)
+    failed = [error for error in failures if error is not None]
+    write_results(args, [future.result() for future in futures if future.exception() is None], console)
+    for error in failed:
+        if not isinstance(error, UserError):
+            raise error  # a fault of this program
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(jobs)} runs failed, the same command tries them again; the first: {failed[0]}"
+            f"{len(failed)} of {len(runs)} runs failed, the same command tries them again; the first: {failed[0]}"
         )
 
 
-def collect(args: argparse.Namespace, tasks: list[str], console: Console) -> None:
-    """Results of every finished run of these tasks under --output, whatever command made it."""
+def collect(args: argparse.Namespace, workloads: list[str], console: Console) -> None:
+    """Results of every finished run of these workloads under --output, whatever command made it."""
     found = [
         json.loads(path.read_text(encoding="utf-8"))
-        for task in tasks
-        for path in sorted(args.output.glob(f"{task}/*/result.json"))
+        for name in workloads
+        for path in sorted(args.output.glob(f"{name}/*/result.json"))
     ]
     if not found:
-        raise UserError(f"--output {args.output}: no finished run of {', '.join(tasks)} there")
+        raise UserError(f"--output {args.output}: no finished run of {', '.join(workloads)} there")
     if args.only:
         wanted = choose(args.only, {one["method"]: one for one in found}, "--only")
         found = [one for one in found if one["method"] in wanted]
     write_results(args, found, console)
 
 
-def write_results(args: argparse.Namespace, done: list[dict], console: Console) -> None:
+def write_results(args: argparse.Namespace, records: list[dict[str, Any]], console: Console) -> None:
     """results.json, results.md and pictures of these runs, and the table on the terminal; nothing where there is no run."""
     output = args.output.resolve()
-    if args.baseline and args.baseline not in (names := {one["method"] for one in done}):
+    if args.baseline and args.baseline not in (names := {one["method"] for one in records}):
         raise UserError(f"--baseline {args.baseline}: no run of it among those of {', '.join(sorted(names))}")
-    done = sorted(done, key=lambda one: one["method"] != args.baseline) if args.baseline else done
-    if done:
-        settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
-        machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
-        machine |= {name: version(name) for name in PACKAGES}
-        write_json(output / "results.json", {"settings": settings, "machine": machine, "runs": done})
-        for line in report.write(output, done):
+    if args.baseline:
+        records = sorted(records, key=lambda one: one["method"] != args.baseline)
+    if records:
+        lines = report.tables(records)
+        common.write_results(output, args, lines, runs=records)
+        report.draw(output, records)
+        where = f"results: {output / 'results.json'}  table: {output / 'results.md'}  pictures: {output}/*.png"
+        for line in (*lines, where):
             console.line(line)
 
 
-def terminated(*_: object) -> None:
-    """Handler of SIGTERM."""
-    raise Terminated
+def measure(args: argparse.Namespace, console: Console) -> None:
+    """What the options ask for. Raises UserError."""
+    methods = variants(args)
+    workloads = choose(args.tasks, study.WORKLOADS, "--task")
+    if args.collect:
+        collect(args, workloads, console)
+    else:
+        benchmark(args, methods, workloads, console)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit status 0, 2 for wrong usage or a run that failed, 130 when interrupted."""
+    console = Console()
+    return run_command(PROGRAM, lambda: measure(parse(argv), console), interrupted=INTERRUPTED, say=console.line)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, terminated)
+    jobs.raise_on_sigterm()
     sys.exit(main())

@@ -102,13 +102,19 @@ def percent(estimate: tuple[float, float], *, sign: bool = False) -> str:
     return text if np.isnan(half) else f"{text} ± {100 * half:.1f}"
 
 
-def draw(task: str, methods: dict[str, list[dict]], path: Path) -> None:
-    """Accuracy over tokens and over seconds: mean over seeds, band from the lowest to the highest seed."""
+def _pyplot():
+    """matplotlib.pyplot, imported where pictures are drawn, for files alone."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def draw_accuracy(task: str, methods: dict[str, list[dict]], path: Path) -> None:
+    """Accuracy over tokens and over seconds: mean over seeds, band from the lowest to the highest seed."""
+    pyplot = _pyplot()
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
     for axes, axis, label in zip(
         panels, ("tokens", "seconds"), ("generated tokens, Monte Carlo included", "seconds of training")
@@ -136,11 +142,7 @@ STEP_PANELS = {
 
 def draw_steps(task: str, methods: dict[str, list[dict]], path: Path) -> None:
     """Reward, KL and clip fraction over steps, a line per seed: where a method collapses, these show it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     figure, panels = pyplot.subplots(1, len(STEP_PANELS), figsize=(15, 4.2), layout="constrained")
     for axes, (name, label) in zip(panels, STEP_PANELS.items()):
         for number, (method, runs) in enumerate(methods.items()):
@@ -185,12 +187,16 @@ def steps_table(methods: dict[str, list[dict]]) -> list[str]:
     return [*lines, ""]
 
 
-def write(output: Path, runs: list[dict[str, Any]]) -> list[str]:
-    """results.md and one PNG per task into `output`; returns the lines of the tables and where the files are."""
+def tables(runs: list[dict[str, Any]]) -> list[str]:
+    """Markdown lines of all tables, task by task."""
     lines = []
     for task, methods in by_method(runs).items():
         lines += table(task, methods) + reward_table(methods) + steps_table(methods)
-        draw(task, methods, output / f"{task}.png")
+    return lines
+
+
+def draw(output: Path, runs: list[dict[str, Any]]) -> None:
+    """Two PNGs per task into `output`."""
+    for task, methods in by_method(runs).items():
+        draw_accuracy(task, methods, output / f"{task}.png")
         draw_steps(task, methods, output / f"{task}-steps.png")
-    (output / "results.md").write_text("\n".join(lines), encoding="utf-8")
-    return [*lines, f"results: {output / 'results.json'}  table: {output / 'results.md'}  pictures: {output}/*.png"]

@@ -1,4 +1,4 @@
-"""What the learning-curve benchmark runs: tasks, methods, and one spo-train command per task, method and seed."""
+"""What the learning-curve benchmark runs: workloads, methods, and one spo-train command per workload, method and seed."""
 
 import json
 import math
@@ -7,30 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spo_rlhf.tasks import arithmetic, knights_knaves
+from spo_rlhf.tasks.registry import TASKS
 
-ROOT = Path(__file__).parents[1]
-REWARDS = ROOT / "spo_rlhf" / "tasks"
 HELD_OUT = 512
 MICRO_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task that makes its own data and a model that solves a part of it.
+class Workload:
+    """A task of spo_rlhf/tasks at one size, a model that solves a part of it, and the batch that suits both.
 
-    prepare: options of spo_rlhf.cli.prepare. segment_tokens: of a tree's segments, about a third of a response.
-    prompts_share: of a method's prompts in an iteration; less than 1 where responses are long, for a budget of some iterations.
-    learning_rate: AdamW's, constant. optimizer_steps: of an iteration, times the method's. cutpoint_interval: of SPO-chain; one
-    that leaves at most two segments a response. eval_temperature, eval_samples: of the responses to held-out problems; sampled
-    where greedy ones do not show what training changes.
+    prepare: options of spo_rlhf.cli.prepare beside --task. prompt_tokens: of the longest prompt, at most. segment_tokens: of
+    a tree's segments, about a third of a response. prompts_share: of a method's prompts in an iteration; less than 1 where
+    responses are long, for a budget of some iterations. learning_rate: AdamW's, constant. optimizer_steps: of an iteration,
+    times the method's. cutpoint_interval: of SPO-chain; one that leaves at most two segments a response. eval_temperature,
+    eval_samples: of the responses to held-out problems; sampled where greedy ones do not show what training changes.
     """
 
-    prepare: tuple[str, ...]
-    template: str
-    reward: Path
+    task: str
     prompt_tokens: int
     segment_tokens: int
+    prepare: tuple[str, ...] = ()
     prompts_share: float = 1.0
     learning_rate: float = 3e-4
     optimizer_steps: int = 1
@@ -39,17 +36,18 @@ class Task:
     eval_samples: int = 1
 
 
-def _arithmetic(*options: str, **sizes: Any) -> Task:
-    return Task(prepare=options, template=arithmetic.PROMPT_TEMPLATE, reward=REWARDS / "math_reward.py", **sizes)
-
-
-TASKS = {
-    "arithmetic-short": _arithmetic("--min-steps", "2", "--max-steps", "4", prompt_tokens=96, segment_tokens=10),
-    "arithmetic-long": _arithmetic(
-        *("--min-steps", "8", "--max-steps", "12", "--target-accuracy", "0.7"),
-        *("--warm-up-from", "2", "--warm-up-optimizer", "muon", "--warm-up-average", "50"),
+WORKLOADS = {
+    "arithmetic-short": Workload(
+        "arithmetic", prompt_tokens=96, segment_tokens=10, prepare=("--min-steps", "2", "--max-steps", "4")
+    ),
+    "arithmetic-long": Workload(
+        "arithmetic",
         prompt_tokens=192,
         segment_tokens=24,
+        prepare=(
+            *("--min-steps", "8", "--max-steps", "12", "--target-accuracy", "0.7"),
+            *("--warm-up-from", "2", "--warm-up-optimizer", "muon", "--warm-up-average", "50"),
+        ),
         prompts_share=0.5,
         learning_rate=3e-5,  # 1e-4 undoes a part of the warm-up in the first steps, 3e-4 all of it
         optimizer_steps=4,
@@ -57,13 +55,12 @@ TASKS = {
         eval_samples=2,
     ),
     # The quickstart's; its folder runs/quickstart/task may be copied to OUTPUT/arithmetic/task.
-    "arithmetic": _arithmetic(prompt_tokens=160, segment_tokens=20),
-    "knights_knaves": Task(
-        prepare=("--task", "knights_knaves", "--people", "2"),
-        template=knights_knaves.PROMPT_TEMPLATE,
-        reward=REWARDS / "knights_knaves_reward.py",
+    "arithmetic": Workload("arithmetic", prompt_tokens=160, segment_tokens=20),
+    "knights_knaves": Workload(
+        "knights_knaves",
         prompt_tokens=160,
         segment_tokens=48,
+        prepare=("--people", "2"),
         prompts_share=0.5,
         optimizer_steps=4,
         cutpoint_interval=15,
@@ -138,44 +135,34 @@ COMMON = {
 }
 # A learning rate 10 times too high and two off-policy epochs, where GRPO is said to collapse.
 STABILITY = {"actor.adam.lr": 3e-3, "train.max_epochs": 2, "optimizer_steps": 4}
-STABILITY_TASK = "arithmetic"
+STABILITY_WORKLOAD = "arithmetic"
 STABILITY_METHODS = ("grpo", "gspo", "sspo", "spo_chain", "spo_chain_segment")
 
 
-def prepare_command(task: Task, folder: Path, seconds: float) -> list[str]:
-    """Makes data and model of a task; a finished folder is left as it is."""
+def prepare_command(workload: Workload, folder: Path, seconds: float) -> list[str]:
+    """Makes data and model of a workload; a finished folder is left as it is."""
     options = ["--output", str(folder), "--train", "8192", "--test", str(HELD_OUT), "--max-seconds", str(seconds)]
-    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.prepare", *options, *task.prepare]
+    return [*_program("prepare"), "--task", workload.task, *options, *workload.prepare]
 
 
 def train_command(
-    task: Task, method: Method, folder: Path, run: Path, *, seed: int, budget: int, points: int
+    workload: Workload, method: Method, folder: Path, run_dir: Path, *, seed: int, budget: int, points: int
 ) -> list[str]:
-    """spo-train for one run; about `points` evaluations, the first and last one included."""
+    """spo-train for one run on the prepared `folder`; about `points` evaluations, the first and last one included."""
     prepared = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
     new_tokens = prepared["warm_up"]["max_new_tokens"]
     options = dict(method.options)
-    optimizer_steps = task.optimizer_steps * int(options.pop("optimizer_steps", 1))
+    optimizer_steps = workload.optimizer_steps * int(options.pop("optimizer_steps", 1))
     if options["spo.mode"] == "tree":
-        options.setdefault("spo.tree_segment_tokens", task.segment_tokens)
+        options.setdefault("spo.tree_segment_tokens", workload.segment_tokens)
     if options.get("spo.partition") == "cutpoint":
-        options.setdefault("spo.cutpoint_interval", task.cutpoint_interval)
-    method = method.with_options({"prompts": max(1, round(method.prompts * task.prompts_share))})
-    samples = method.prompts * method.responses
-    batch = samples // optimizer_steps
+        options.setdefault("spo.cutpoint_interval", workload.cutpoint_interval)
+    method = method.with_options({"prompts": max(1, round(method.prompts * workload.prompts_share))})
+    batch = method.prompts * method.responses // optimizer_steps
     values = {
         **COMMON,
-        "actor.model_name_or_path": folder / "model",
-        "actor.adam.lr": task.learning_rate,
-        "data.prompt_dataset": folder / "train.jsonl",
-        "eval.dataset": folder / "test.jsonl",
-        "eval.temperature": task.eval_temperature,
-        "eval.n_samples_per_prompt": task.eval_samples,
+        **_of_the_workload(workload, folder, new_tokens),
         "eval.steps": evaluation_interval(method, new_tokens, budget, points),
-        "data.input_template": task.template,
-        "data.max_len": task.prompt_tokens + new_tokens,
-        "rollout.max_new_tokens": new_tokens,
-        "reward.remote_url": task.reward,
         "rollout.batch_size": method.prompts,
         "rollout.n_samples_per_prompt": method.responses,
         "rollout.micro_batch_size": min(MICRO_BATCH, batch),
@@ -183,18 +170,44 @@ def train_command(
         "train.micro_batch_size": min(MICRO_BATCH, batch),
         "train.seed": seed,
         "spo.token_budget": budget,
-        "spo.run_dir": run,
-        "ckpt.output_dir": run / "model",
-        "ckpt.path": run / "checkpoints",
+        "spo.run_dir": run_dir,
+        "ckpt.output_dir": run_dir / "model",
+        "ckpt.path": run_dir / "checkpoints",
         **options,
     }
-    flags = ["--train.colocate_all"]
+    return [*_program("train"), "--train.colocate_all", *_flags(values)]
+
+
+def _program(name: str) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", f"spo_rlhf.cli.{name}"]
+
+
+def _of_the_workload(workload: Workload, folder: Path, new_tokens: int) -> dict[str, Any]:
+    """Options of spo-train that every method has alike."""
+    task = TASKS[workload.task]
+    return {
+        "actor.model_name_or_path": folder / "model",
+        "actor.adam.lr": workload.learning_rate,
+        "data.prompt_dataset": folder / "train.jsonl",
+        "data.input_template": task.template,
+        "data.max_len": workload.prompt_tokens + new_tokens,
+        "eval.dataset": folder / "test.jsonl",
+        "eval.temperature": workload.eval_temperature,
+        "eval.n_samples_per_prompt": workload.eval_samples,
+        "rollout.max_new_tokens": new_tokens,
+        "reward.remote_url": task.reward,
+    }
+
+
+def _flags(values: dict[str, Any]) -> list[str]:
+    """Options by name as a command line; True and False are a switch."""
+    flags = []
     for name, value in values.items():
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")
         else:
             flags += [f"--{name}", str(value)]
-    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.train", *flags]
+    return flags
 
 
 def evaluation_interval(method: Method, new_tokens: int, budget: int, points: int) -> int:
@@ -209,12 +222,15 @@ def evaluation_interval(method: Method, new_tokens: int, budget: int, points: in
     return max(1, round(steps / max(points - 1, 1)))
 
 
-def read_run(run: Path) -> dict[str, Any]:
+STEP_METRICS = ("rollout/reward_mean", "ppo_kl", "ppo_clip_ratio", "mask_density", "actor_grad_norm")
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
     """Costs of a finished run and its accuracy over tokens and seconds of training, evaluation time left out."""
-    with open(run / "metrics.jsonl", encoding="utf-8") as lines:
+    with open(run_dir / "metrics.jsonl", encoding="utf-8") as lines:
         events = [json.loads(line) for line in lines]
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     tokens = seconds = trained_tokens = optimizer_steps = 0.0
     points, curve = [], []
     for event in events:
@@ -224,15 +240,8 @@ def read_run(run: Path) -> dict[str, Any]:
             trained_tokens += metrics.get("trained_tokens", 0.0)
             batches = metrics["rollout/num_samples"] * config["train.max_epochs"] / config["train.batch_size"]
             optimizer_steps += batches - metrics["skipped_steps"]
-            names = ("rollout/reward_mean", "ppo_kl", "ppo_clip_ratio", "mask_density", "actor_grad_norm")
-            curve.append(
-                {
-                    "step": event["step"],
-                    "tokens": tokens,
-                    "seconds": seconds,
-                    **{name: metrics.get(name) for name in names},
-                }
-            )
+            values = {name: metrics.get(name) for name in STEP_METRICS}
+            curve.append({"step": event["step"], "tokens": tokens, "seconds": seconds, **values})
         elif event["event"] == "eval":
             accuracy = [value for name, value in metrics.items() if name.endswith("_pass1")]
             points.append({"step": event["step"], "tokens": tokens, "seconds": seconds, "accuracy": accuracy[0]})

@@ -10,7 +10,7 @@ from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.base import Method
 
 KL_SCOPES = ("all", "masked")
-PRESETS = ("paper",)  # of the methods
+PRESETS = tuple(sorted({name for method in METHODS.values() for name in method.presets}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""Everything that adapts the stack to a machine without a GPU. Nothing else in the project knows of it.
+"""Everything that adapts the stack to a run without a GPU; whether a run has one is decided in host/device.py.
 
-OpenRLHF, DeepSpeed and vLLM's Ray integration assume CUDA. On a machine without one:
+OpenRLHF, DeepSpeed and vLLM's Ray integration assume CUDA. Without one:
 
-- Ray is told of *logical* GPUs (`ray_resources`), so that placement groups and fractional GPUs schedule as they do elsewhere;
+- Ray is told of *logical* GPUs (host/device.py), so that placement groups and fractional GPUs schedule as they do elsewhere;
 - `adapt()` makes the calls into torch.cuda harmless, builds the device mesh on the CPU, and switches to float32 (vLLM's bfloat16
   kernels can die with an illegal instruction on CPUs, and float32 makes runs exactly repeatable);
 - weights reach the engines through Ray's object store and a file in shared memory instead of NCCL (`broadcast_weights`,
@@ -15,20 +15,13 @@ import os
 import tempfile
 from typing import Any
 
+from spo_rlhf.host.device import is_cpu as is_cpu  # asked under this name wherever the stack is set up
+
 DTYPE = "float32"
 KV_CACHE_BYTES = 1 << 30
 # vLLM's CPU default of 128 tokens a block caches nothing of a short prompt; 32 is the smallest block it takes.
 BLOCK_SIZE = 32
 MIN_BATCHED_TOKENS = 8192
-# Ray's own settings, for a Ray that is started here. By default its workers give way to every other process.
-RAY_ENVIRONMENT = {"RAY_worker_niceness": "0"}
-
-
-def is_cpu() -> bool:
-    """True where the stack must run without a GPU."""
-    import torch
-
-    return not torch.cuda.is_available()
 
 
 def worker_environment() -> dict[str, str]:
@@ -41,11 +34,6 @@ def worker_environment() -> dict[str, str]:
         # Left to itself every engine ties its threads to the same cores, also beside another engine or another run.
         "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
     }
-
-
-def ray_resources(num_devices: int) -> dict[str, int]:
-    """Arguments of ray.init: `num_devices` logical GPUs, and CPUs enough to schedule what goes with them."""
-    return {"num_cpus": max(8, 2 * num_devices), "num_gpus": num_devices}
 
 
 def settle(args) -> list[str]:

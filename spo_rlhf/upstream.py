@@ -16,7 +16,6 @@ import importlib.util
 import operator
 import os
 import re
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from types import SimpleNamespace
@@ -81,22 +80,22 @@ def __getattr__(name: str) -> Any:
     """The names above, looked up on first use: that loads the stack (about 10 s), so the command line can do without it."""
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _load()
-    return globals()[name]
+    return getattr(_stack(), name)
 
 
 @functools.cache
-def _load() -> None:
+def _stack() -> SimpleNamespace:
+    """OpenRLHF under the names above, this process adapted to it; loaded once."""
     check_version()
     flash_attn_stand_in.install()
-    found = {}
+    stack = SimpleNamespace()
     for name, (module_name, path) in _NAMES.items():
         module = importlib.import_module(module_name)
-        found[name] = operator.attrgetter(path)(module) if path else module
-    globals().update(found)
-    _add_step_fields(found["Experience"])
+        setattr(stack, name, operator.attrgetter(path)(module) if path else module)
+    _add_step_fields(stack.Experience)
     if cpu.is_cpu():
         cpu.adapt()
+    return stack
 
 
 # Per-token fields (B, T - 1) of our own in an Experience: the ratio unit of each token, and what its clip bounds are multiplied with.
@@ -147,14 +146,23 @@ def entropies(actor):
 # installed source: the statements before `args = parser.parse_args()` build the parser, those after it validate, and the last
 # statement, `train(args)`, is left out. `cli` names the command: train_ppo_ray, train_sft, train_dpo.
 
+_MAIN, _PARSE, _TRAIN = "__name__ == '__main__'", "args = parser.parse_args()", "train(args)"
+
 
 def _main_statements(cli: str) -> tuple[list[ast.stmt], list[ast.stmt]]:
+    """What builds the parser, and what validates its result. Raises UserError where the source looks otherwise."""
     check_version()
-    with open(_cli_path(cli), encoding="utf-8") as source:
-        main = ast.parse(source.read()).body[-1]
-    assert isinstance(main, ast.If) and ast.unparse(main.body[-1]) == "train(args)"
-    texts = [ast.unparse(statement) for statement in main.body]
-    parse = texts.index("args = parser.parse_args()")
+    path = _cli_path(cli)
+    with open(path, encoding="utf-8") as source:
+        main = (ast.parse(source.read()).body or [None])[-1]
+    is_main = isinstance(main, ast.If) and ast.unparse(main.test) == _MAIN
+    texts = [ast.unparse(statement) for statement in main.body] if is_main else []
+    if texts.count(_PARSE) != 1 or texts[-1] != _TRAIN:
+        raise UserError(
+            f"{path} is not OpenRLHF {OPENRLHF_VERSION} as released: its main block does not parse, validate and train; "
+            f"pip install --force-reinstall --no-deps openrlhf=={OPENRLHF_VERSION}"
+        )
+    parse = texts.index(_PARSE)
     return main.body[:parse], main.body[parse + 1 : -1]
 
 
@@ -176,7 +184,7 @@ def build_parser(cli: str = "train_ppo_ray") -> argparse.ArgumentParser:
 
 def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> SimpleNamespace:
     """OpenRLHF's own validation: flat names with dots -> nested, derived values filled in. Raises UserError."""
-    _load()
+    _stack()
     _, statements = _main_statements(cli)
     try:
         return _run(cli, statements, {"args": flat})["args"]
@@ -187,7 +195,7 @@ def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> SimpleName
 @contextlib.contextmanager
 def engines_awake(engines: list, args: SimpleNamespace):
     """Context in which the engines answer; with --vllm.enable_sleep they hold device memory only in it."""
-    call = sys.modules[__name__].batch_vllm_engine_call
+    call = _stack().batch_vllm_engine_call
     if args.vllm.enable_sleep:
         call(engines, "wake_up")
     yield
@@ -227,38 +235,38 @@ class EngineFactory:
 
 def bind(*, engine, policy, critic, reference, reward, trainer) -> None:
     """Let OpenRLHF's `train` build these Ray classes instead of its own."""
-    here = sys.modules[__name__]
-    here.vllm_engine.RolloutRayActor = engine
-    here.train_ppo_ray.PolicyModelActor = policy
-    here.train_ppo_ray.CriticModelActor = critic
-    here.train_ppo_ray.ReferenceModelActor = reference
-    here.train_ppo_ray.RewardModelActor = reward
-    here.ppo_trainer.PPOTrainer = trainer
+    stack = _stack()
+    stack.vllm_engine.RolloutRayActor = engine
+    stack.train_ppo_ray.PolicyModelActor = policy
+    stack.train_ppo_ray.CriticModelActor = critic
+    stack.train_ppo_ray.ReferenceModelActor = reference
+    stack.train_ppo_ray.RewardModelActor = reward
+    stack.ppo_trainer.PPOTrainer = trainer
 
 
 def actor_trainer(cls: type):
     """Context in which PolicyModelActor builds `cls` in place of ActorPPOTrainer."""
-    return _rebound(sys.modules[__name__].ppo_actor, "ActorPPOTrainer", cls)
+    return _rebound(_stack().ppo_actor, "ActorPPOTrainer", cls)
 
 
 def loss_windows(windows: Callable):
     """Context in which ActorPPOTrainer takes the micro-batches and their loss normalisers from `windows`."""
-    return _rebound(sys.modules[__name__].ppo_actor, "iter_grad_accum_global_norm", windows)
+    return _rebound(_stack().ppo_actor, "iter_grad_accum_global_norm", windows)
 
 
 def sft_loss(cls: type):
     """Context in which SFTTrainer builds `cls` in place of SFTLoss."""
-    return _rebound(sys.modules[__name__].sft_trainer, "SFTLoss", cls)
+    return _rebound(_stack().sft_trainer, "SFTLoss", cls)
 
 
 def dpo_loss(cls: type):
     """Context in which DPOTrainer builds `cls` in place of DPOLoss."""
-    return _rebound(sys.modules[__name__].dpo_trainer, "DPOLoss", cls)
+    return _rebound(_stack().dpo_trainer, "DPOLoss", cls)
 
 
 def reported_steps(cli: str, report: Callable[[int, int, dict[str, float]], None]):
     """Context in which train_sft or train_dpo calls `report(step, planned steps, metrics)` after every optimizer step."""
-    module = getattr(sys.modules[__name__], cli)
+    module = getattr(_stack(), cli)
     name = {"train_sft": "SFTTrainer", "train_dpo": "DPOTrainer"}[cli]
 
     class ReportingTrainer(getattr(module, name)):
@@ -285,4 +293,4 @@ def _rebound(module, name: str, value: Any):
 
 def train(args: SimpleNamespace) -> None:
     """OpenRLHF's own `train`: engines, actors and trainer are built, `fit` runs, the model is saved. Ray must be running."""
-    sys.modules[__name__].train_ppo_ray.train(args)
+    _stack().train_ppo_ray.train(args)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-for folder in ("core", "e2e", "trainer"):
+for folder in ("", "core", "e2e", "trainer"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 # A shell's background job ignores Ctrl-C, and so would every program that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,25 +1,3 @@
 #!/usr/bin/env bash
-# PPO with a critic on MATH with DeepSeek-R1-Distill-Qwen-1.5B and the hyper-parameters of the official comparison.
-#
-#   bash examples/scripts/train_ppo_math.sh [--dry-run] [more spo-train options, which win over those below]
-#
-# Variables: MODEL, DATA and EVAL_DATA (a Hugging Face name, name@folder, or a .jsonl file), DEVICES, OUTPUT; SMOKE=1: see lib/run.sh.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-
-MODEL=${MODEL:-deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B}
-DATA=${DATA:-DigitalLearningGmbH/MATH-lighteval}
-OUTPUT=${OUTPUT:-runs/ppo_math}
-source examples/scripts/lib/math.sh
-source examples/scripts/lib/run.sh
-
-method=(
-    # a critic of the size of the policy; generalised advantage estimation with gamma = lambda = 1
-    --spo.mode group --algo.advantage.estimator gae --algo.advantage.gamma 1 --algo.advantage.lambd 1 --no-spo.prob_mask
-    --critic.model_name_or_path "$MODEL" --critic.num_gpus_per_node "$DEVICES" --critic.adam.lr 1e-6 --critic.value_clip 0.2
-    # an iteration: 64 prompts x 8 responses, 1 epoch over them in batches of 128 (4 optimizer steps); about 1000 iterations
-    --rollout.batch_size 64 --rollout.n_samples_per_prompt 8 --rollout.micro_batch_size 2
-    --train.batch_size 128 --train.micro_batch_size 2 --train.max_epochs 1 --train.num_episodes 9
-)
-smoke=()
-train "$@"
+# train.sh ppo math: recipes/ppo.sh on tasks/math.sh. Usage: bash examples/scripts/train.sh --help
+exec bash "$(dirname "${BASH_SOURCE[0]}")/train.sh" ppo math "$@"

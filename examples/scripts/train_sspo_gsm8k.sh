@@ -1,25 +1,3 @@
 #!/usr/bin/env bash
-# SSPO on GSM8K with Rho-1.1B: GRPO's advantages, a ratio per subsentence, clip bounds that follow the entropy.
-# Which of its constants are published and which were chosen here: docs/ratio-levels.md.
-#
-#   bash examples/scripts/train_sspo_gsm8k.sh [--dry-run] [more spo-train options, which win over those below]
-#
-# Variables: MODEL, DATA and EVAL_DATA (a Hugging Face name, name@folder, or a .jsonl file), DEVICES, OUTPUT; SMOKE=1: see lib/run.sh.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-
-MODEL=${MODEL:-realtreetune/rho-1b-sft-GSM8K}
-DATA=${DATA:-openai/gsm8k@main}
-OUTPUT=${OUTPUT:-runs/sspo_gsm8k}
-source examples/scripts/lib/gsm8k.sh
-source examples/scripts/lib/run.sh
-
-method=(
-    --spo.mode group --algo.advantage.estimator group_norm --no-spo.prob_mask --spo.advantage_norm batch
-    --spo.ratio_level subsentence --spo.clip_low 0.05 --spo.clip_high 0.05 --spo.entropy_clip 0.5
-    # an iteration: 64 prompts x 8 responses, 2 epochs over them in batches of 64 (16 optimizer steps); about 1000 iterations
-    --rollout.batch_size 64 --rollout.n_samples_per_prompt 8 --rollout.micro_batch_size 8
-    --train.batch_size 64 --train.micro_batch_size 8 --train.max_epochs 2 --train.num_episodes 9
-)
-smoke=()
-train "$@"
+# train.sh sspo gsm8k: recipes/sspo.sh on tasks/gsm8k.sh. Usage: bash examples/scripts/train.sh --help
+exec bash "$(dirname "${BASH_SOURCE[0]}")/train.sh" sspo gsm8k "$@"

@@ -1,25 +1,3 @@
 #!/usr/bin/env bash
-# VinePPO on GSM8K with Rho-1.1B and the hyper-parameters of the official comparison.
-#
-#   bash examples/scripts/train_vineppo_gsm8k.sh [--dry-run] [more spo-train options, which win over those below]
-#
-# Variables: MODEL, DATA and EVAL_DATA (a Hugging Face name, name@folder, or a .jsonl file), DEVICES, OUTPUT; SMOKE=1: see lib/run.sh.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-
-MODEL=${MODEL:-realtreetune/rho-1b-sft-GSM8K}
-DATA=${DATA:-openai/gsm8k@main}
-OUTPUT=${OUTPUT:-runs/vineppo_gsm8k}
-source examples/scripts/lib/gsm8k.sh
-source examples/scripts/lib/run.sh
-
-method=(
-    # VinePPO: a segment is a line of text, 9 continuations at each, every token trained
-    --spo.mode chain --spo.partition newline --spo.mc_rollouts 9
-    --no-spo.prob_mask --spo.advantage_norm batch
-    # an iteration: 64 prompts x 8 responses, 2 epochs over them in batches of 64 (16 optimizer steps); about 1000 iterations
-    --rollout.batch_size 64 --rollout.n_samples_per_prompt 8 --rollout.micro_batch_size 8
-    --train.batch_size 64 --train.micro_batch_size 8 --train.max_epochs 2 --train.num_episodes 9
-)
-smoke=(--spo.mc_rollouts 2)
-train "$@"
+# train.sh vineppo gsm8k: recipes/vineppo.sh on tasks/gsm8k.sh. Usage: bash examples/scripts/train.sh --help
+exec bash "$(dirname "${BASH_SOURCE[0]}")/train.sh" vineppo gsm8k "$@"

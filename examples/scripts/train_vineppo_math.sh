@@ -1,25 +1,3 @@
 #!/usr/bin/env bash
-# VinePPO on MATH with DeepSeek-R1-Distill-Qwen-1.5B, otherwise as SPO-chain there.
-#
-#   bash examples/scripts/train_vineppo_math.sh [--dry-run] [more spo-train options, which win over those below]
-#
-# Variables: MODEL, DATA and EVAL_DATA (a Hugging Face name, name@folder, or a .jsonl file), DEVICES, OUTPUT; SMOKE=1: see lib/run.sh.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-
-MODEL=${MODEL:-deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B}
-DATA=${DATA:-DigitalLearningGmbH/MATH-lighteval}
-OUTPUT=${OUTPUT:-runs/vineppo_math}
-source examples/scripts/lib/math.sh
-source examples/scripts/lib/run.sh
-
-method=(
-    # VinePPO: a segment is a line of text, 9 continuations at each, every token trained
-    --spo.mode chain --spo.partition newline --spo.mc_rollouts 9
-    --no-spo.prob_mask --spo.advantage_norm batch
-    # an iteration: 64 prompts x 8 responses, 1 epoch over them in batches of 128 (4 optimizer steps); about 1000 iterations
-    --rollout.batch_size 64 --rollout.n_samples_per_prompt 8 --rollout.micro_batch_size 2
-    --train.batch_size 128 --train.micro_batch_size 2 --train.max_epochs 1 --train.num_episodes 9
-)
-smoke=(--spo.mc_rollouts 2)
-train "$@"
+# train.sh vineppo math: recipes/vineppo.sh on tasks/math.sh. Usage: bash examples/scripts/train.sh --help
+exec bash "$(dirname "${BASH_SOURCE[0]}")/train.sh" vineppo math "$@"

@@ -6,7 +6,6 @@ advantages. Needs no model and imports neither torch nor the training stack.
 
 import argparse
 import json
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -14,8 +13,10 @@ from typing import Any, BinaryIO, TextIO
 
 from spo_rlhf.cli.inspect_modes import MODES, get
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.command import OneLineParser, run_command
 from spo_rlhf.host.files import parse_json, whole_output
 
+PROGRAM = "spo-inspect"
 PROGRESS_SECONDS = 5.0
 
 EXAMPLES = """\
@@ -68,7 +69,7 @@ def inspect_stream(source: BinaryIO, name: str, sink: TextIO) -> None:
         count += 1
         if time.monotonic() - last_report > PROGRESS_SECONDS:
             last_report = time.monotonic()
-            print(f"spo-inspect: {count} responses done", file=sys.stderr)
+            print(f"{PROGRAM}: {count} responses done", file=sys.stderr)
     if count == 0:
         raise UserError(f"{name} line 1: the file is empty: give one JSON object a line")
 
@@ -77,34 +78,35 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number: give finite numbers")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of `spo-inspect`; returns the exit status: 0, or 2 for wrong usage or bad input."""
-    parser = argparse.ArgumentParser(
-        prog="spo-inspect",
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog=PROGRAM,
         description="Boundaries, advantages and loss mask of recorded responses; values and advantages of trees.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--input", required=True, metavar="FILE", help="JSON lines to read; - for standard input")
     parser.add_argument("--output", required=True, metavar="FILE", help="JSON lines to write; - for standard output")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def inspect(argv: list[str] | None) -> None:
+    """Read, inspect, write. Raises UserError."""
+    args = build_parser().parse_args(argv)
     try:
         with nullcontext(sys.stdin.buffer) if args.input == "-" else open(args.input, "rb") as source:
             with whole_output(args.output) as sink:
                 inspect_stream(source, "standard input" if args.input == "-" else args.input, sink)
-    except UserError as error:
-        print(f"spo-inspect: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output left; keep the interpreter's last flush from failing too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         place = error.filename or args.output
-        print(f"spo-inspect: error: {place}: {error.strerror}: check --input and --output", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        raise UserError(f"{place}: {error.strerror}: check --input and --output") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `spo-inspect`; exit status 0, 2 for wrong usage or bad input, 130 when interrupted."""
+    return run_command(PROGRAM, lambda: inspect(argv))
 
 
 if __name__ == "__main__":

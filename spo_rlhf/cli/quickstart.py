@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -10,8 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.command import OneLineParser, run_command
 from spo_rlhf.host.console import Console, count, duration
-from spo_rlhf.host.files import write_json
+from spo_rlhf.host.files import read_json, read_jsonl, write_json
+from spo_rlhf.launch.curve import draw_curve
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
 
 PROGRAM = "quickstart"
@@ -68,6 +70,7 @@ def train_options(task: Path, run_dir: Path) -> list[str]:
 
 
 def command(module: str, arguments: list[str]) -> list[str]:
+    """The command line of one of this folder's modules."""
     return [sys.executable, "-W", "ignore", "-m", f"spo_rlhf.cli.{module}", *arguments]
 
 
@@ -84,34 +87,6 @@ def run(arguments: list[str], *, patient: bool = False) -> int:
             interrupted = True
 
 
-def draw_curve(metrics: list[dict], path: Path) -> None:
-    """Held-out accuracy and training reward over steps, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    evaluations = [
-        (event["step"], 100 * value)
-        for event in metrics
-        if event["event"] == "eval"
-        for name, value in event["metrics"].items()
-        if name.endswith("_pass1")
-    ]
-    steps = [event for event in metrics if event["event"] == "step"]
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    rewards = [100 * event["metrics"]["rollout/reward_mean"] for event in steps]
-    axes.plot([event["step"] for event in steps], rewards, color="0.7", label="training problems, sampled")
-    axes.plot(*zip(*evaluations), marker="o", color="tab:blue", label="held-out problems, greedy")
-    for step, accuracy in (evaluations[0], evaluations[-1]):
-        axes.annotate(f"{accuracy:.0f} %", (step, accuracy), xytext=(0, 8), textcoords="offset points", ha="center")
-    axes.set(xlabel="step", ylabel="solved (%)", ylim=(0, 100), title="SPO-chain on multi-step arithmetic problems")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-
-
 def settings_digest() -> str:
     """Changes when the settings above do, so that a finished run of other settings is not taken for this one."""
     return hashlib.sha256(
@@ -122,13 +97,14 @@ def settings_digest() -> str:
 def finished_summary(run_dir: Path) -> dict | None:
     """The summary of a finished run of these settings, if there is one."""
     try:
-        summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        summary = read_json(run_dir / "summary.json")
+    except UserError:
         return None
     return summary if summary.get("settings") == settings_digest() and (run_dir / "curve.png").exists() else None
 
 
 def show(console: Console, summary: dict, run_dir: Path) -> None:
+    """What was gained, what it took, where it is."""
     before, after = summary["accuracy_before"], summary["accuracy_after"]
     console.line("")
     console.line(f"held-out accuracy  before {before:.1%}  after {after:.1%}  ({100 * (after - before):+.1f} points)")
@@ -149,9 +125,9 @@ def train_and_summarize(console: Console, run_dir: Path) -> int:
     console.line(f"2/2 SPO-chain on Ray, vLLM and DeepSpeed, {STEPS} steps of {PROBLEMS_PER_STEP} problems")
     if status := run(command("train", train_options(run_dir / "task", run_dir))):
         return status
-    trained = json.loads((run_dir / "train" / "summary.json").read_text(encoding="utf-8"))
-    with open(run_dir / "train" / "metrics.jsonl", encoding="utf-8") as lines:
-        draw_curve([json.loads(line) for line in lines], run_dir / "curve.png")
+    trained = read_json(run_dir / "train" / "summary.json")
+    events = list(read_jsonl(run_dir / "train" / "metrics.jsonl"))
+    draw_curve(events, run_dir / "curve.png", title="SPO-chain on multi-step arithmetic problems")
     seconds = time.monotonic() - start
     phases = {"prepare": round(prepare_seconds, 3), **trained["seconds_by_phase"]}
     summary = {**trained, "seconds_total": round(seconds, 3), "seconds_by_phase": phases, "settings": settings_digest()}
@@ -170,9 +146,8 @@ def dry_run(console: Console) -> int:
         return run(command("train", [*train_options(task, Path(scratch)), "--dry-run"]))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted, else that of the command that failed."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
         prog=PROGRAM,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -183,20 +158,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="check and print what would run; start nothing, keep nothing"
     )
-    parser.error = lambda message: parser.exit(2, f"{PROGRAM}: error: {message}; see --help\n")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def quickstart(argv: list[str] | None, console: Console) -> int:
+    """Parse, then train, plan or show what is there; exit status."""
+    options = build_parser().parse_args(argv)
+    if options.dry_run:
+        return dry_run(console)
+    if not options.force and (summary := finished_summary(options.output)):
+        console.line(f"{options.output} holds a finished run; --force trains again")
+        show(console, summary, options.output)
+        return 0
+    return train_and_summarize(console, options.output)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted, else that of the command that failed."""
     console = Console()
-    try:
-        if options.dry_run:
-            return dry_run(console)
-        if not options.force and (summary := finished_summary(options.output)):
-            console.line(f"{options.output} holds a finished run; --force trains again")
-            show(console, summary, options.output)
-            return 0
-        return train_and_summarize(console, options.output)
-    except KeyboardInterrupt:
-        console.line(f"{PROGRAM}: interrupted")
-        return 130
+    return run_command(PROGRAM, lambda: quickstart(argv, console), say=console.line)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from spo_rlhf.errors import UserError
-from spo_rlhf.host.ray_node import PROGRAM, start, wait
+from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.ray_node import PROGRAM, Node, start, wait
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="One node of a Ray cluster in the foreground")
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=PROGRAM, description="One node of a Ray cluster in the foreground")
     commands = parser.add_subparsers(dest="command", required=True)
     node = commands.add_parser("start", help="run a node until a signal ends it")
     node.add_argument(
@@ -30,18 +30,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     complete = commands.add_parser("wait", help="wait until the cluster is complete")
     complete.add_argument("--address", required=True)
     complete.add_argument("--nodes", type=int, required=True)
-    complete.add_argument("--limit", type=float, required=True, help="seconds")
-    return parser.parse_args(argv)
+    complete.add_argument("--limit", dest="limit_s", metavar="SECONDS", type=float, required=True)
+    return parser
+
+
+def run(argv: list[str] | None) -> int:
+    """Parse and do it; exit status. Raises UserError."""
+    options = vars(build_parser().parse_args(argv))
+    if options.pop("command") == "start":
+        return start(Node(**options))
+    return wait(**options)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 1 where Ray failed, 2 for wrong usage."""
-    args = parse(sys.argv[1:] if argv is None else argv)
-    try:
-        return {"start": start, "wait": wait}[args.command](args)
-    except UserError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+    return run_command(PROGRAM, lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """spo-train: OpenRLHF's `train_ppo_ray` with segment advantages."""
 
 import argparse
-import difflib
-import re
 import sys
 import tempfile
 import time
@@ -11,11 +9,10 @@ from types import SimpleNamespace
 
 from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
-from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import refuse_in_one_line
+from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch.output import output_to
-from spo_rlhf.launch.run import PROGRAM, describe, train
+from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
 
 EXAMPLES = """examples:
   # SPO-chain on a local file, one device, everything colocated
@@ -42,16 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.usage = f"{PROGRAM} [options]"
     parser._optionals.title = "OpenRLHF (train_ppo_ray)"
     spo_options.add_options(parser)
-    parser.error = lambda message: _refuse(parser, message)
+    refuse_in_one_line(parser)
     return parser
-
-
-def _refuse(parser: argparse.ArgumentParser, message: str) -> None:
-    """argparse's errors as one line, with the nearest flag where one is unknown."""
-    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-    near = difflib.get_close_matches(unknown[1], flags, n=1) if unknown else []
-    raise UserError(message + (f"; did you mean {near[0]}?" if near else f"; see {PROGRAM} --help"))
 
 
 def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
@@ -66,6 +55,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     presets.apply(flat, explicit)
     spo, notes = spo_options.settle(flat, explicit)
     dry_run = vars(flat).pop("dry_run")
+    notes += settle_device(ask_cluster=not dry_run)
     args = upstream.validate(flat)
     args.spo, args.dry_run = spo, dry_run
     from spo_rlhf.launch import preflight
@@ -84,29 +74,26 @@ def plugin_files(argv: list[str]) -> list[str]:
     return vars(known)["spo.plugin"]
 
 
+def run(argv: list[str]) -> int:
+    """Parse, check, train; exit status. Raises UserError."""
+    start = time.monotonic()
+    if {"-h", "--help"} & set(argv):
+        plugins.load(plugin_files(argv))
+        build_parser().parse_args(argv)
+    # Loading the stack prints dozens of warnings; they belong into the log of the run.
+    with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):
+        args, notes = parse(argv)
+        early = Path(early_log.name).read_bytes()
+    if args.dry_run:
+        print(describe(args, notes))
+        print(f"dry run: nothing was started ({duration(time.monotonic() - start)})")
+        return 0
+    return train(args, notes, early)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage or input, 1 for a failed run, 130 when interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
-    start = time.monotonic()
-    try:
-        if {"-h", "--help"} & set(argv):
-            plugins.load(plugin_files(argv))
-            build_parser().parse_args(argv)
-        # Loading the stack prints dozens of warnings; they belong into the log of the run.
-        with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):
-            args, notes = parse(argv)
-            early = Path(early_log.name).read_bytes()
-        if args.dry_run:
-            print(describe(args, notes))
-            print(f"dry run: nothing was started ({duration(time.monotonic() - start)})")
-            return 0
-        return train(args, notes, early)
-    except UserError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
+    return run_command(PROGRAM, lambda: run(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

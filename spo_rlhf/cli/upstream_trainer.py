@@ -1,34 +1,19 @@
 """OpenRLHF's supervised (sft) and preference (dpo) training, on this machine: with GPUs, or on the CPU."""
 
 import argparse
-import contextlib
-import functools
-import json
-import os
-import signal
-import socket
 import sys
 import tempfile
-import time
-import traceback
-from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-from spo_rlhf import cpu, upstream
+from spo_rlhf import upstream
 from spo_rlhf.cli.spo_options import explicit_options
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import refuse_in_one_line
-from spo_rlhf.host.console import Console, duration
-from spo_rlhf.host.files import write_json
+from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.launch import preflight
-from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
+from spo_rlhf.launch.offline_run import COMMANDS, PROGRAM, check_inputs, check_options, train
+from spo_rlhf.launch.output import flatten, output_to, plain
 
-PROGRAM = "upstream_trainer"
-COMMANDS = {"sft": "train_sft", "dpo": "train_dpo"}
-# Options that name a column of the data.
-KEYS = {"sft": ("input_key", "output_key"), "dpo": ("prompt_key", "chosen_key", "rejected_key")}
 EXAMPLES = """\
 examples:
   # supervised training on the right responses that spo-sample kept
@@ -83,129 +68,26 @@ def parse(command: str, argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     explicit = explicit_options(parser, argv)
     args = upstream.validate(flat, COMMANDS[command])
     notes = preflight.check_attention(args, explicit)
-    for flag in ("model.model_name_or_path", "data.dataset"):
-        section, name = flag.split(".")
-        if not getattr(getattr(args, section), name):
-            raise UserError(f"--{flag} is missing")
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    if args.train.batch_size % (args.train.micro_batch_size * ranks):
-        raise UserError(
-            f"--train.batch_size {args.train.batch_size} is not a multiple of --train.micro_batch_size x ranks "
-            f"= {args.train.micro_batch_size} x {ranks}"
-        )
-    if cpu.is_cpu():
-        notes += [f"no GPU: {cpu.DTYPE}, on the CPU", *cpu.settle_deepspeed(args)]
-    return args, notes
+    return args, notes + check_options(args)
 
 
-def check_inputs(command: str, args: SimpleNamespace) -> None:
-    """Model and data can be read, and fill an optimizer step. Raises UserError."""
-    preflight.check_model("model", args.model.model_name_or_path, must_load=True)
-    keys = {name: key for name in KEYS[command] if (key := getattr(args.data, name))}
-    for name in (part.strip() for part in args.data.dataset.split(",")):
-        if not preflight.is_local(name):
-            continue
-        if not Path(name).exists():
-            raise UserError(f"--data.dataset {name}: no such file or folder")
-        if name.endswith(".jsonl"):
-            rows = preflight.check_jsonl("data.dataset", name, keys)
-            # The supervised trainer's optimizer steps go on from one epoch to the next.
-            available = rows * (args.train.max_epochs if command == "sft" else 1)
-            if available < args.train.batch_size and name == args.data.dataset:
-                raise UserError(
-                    f"--data.dataset {name}: {rows} rows do not fill one --train.batch_size of {args.train.batch_size}"
-                )
-
-
-def set_up_process() -> None:
-    """The environment that torch.distributed wants, where no launcher has set it: one process."""
-    if "RANK" not in os.environ:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        os.environ |= {
-            "RANK": "0",
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-    if cpu.is_cpu():
-        os.environ.update({name: os.environ.get(name, value) for name, value in cpu.worker_environment().items()})
-
-
-class Record:
-    """metrics.jsonl, summary.json and a line per optimizer step, written by the first rank."""
-
-    def __init__(self, run_dir: Path, console: Console):
-        self.run_dir, self.console = run_dir, console
-        self.start, self.first_step_end = time.monotonic(), None
-        self.summary: dict[str, Any] = {"finished": False, "steps": 0, "planned_steps": 0}
-        (run_dir / "metrics.jsonl").unlink(missing_ok=True)
-
-    def take(self, step: int, planned: int, metrics: dict[str, float]) -> None:
-        now = time.monotonic()
-        with open(self.run_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "seconds": round(now - self.start, 3), "metrics": metrics}) + "\n")
-        self.first_step_end = self.first_step_end or (step, now)
-        first, since = self.first_step_end
-        left = (now - since) / (step - first) * (planned - step) if step > first else None
-        self.summary |= {"steps": step, "planned_steps": planned}
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        self.console.line(f"step {step}/{planned}  {shown}" + (f"  {duration(left)} left" if left is not None else ""))
-
-    def finish(self, finished: bool, output_dir: str) -> None:
-        seconds = round(time.monotonic() - self.start, 3)
-        self.summary |= {"finished": finished, "seconds_total": seconds, "model": output_dir}
-        write_json(self.run_dir / "summary.json", self.summary)
-
-
-def losses(command: str, args: SimpleNamespace) -> contextlib.AbstractContextManager:
-    """Context in which OpenRLHF's trainer uses the loss that the options name."""
-    if command == "sft" and args.spo.sequence_mean:
-        return upstream.sft_loss(functools.partial(upstream.SFTLoss, token_level_loss=False))
-    if command == "dpo" and args.spo.dpo_positive:
-        from spo_rlhf.trainer.dpo_positive import DPOPositiveLoss
-
-        return upstream.dpo_loss(functools.partial(DPOPositiveLoss, args.spo.dpo_positive))
-    return contextlib.nullcontext()
-
-
-def train(command: str, args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
-    """Run a resolved configuration; exit status."""
-    set_up_process()
-    is_first = os.environ["RANK"] == "0"
-    run_dir = Path(args.spo.run_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    log = run_dir / ("train.log" if is_first else f"train.rank{os.environ['RANK']}.log")
-    log.write_bytes(early_log)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as terminal:
-        status, message = 0, ""
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            console = terminal if is_first else Console(nowhere)
-            record = Record(run_dir, console) if is_first else None
-            if is_first:
-                write_json(run_dir / "config.json", flatten(plain(args)))
-            for note in notes:
-                console.line(f"note: {note}")
-            console.line(f"{PROGRAM} {command}: loading model and data; log: {log}")
-            cli = COMMANDS[command]
-            report = record.take if record else lambda *_: None
-            try:
-                with losses(command, args), upstream.reported_steps(cli, report):
-                    getattr(upstream, cli).train(args)
-            except KeyboardInterrupt:
-                status, message = 130, "interrupted"
-            except Exception as error:
-                traceback.print_exc()
-                status, message = explain(root_cause(error), log)
-            if record:
-                record.finish(status == 0, args.ckpt.output_dir)
-                steps = record.summary["steps"]
-                done = f"{steps} steps in {duration(record.summary['seconds_total'])}, model in {args.ckpt.output_dir}"
-                console.line(f"{PROGRAM} {command}: {message or done}")
-    return status
+def run(command: str, argv: list[str]) -> int:
+    """Parse, check, train; exit status. Raises UserError."""
+    if command not in COMMANDS:
+        raise UserError(f"{command!r} is neither {' nor '.join(COMMANDS)}; see {PROGRAM} --help")
+    if {"-h", "--help"} & set(argv):
+        build_parser(command).parse_args(argv)
+    # Loading the stack prints dozens of warnings; they belong into the log of the run.
+    with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):
+        args, notes = parse(command, argv)
+        if not args.dry_run:
+            check_inputs(command, args)
+        early = Path(early_log.name).read_bytes()
+    if args.dry_run:
+        print("\n".join(f"  {name} = {value!r}" for name, value in sorted(flatten(plain(args)).items())))
+        print(*(f"note: {note}" for note in notes), "dry run: nothing was started", sep="\n")
+        return 0
+    return train(command, args, notes, early)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -214,28 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {PROGRAM} {{{','.join(COMMANDS)}}} [options]\n\n{__doc__}\n\n{EXAMPLES}")
         return 0 if argv else 2
-    try:
-        command, *rest = argv
-        if command not in COMMANDS:
-            raise UserError(f"{command!r} is neither {' nor '.join(COMMANDS)}; see {PROGRAM} --help")
-        if {"-h", "--help"} & set(rest):
-            build_parser(command).parse_args(rest)
-        with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):
-            args, notes = parse(command, rest)
-            if not args.dry_run:
-                check_inputs(command, args)
-            early = Path(early_log.name).read_bytes()
-        if args.dry_run:
-            print("\n".join(f"  {name} = {value!r}" for name, value in sorted(flatten(plain(args)).items())))
-            print(*(f"note: {note}" for note in notes), "dry run: nothing was started", sep="\n")
-            return 0
-        return train(command, args, notes, early)
-    except (UserError, OSError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
+    return run_command(PROGRAM, lambda: run(argv[0], argv[1:]))
 
 
 if __name__ == "__main__":

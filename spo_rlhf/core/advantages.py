@@ -8,12 +8,12 @@ import numpy as np
 
 from spo_rlhf.core.options import check
 from spo_rlhf.core.registry import Registry
-from spo_rlhf.core.values import leave_one_out
+from spo_rlhf.core.values import Floats, leave_one_out
 
 STD_EPSILON = 1e-8
 
 
-def chain(value_K: Sequence[float], reward: float) -> np.ndarray:
+def chain(value_K: Floats, reward: float) -> np.ndarray:
     """Advantages (K,) of the segments of one response: A_k = V(s_{b_{k+1}}) - V(s_{b_k}), with V(end) := reward.
 
     ``value_K`` (K,): values at the starts of the segments, V(s_0) first. The advantages sum to reward - V(s_0).
@@ -24,7 +24,7 @@ def chain(value_K: Sequence[float], reward: float) -> np.ndarray:
     return np.diff(np.append(np.asarray(value_K, dtype=np.float64), reward))
 
 
-def among_siblings(reward_R: Sequence[float]) -> np.ndarray:
+def among_siblings(reward_R: Floats) -> np.ndarray:
     """Advantages (R,) of independent continuations of one state: the reward of each minus the mean of the others'.
 
     With the score of a continuation's own tokens, the sum of the R products has R times grad V(s) as its expectation, the
@@ -34,7 +34,7 @@ def among_siblings(reward_R: Sequence[float]) -> np.ndarray:
     return np.asarray(reward_R, dtype=np.float64) - leave_one_out(reward_R)
 
 
-def to_tokens(adv_K: Sequence[float], boundaries: Sequence[int]) -> np.ndarray:
+def to_tokens(adv_K: Floats, boundaries: Sequence[int]) -> np.ndarray:
     """Token advantages (T,): every token of segment k carries A_k. ``boundaries`` (K+1,) as of ``partition``.
 
     Raises ValueError unless there is one advantage per segment.
@@ -44,7 +44,7 @@ def to_tokens(adv_K: Sequence[float], boundaries: Sequence[int]) -> np.ndarray:
     return np.repeat(np.asarray(adv_K, dtype=np.float64), np.diff(boundaries))
 
 
-def normalize(adv_N: Sequence[float], mask_N: Sequence[bool]) -> np.ndarray:
+def normalize(adv_N: Floats, mask_N: Sequence[bool] | np.ndarray) -> np.ndarray:
     """Advantages (N,) of all tokens of the batch, scaled to mean 0 and standard deviation 1 over its masked tokens.
 
     One affine map, (A - mean) / (population std + 1e-8), for all tokens; mean and std are those of the tokens with
@@ -72,7 +72,7 @@ class Normalizer:
     def __post_init__(self) -> None:
         check(self)
 
-    def __call__(self, adv_N: Sequence[float], mask_N: Sequence[bool]) -> np.ndarray:
+    def __call__(self, adv_N: Floats, mask_N: Sequence[bool] | np.ndarray) -> np.ndarray:
         """Advantages (N,) of all tokens of the batch and which of them are under the loss -> new ones (N,)."""
         return np.array(adv_N, dtype=np.float64)
 
@@ -83,7 +83,7 @@ class Whiten(Normalizer):
 
     moves_zero = True
 
-    def __call__(self, adv_N: Sequence[float], mask_N: Sequence[bool]) -> np.ndarray:
+    def __call__(self, adv_N: Floats, mask_N: Sequence[bool] | np.ndarray) -> np.ndarray:
         return normalize(adv_N, mask_N)
 
 

@@ -68,11 +68,12 @@ def clipped_objective(
     ``clip_scale``: what ``clip.low`` and ``clip.high`` are multiplied with, per token; the dual clip stays as it is.
     """
     adv = at_least_float32(adv)
-    low, high = 1 - clip.low, 1 + clip.high
-    if clip_scale is not None:
-        low, high = 1 - clip.low * clip_scale.to(ratio_T.dtype), 1 + clip.high * clip_scale.to(ratio_T.dtype)
     free_T = ratio_T * adv
-    bounded_T = ratio_T.clamp(low, high) * adv
+    if clip_scale is None:
+        bounded_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * adv
+    else:
+        scale_T = clip_scale.to(ratio_T.dtype)
+        bounded_T = ratio_T.clamp(1 - clip.low * scale_T, 1 + clip.high * scale_T) * adv
     objective_T = torch.min(free_T, bounded_T)
     clipped_T = bounded_T < free_T
     if clip.dual is not None:
@@ -134,7 +135,9 @@ def spo_loss(
     # Not clamp(min=1): Z over the number of accumulation steps may lie below 1.
     per_token = torch.where(normalizer > 0, 1 / normalizer, 0)
     policy = masked_sum(objective_T, mask) * per_token
-    kl = policy.new_zeros(()) if kl_T is None else masked_sum(at_least_float32(kl_T), kl_mask) * per_token
+    kl = policy.new_zeros(())
+    if kl_T is not None and kl_mask is not None:
+        kl = masked_sum(at_least_float32(kl_T), kl_mask) * per_token
 
     masked_tokens = mask.sum()
     action_tokens = masked_tokens.new_tensor(mask.numel()) if action_mask is None else action_mask.bool().sum()

@@ -34,20 +34,28 @@ improbable tokens drawn against a confident alternative, which happens with prob
 such a state. tests/core/test_unbiased.py checks this by enumeration.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
 from spo_rlhf.core import subsentence
 from spo_rlhf.core.options import check, option, shared
 from spo_rlhf.core.registry import Registry
+from spo_rlhf.core.values import Floats
+
+if TYPE_CHECKING:
+    import torch
 
 PROB_THRESHOLD = 0.9  # rho: below it the policy hesitates
 
 
-def below_threshold(prob_T, threshold: float):
+@overload
+def below_threshold(prob_T: "torch.Tensor", threshold: float) -> "torch.Tensor": ...
+@overload
+def below_threshold(prob_T: Floats, threshold: float) -> np.ndarray: ...
+def below_threshold(prob_T: Any, threshold: float) -> Any:
     """Where the policy hesitates: p < threshold, strictly, compared in float64.
 
     The one definition behind both the cutpoints and the loss mask. Takes a sequence or numpy array (returns a numpy
@@ -58,18 +66,18 @@ def below_threshold(prob_T, threshold: float):
     return prob_T < threshold
 
 
-def check_threshold(threshold: float, name: str) -> None:
+def check_threshold(threshold: object, name: str) -> None:
     """Raise ValueError unless ``threshold`` is a probability threshold: 0 < threshold <= 1."""
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
         raise ValueError(f"{name} is {threshold!r}: give a number above 0 and at most 1")
 
 
-def _check_count(count: int, name: str) -> None:
+def _check_count(count: object, name: str) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"{name} is {count!r}: give a whole number of at least 1")
 
 
-def cutpoint_boundaries(prob_T, threshold: float, interval: int) -> list[int]:
+def cutpoint_boundaries(prob_T: Floats, threshold: float, interval: int) -> list[int]:
     """Boundaries before every ``interval``-th cutpoint: exactly that many per segment, 1..interval in the last.
 
     With C = {t : p_t < threshold} in order: [0] + [C[k * interval] for k = 1 .. ceil(|C| / interval) - 1] + [T].
@@ -236,7 +244,7 @@ def _texts(text_T: Sequence[str] | None, kind: str) -> list[str]:
     return list(text_T)
 
 
-def _num_tokens(token_T: Sequence) -> int:
+def _num_tokens(token_T: Sized) -> int:
     if len(token_T) == 0:
         raise ValueError("the response is empty: a partition needs at least one token")
     return len(token_T)

@@ -16,7 +16,9 @@ from spo_rlhf.core.metrics import Reduce
 from spo_rlhf.core.units import RATIO_LEVELS, needs_ids
 
 
-def unit_index(level: str, shape: torch.Size, unit_ids: torch.Tensor | None = None, device=None) -> torch.Tensor:
+def unit_index(
+    level: str, shape: torch.Size, unit_ids: torch.Tensor | None = None, device: torch.device | None = None
+) -> torch.Tensor:
     """The unit of each position (B, A) as a number below B * (A + 1), so that rows never share one.
 
     ``unit_ids`` (B, A): as of ``spo_rlhf.core.units``, at most A; for the levels that need them.

@@ -22,6 +22,7 @@ import numpy as np
 
 from spo_rlhf.core.advantages import STD_EPSILON
 from spo_rlhf.core.registry import Registry
+from spo_rlhf.core.values import Floats
 
 NO_PARENT = -1
 # Means of equal values may differ in the last bit; an advantage below this is no advantage.
@@ -137,7 +138,7 @@ def children(parent_N: Sequence[int]) -> list[list[int]]:
     return child_lists
 
 
-def values(parent_N: Sequence[int], reward_N: Sequence[float]) -> np.ndarray:
+def values(parent_N: Sequence[int], reward_N: Floats) -> np.ndarray:
     """V (N,): the reward of a leaf, the mean of the children's values elsewhere.
 
     ``reward_N``: nan at inner nodes. Raises ValueError for a leaf without a finite reward, an inner node with one.
@@ -173,7 +174,7 @@ ADVANTAGES: Registry[NodeAdvantage] = Registry(
 )
 
 
-def advantages(parent_N: Sequence[int], value_N: Sequence[float], kind: str | NodeAdvantage = "mean") -> np.ndarray:
+def advantages(parent_N: Sequence[int], value_N: Floats, kind: str | NodeAdvantage = "mean") -> np.ndarray:
     """A (N,) of every node against its siblings; 0 for the prompt, exactly 0 where all siblings have one value.
 
     ``kind``: a function of the siblings' values, or the name of one: ``mean`` subtracts the value of the parent, ``loo`` the mean of the other siblings, ``std`` divides

@@ -6,6 +6,8 @@ from math import sqrt
 
 import numpy as np
 
+Floats = Sequence[float] | np.ndarray  # one dimension
+
 
 @dataclass(frozen=True)
 class ValueEstimate:
@@ -16,7 +18,7 @@ class ValueEstimate:
     count: int
 
 
-def monte_carlo(reward_R: Sequence[float]) -> ValueEstimate:
+def monte_carlo(reward_R: Floats) -> ValueEstimate:
     """Value of a state from the rewards (R,) of independent rollouts started in it.
 
     Raises ValueError without rollouts or for a reward that is not finite.
@@ -29,7 +31,7 @@ def monte_carlo(reward_R: Sequence[float]) -> ValueEstimate:
     return ValueEstimate(mean=float(reward_R.mean()), stderr=float(stderr), count=count)
 
 
-def leave_one_out(reward_B: Sequence[float]) -> np.ndarray:
+def leave_one_out(reward_B: Floats) -> np.ndarray:
     """V(s_0) for each of B responses to one prompt: the mean reward (B,) of the other B - 1.
 
     Independent of the response it is subtracted from, hence an unbiased baseline that costs no extra rollout.
@@ -41,7 +43,7 @@ def leave_one_out(reward_B: Sequence[float]) -> np.ndarray:
     return (reward_B.sum() - reward_B) / (reward_B.size - 1)
 
 
-def _finite(reward: Sequence[float]) -> np.ndarray:
+def _finite(reward: Floats) -> np.ndarray:
     reward = np.asarray(reward, dtype=np.float64)
     if not np.isfinite(reward).all():
         raise ValueError("a reward is not a finite number: check the reward function")

@@ -86,7 +86,7 @@ def closes_at_end(text: str, opening: int, closing: int) -> bool:
 
 
 @lru_cache(maxsize=2048)
-def parse(text: str, depth: int = 0) -> Node:
+def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each form of answer, in the order of precedence
     """The structure of a normalised answer.
 
     Raises:

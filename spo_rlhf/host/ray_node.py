@@ -5,8 +5,8 @@ other jobs included. Here whatever loses its parent is handed to this process, a
 are free ones and all files lie under one folder, so that nodes of several jobs share a machine.
 """
 
-import argparse
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -14,13 +14,14 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from spo_rlhf import cpu
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import processes
+from spo_rlhf.host import device, processes
 from spo_rlhf.host.files import replace_text
 from spo_rlhf.host.ray_start import ATTEMPTS, search_path
 
@@ -53,38 +54,50 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_command(args: argparse.Namespace, resources: dict[str, int]) -> list[str]:
-    """The `ray start` command of this node."""
+@dataclass(frozen=True)
+class Node:
+    """A node to start: a new folder for its files, and as Ray knows it. Without an address it is the head."""
+
+    temp_dir: Path
+    gpus: int  # to offer; logical ones on a machine without
+    address: str | None = None  # HOST:PORT of the head
+    interface: str | None = None  # network interface; None: the one of the default route
+    name: str | None = None
+
+
+def start_command(node: Node, resources: dict[str, Any]) -> list[str]:
+    """The `ray start` command of the node."""
     options = [
-        f"--temp-dir={args.temp_dir}",
+        f"--temp-dir={node.temp_dir}",
         "--min-worker-port=0",
         "--max-worker-port=0",
         "--dashboard-agent-listen-port=0",
     ]
-    options += [f"--{name.replace('_', '-')}={count}" for name, count in resources.items()]
-    if args.name:
-        options.append(f"--node-name={args.name}")
-    if args.interface:
-        options.append(f"--node-ip-address={interface_address(args.interface)}")
-    if args.address:
-        options.append(f"--address={args.address}")
+    options += [f"--{name.replace('_', '-')}={json.dumps(amount)}" for name, amount in resources.items()]
+    if node.name:
+        options.append(f"--node-name={node.name}")
+    if node.interface:
+        options.append(f"--node-ip-address={interface_address(node.interface)}")
+    if node.address:
+        options.append(f"--address={node.address}")
     else:
         options += ["--head", "--port=0", f"--ray-client-server-port={free_port()}", "--include-dashboard=false"]
     return [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options]
 
 
-def start(args: argparse.Namespace) -> int:
+def start(node: Node) -> int:
     """Run the node until SIGTERM, SIGINT or SIGUSR2 (status 0) or until Ray ends by itself (status 1).
 
     A Ray that ends while it starts is started again, a few times.
     """
-    temp_dir = args.temp_dir
+    temp_dir = node.temp_dir
     if len(str(temp_dir)) > LONGEST_TEMP_DIR:
         raise UserError(
             f"--temp-dir {temp_dir}: longer than {LONGEST_TEMP_DIR} characters, too long for Ray's sockets below it"
         )
-    command = start_command(args, cpu.ray_resources(args.gpus) if cpu.is_cpu() else {"num_gpus": args.gpus})
-    environment = (cpu.RAY_ENVIRONMENT if cpu.is_cpu() else {}) | os.environ | {"PATH": search_path()}
+    without_gpu = device.is_cpu()
+    command = start_command(node, device.logical_resources(node.gpus) if without_gpu else {"num_gpus": node.gpus})
+    environment = (device.RAY_ENVIRONMENT if without_gpu else {}) | os.environ | {"PATH": search_path()}
     environment.pop("RAY_ADDRESS", None)  # this node is the cluster, or told which by --address
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
@@ -95,13 +108,13 @@ def start(args: argparse.Namespace) -> int:
         for attempt in range(1, ATTEMPTS + 1):
             began = time.monotonic()
             with open(log, "wb") as output:
-                node = subprocess.Popen(
+                process = subprocess.Popen(
                     command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
                 )
-            if not args.address:
-                publish_address(temp_dir, node)
-            if node.returncode is None:
-                reap_until(node.pid)
+            if not node.address:
+                publish_address(temp_dir, process)
+            if process.returncode is None:
+                reap_until(process.pid)
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
             print(f"{PROGRAM}: Ray ended on {socket.gethostname()}; its last lines:", *lines, sep="\n", file=sys.stderr)
             # A node that others may have seen is not replaced behind their backs.
@@ -129,11 +142,11 @@ def reap_until(pid: int) -> None:
         pass
 
 
-def publish_address(temp_dir: Path, node: subprocess.Popen) -> None:
+def publish_address(temp_dir: Path, process: subprocess.Popen) -> None:
     """Wait until the head takes connections, then write its address; return without it when Ray ended."""
     from ray._private.utils import read_ray_address
 
-    while node.poll() is None:
+    while process.poll() is None:
         address = read_ray_address(str(temp_dir))
         if address:
             replace_text(temp_dir / ADDRESS_FILE, address)
@@ -141,21 +154,25 @@ def publish_address(temp_dir: Path, node: subprocess.Popen) -> None:
         time.sleep(POLL_S)
 
 
-def wait(args: argparse.Namespace) -> int:
-    """Return when `--nodes` nodes are alive in the cluster: status 0; after `--limit` seconds: status 1."""
+def wait(address: str, nodes: int, limit_s: float) -> int:
+    """Return when so many nodes are alive in the cluster: status 0; after `limit_s` seconds: status 1."""
     import ray
 
-    deadline = time.monotonic() + args.limit
-    ray.init(address=args.address, log_to_driver=False, logging_level="ERROR")
+    deadline = time.monotonic() + limit_s
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError:
+        print(f"{PROGRAM}: error: no Ray cluster answers at {address}", file=sys.stderr)
+        return 1
     while True:
         alive = [node for node in ray.nodes() if node["Alive"]]
         names = ", ".join(sorted(f"{node['NodeName']} ({node['NodeManagerAddress']})" for node in alive))
-        if len(alive) >= args.nodes:
+        if len(alive) >= nodes:
             gpus = sum(node["Resources"].get("GPU", 0) for node in alive)
-            print(f"Ray at {args.address}: {len(alive)} nodes, {gpus:g} GPUs: {names}", flush=True)
+            print(f"Ray at {address}: {len(alive)} nodes, {gpus:g} GPUs: {names}", flush=True)
             return 0
         if time.monotonic() > deadline:
-            message = f"{len(alive)} of {args.nodes} nodes after {args.limit:g} s: {names}"
-            print(f"{PROGRAM}: error: Ray at {args.address} has {message}", file=sys.stderr)
+            message = f"{len(alive)} of {nodes} nodes after {limit_s:g} s: {names}"
+            print(f"{PROGRAM}: error: Ray at {address} has {message}", file=sys.stderr)
             return 1
         time.sleep(POLL_S)

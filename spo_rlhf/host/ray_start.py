@@ -1,14 +1,18 @@
-"""Starting Ray on this machine."""
+"""Starting Ray on this machine, and asking a cluster that runs already."""
 
 import os
+import signal
+import socket
 import sys
 from typing import Any
 
+from spo_rlhf.errors import UserError
 from spo_rlhf.host import processes
 
 # Ray gives up on a node that is not up after 30 s, which a busy machine or a slow file system can need.
 ATTEMPTS = 3
 GAVE_UP = "timed out during startup"
+CONNECT_S = 10.0
 
 
 def search_path() -> str:
@@ -37,3 +41,41 @@ def init(**options: Any) -> None:
         print(f"Ray did not start in time (attempt {attempt} of {ATTEMPTS}), trying again", file=sys.stderr)
         ray.shutdown()
         processes.end([process for process in processes.descendants() if process not in before])
+
+
+def cluster_nodes(address: str) -> list[dict[str, Any]]:
+    """The nodes of a running cluster, as `ray.nodes()` lists them; this process is connected for that moment alone.
+
+    Raises UserError.
+    """
+    import ray
+
+    check_answers(address)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        return ray.nodes()
+    except ConnectionError:
+        raise no_cluster(address) from None
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
+
+
+def check_answers(address: str) -> None:
+    """Somebody listens at HOST:PORT; Ray itself would try for a quarter of an hour. Raises UserError.
+
+    Addresses in another form ("auto", "ray://...") are left to Ray.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError:
+        raise no_cluster(address) from None
+
+
+def no_cluster(address: str) -> UserError:
+    """The error of an address where nobody answers."""
+    return UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS")

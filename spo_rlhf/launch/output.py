@@ -3,12 +3,15 @@
 import contextlib
 import os
 import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import options
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.command import INTERRUPTED, WRONG_INPUT
 from spo_rlhf.host.console import Console
 
 
@@ -30,19 +33,34 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def output_to(path: str | Path):
+def output_to(path: str | Path) -> Iterator[Console]:
     """Append all that this process, its libraries and Ray's workers print to a file; yields a console on the real terminal."""
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     with open(path, "a", encoding="utf-8", buffering=1) as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
-        os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
         try:
             # Both the file descriptors, for other processes and libraries, and Python's own streams, wherever they lead.
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 yield Console(terminal)
         finally:
             for number, target in zip(saved, (1, 2)):
-                os.dup2(number, target), os.close(number)
+                os.dup2(number, target)
+                os.close(number)
+
+
+def attempt(work: Callable[[], object], log: str | Path, interrupted: str = "interrupted") -> tuple[int, str]:
+    """Exit status of `work()`, and in one line what ended it, empty where nothing did. The traceback is printed."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        return INTERRUPTED, interrupted
+    except Exception as error:
+        traceback.print_exc()
+        return explain(root_cause(error), log)
+    return 0, ""
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -56,5 +74,5 @@ def explain(error: BaseException, log: str | Path) -> tuple[int, str]:
     """Exit status and message, one line, for the error that ended a run."""
     first_line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, UserError):
-        return 2, f"error: {first_line}"
+        return WRONG_INPUT, f"error: {first_line}"
     return 1, f"error: {type(error).__name__}: {first_line} (log: {log})"

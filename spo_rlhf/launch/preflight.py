@@ -1,6 +1,5 @@
 """Checks of everything that can be known before an engine starts. Each raises UserError with one line."""
 
-import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,11 +222,8 @@ def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
     """Grade an empty response to the first prompt: a reward function that raises or returns the wrong shape fails here."""
     addresses = args.reward.remote_url or []
     if addresses and addresses[0].endswith(".py"):
-        reward = FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout)
-        try:
-            asyncio.run(reward(prompt, prompt, label))
-        finally:
-            reward.close()
+        with FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout) as reward:
+            reward.submit(prompt, prompt, label).result()
         if reward.timeouts:
             raise UserError(
                 f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "

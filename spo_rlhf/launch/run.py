@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import threading
 import traceback
 from datetime import datetime
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any
 
 from spo_rlhf import cpu, plugins, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import processes, ray_start
+from spo_rlhf.host import device, processes, ray_start
 from spo_rlhf.host.console import Console, duration
-from spo_rlhf.host.files import write_json
+from spo_rlhf.launch.follow import following
+from spo_rlhf.launch.history import store_config
 from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
 
 PROGRAM = "spo-train"
-POLL_S = 0.2
 
 
 def describe(args: SimpleNamespace, notes: list[str]) -> str:
@@ -28,10 +27,39 @@ def describe(args: SimpleNamespace, notes: list[str]) -> str:
     actors = placement(args)
     lines = ["resolved configuration"]
     lines += [f"  {name} = {value!r}" for name, value in sorted(flatten(plain(args)).items())]
-    kind = "logical devices (no GPU)" if cpu.is_cpu() else "GPUs"
+    kind = "logical devices (no GPU)" if device.is_cpu() else "GPUs"
     lines += ["", f"placement on {num_devices(actors)} {kind}", *(f"  {actor}" for actor in actors)]
     lines += ["", *(f"note: {note}" for note in notes)]
     return "\n".join(lines)
+
+
+def settle_device(*, ask_cluster: bool) -> list[str]:
+    """Decide whether the run uses GPUs, before the stack is loaded. Returns lines to show. Raises UserError.
+
+    Without `ask_cluster`, as a dry run wants it, nothing is connected to and a GPU that was asked for need not be here.
+    """
+    device.settle(None)
+    asked, address = device.asked_for(), os.environ.get("RAY_ADDRESS")
+    if ask_cluster:
+        cluster = device.cluster_of(ray_start.cluster_nodes(address)) if address and asked != device.CPU else None
+        device.settle(device.decide(asked, device.has_gpu(), cluster))
+        return []
+    device.settle(device.current())
+    if not address or asked:
+        return []
+    return [
+        f"{device.current()}, as this machine is; a run asks the cluster of RAY_ADDRESS, or reads {device.VARIABLE}"
+    ]
+
+
+def check_devices(needed: int, address: str | None, offered: float) -> None:
+    """Ray has as many GPUs, logical ones included, as the run needs: else it would wait for them forever. Raises UserError."""
+    if offered >= needed:
+        return
+    if address:
+        message = f"the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer"
+        raise UserError(f"RAY_ADDRESS {address}: {message}")
+    raise UserError(f"this machine has {offered:g} GPUs and the run needs {needed}; ask for fewer, or set RAY_ADDRESS")
 
 
 def start_ray(args: SimpleNamespace) -> None:
@@ -40,17 +68,17 @@ def start_ray(args: SimpleNamespace) -> None:
 
     address, needed, here = os.environ.get("RAY_ADDRESS"), num_devices(placement(args)), os.getcwd()
 
-    environment = {
+    environment = device.environment() | {
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
     }
     options: dict[str, Any] = {}
-    if cpu.is_cpu():
+    if device.is_cpu():
         environment |= cpu.worker_environment()
-        os.environ.update({name: os.environ.get(name, value) for name, value in cpu.RAY_ENVIRONMENT.items()})
+        os.environ.update({name: os.environ.get(name, value) for name, value in device.RAY_ENVIRONMENT.items()})
         if not address:
-            options = cpu.ray_resources(needed)
+            options = device.logical_resources(needed)
 
     if files := os.environ.get(plugins.VARIABLE):
         environment[plugins.VARIABLE] = files
@@ -61,17 +89,15 @@ def start_ray(args: SimpleNamespace) -> None:
         plugins.load_from_environment()  # before anything that a plugin defines is unpickled
 
     # Workers of a cluster that others started are in the folder of its start: relative paths would lead elsewhere.
+    if address:
+        ray_start.check_answers(address)
     runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": set_up_worker} if address or files else {})
     try:
         ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
     except ConnectionError:
-        raise UserError(
-            f"RAY_ADDRESS {address}: no Ray cluster answers there; start one, or unset RAY_ADDRESS"
-        ) from None
+        raise ray_start.no_cluster(address) from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set its own
-    if address and (offered := ray.cluster_resources().get("GPU", 0)) < needed:
-        message = f"the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer"
-        raise UserError(f"RAY_ADDRESS {address}: {message}")
+    check_devices(needed, address, ray.cluster_resources().get("GPU", 0))
 
 
 def run(args: SimpleNamespace, record: RunRecord) -> None:
@@ -96,24 +122,8 @@ def run(args: SimpleNamespace, record: RunRecord) -> None:
         reward=actor.RemoteRewardActor,
         trainer=loop.RemoteSegmentTrainer,
     )
-    stop = threading.Event()
-
-    def follow() -> None:
-        while True:
-            last_round = stop.is_set()
-            for event in ray.get(args.event_log.take.remote()):
-                record.take(event)
-            if last_round:
-                return
-            stop.wait(POLL_S)
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
+    with following(lambda: ray.get(args.event_log.take.remote()), record.take):
         upstream.train(args)
-    finally:
-        stop.set()
-        follower.join(timeout=10)
 
 
 def shut_down() -> None:
@@ -132,19 +142,21 @@ def shut_down() -> None:
 
 
 def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
-    """Run a resolved configuration in its run directory; exit status."""
+    """Run a resolved configuration in its run directory; exit status.
+
+    With --ckpt.load_enable the record of that folder goes on, else it is replaced.
+    """
     run_dir = Path(args.spo.run_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "metrics.jsonl").unlink(missing_ok=True)
-    write_json(run_dir / "config.json", flatten(plain(args)))
-    log = run_dir / "train.log"
-    log.write_bytes(early_log)
+    resume, log = bool(args.ckpt.load_enable), run_dir / "train.log"
+    with open(log, "ab" if resume else "wb") as file:
+        file.write(early_log)
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
-        for note in notes:
+        record = RunRecord(run_dir, console, resume=resume)
+        for note in notes + store_config(run_dir, flatten(plain(args))):
             console.line(f"note: {note}")
         where = "here" if args.spo.verbose else log
         console.line(f"starting Ray, {args.vllm.num_engines} vLLM engine(s) and the policy; engine log: {where}")
-        record = RunRecord(run_dir, console)
         status, message = 0, ""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:

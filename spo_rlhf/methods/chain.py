@@ -144,7 +144,7 @@ def join(
     continuations: Sequence[Sample],
     *,
     batch_size: int,
-    seed: tuple,
+    seed: tuple[object, ...],
     keep_responses: bool = False,
 ) -> tuple[list[int], list[int], dict[str, float]]:
     """Rows of `responses` and of `continuations` that make whole optimizer steps of `batch_size`, and metrics.

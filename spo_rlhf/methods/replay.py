@@ -44,7 +44,7 @@ class NodeReplay:
         self.entries += [Entry(prompt, iteration, sample) for sample in samples]
         self.added += len(samples)
 
-    def draw(self, iteration: int, budget: int, multiple: int) -> tuple[list[Any], Counter]:
+    def draw(self, iteration: int, budget: int, multiple: int) -> tuple[list[Any], Counter[int]]:
         """Remove at most `budget` samples, a multiple of `multiple`, at random; the samples, and how many had which age.
 
         Before the draw, samples that are too old are dropped; those left over stay for the next draw.

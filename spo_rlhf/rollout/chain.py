@@ -60,7 +60,7 @@ class PromptRollout(PromptSampler):
         prompt_ids: Sequence[int],
         *,
         max_tokens: int,
-        seed: tuple,
+        seed: tuple[object, ...],
         slot: int,
         token_texts: TokenTexts | None = None,
         state_values: StateValues | None = None,

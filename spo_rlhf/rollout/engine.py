@@ -8,6 +8,7 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
+from spo_rlhf.rollout.chain import StateValues
 from spo_rlhf.rollout.job import PromptJob, RolloutRequest
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -22,7 +23,9 @@ class TokenSampler:
     def __init__(self, actor: "SegmentRolloutActor", request: RolloutRequest):
         self.actor = actor
         # No minimum length: forbidding an end of text at once would change the policy at every state that is continued.
-        self.options = dict(temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=0)
+        self.options: dict[str, Any] = dict(
+            temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=0
+        )
 
     async def sample(
         self, state: Sequence[int], *, n: int, max_tokens: int, seed: int, logprobs: bool
@@ -59,8 +62,10 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         await super().__init__(*args, **kwargs)
         self.tokenizer = upstream.get_tokenizer(kwargs["model"], None, "left", use_fast=use_fast_tokenizer)
         self.weight_version = 0
-        self._state_values: dict[tuple, dict] = {}  # (prompt, label) -> values asked for in this iteration
-        self._state_seed: tuple | None = None
+        self._state_values: dict[
+            tuple[str, str], StateValues
+        ] = {}  # (prompt, label) -> values asked for in this iteration
+        self._state_seed: tuple[object, ...] | None = None
         if reward_addresses and reward_addresses[0].endswith(".py"):
             self._reward = FileReward(reward_addresses[0], reward_workers, reward_timeout)
         elif reward_addresses and reward_addresses != ["agent"]:
@@ -127,7 +132,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         """Rewards that ran past their limit and counted as 0, since the start."""
         return getattr(self._reward, "timeouts", 0)
 
-    def _known_values(self, request: RolloutRequest) -> dict:
+    def _known_values(self, request: RolloutRequest) -> StateValues:
         if request.seed != self._state_seed:
             self._state_values, self._state_seed = {}, request.seed
         return self._state_values.setdefault((request.prompt, request.label), {})

@@ -1,11 +1,14 @@
 """What the samplers of one prompt share: requests with their own seeds, grades, counts."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TypeVar
 
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, Grader
 from spo_rlhf.rollout.records import RolloutCounts
+
+T = TypeVar("T")
 
 
 class PromptSampler:
@@ -21,7 +24,14 @@ class PromptSampler:
     """
 
     def __init__(
-        self, engine: Engine, grader: Grader, prompt_ids: Sequence[int], *, max_tokens: int, seed: tuple, slot: int
+        self,
+        engine: Engine,
+        grader: Grader,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        seed: tuple[object, ...],
+        slot: int,
     ):
         if max_tokens < 1:
             raise ValueError(f"no room for a response: the prompt of slot {slot} has {len(prompt_ids)} tokens")
@@ -30,7 +40,7 @@ class PromptSampler:
         self.counts = RolloutCounts()
 
     async def _sample(
-        self, prefix: Sequence[int], n: int, name: tuple, *, logprobs: bool, limit: int | None = None
+        self, prefix: Sequence[int], n: int, name: tuple[object, ...], *, logprobs: bool, limit: int | None = None
     ) -> list[Completion]:
         """`n` continuations of the response `prefix`, at most `limit` tokens long; `name` tells their seed from others."""
         state = [*self.prompt_ids, *prefix]
@@ -54,7 +64,7 @@ class PromptSampler:
         return await self.grader.grade([*prefix, *completion.token_ids])
 
 
-async def gather(awaitables) -> list:
+async def gather(awaitables: Iterable[Awaitable[T]]) -> list[T]:
     """Like asyncio.gather, but when one fails the others are cancelled before the error goes on."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:

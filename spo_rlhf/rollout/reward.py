@@ -2,12 +2,16 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerPool
+from spo_rlhf.host.pool import TaskTimeout, WorkerPool
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
+
+TIMED_OUT = Grade(reward=0.0, score=0.0)
 
 
 class FileReward:
@@ -15,25 +19,56 @@ class FileReward:
 
     It returns a dict with `rewards` and, if it likes, `scores` and `extra_logs`, one number per query (lists or tensors).
     A reward that takes longer than `timeout_s` counts as 0 (`timeouts` counts them); one that raises or returns something
-    else is a UserError, since training on a wrong reward helps nobody.
+    else is a UserError, since training on a wrong reward helps nobody. Use as a context, or `close` it.
     """
 
     def __init__(self, path: str, workers: int, timeout_s: float):
         self.path, self.timeouts = path, 0
+        self._counting = threading.Lock()
         self._pool = WorkerPool(functools.partial(reward_worker.load, path), workers=workers, timeout_s=timeout_s)
 
+    def submit(self, query: str, prompt: str, label: str) -> "Future[Grade]":
+        """Start grading. The future's result is the grade, or raises UserError where the reward file is at fault.
+
+        Cancelling it takes it out of the queue.
+        """
+        graded: Future[Grade] = Future()
+        answer = self._pool.submit(reward_worker.grade, query, prompt, label)
+        answer.add_done_callback(functools.partial(self._settle, graded))
+
+        def give_up(future: Future) -> None:
+            if future.cancelled():
+                answer.cancel()
+
+        graded.add_done_callback(give_up)
+        return graded
+
     async def __call__(self, query: str, prompt: str, label: str) -> Grade:
-        future = self._pool.submit(reward_worker.grade, query, prompt, label)
-        try:
-            return Grade(*await asyncio.wrap_future(future))
-        except TaskTimeout:
-            self.timeouts += 1
-            return Grade(reward=0.0, score=0.0)
-        except TaskError as error:
-            raise UserError(f"--reward.remote_url {self.path}: {error}") from None
+        return await asyncio.wrap_future(self.submit(query, prompt, label))
+
+    def _settle(self, graded: "Future[Grade]", answer: Future) -> None:
+        """Make a grade of what a reward process answered. Runs in the pool's threads."""
+        if not graded.set_running_or_notify_cancel():
+            return
+        error = answer.exception()
+        if error is None:
+            graded.set_result(Grade(*answer.result()))
+        elif isinstance(error, TaskTimeout):
+            with self._counting:
+                self.timeouts += 1
+            graded.set_result(TIMED_OUT)
+        else:
+            graded.set_exception(UserError(f"--reward.remote_url {self.path}: {error}"))
 
     def close(self) -> None:
+        """End the reward processes; grades that are not there yet raise UserError. Safe to call twice."""
         self._pool.close()
+
+    def __enter__(self) -> "FileReward":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class PromptGrader:
@@ -42,7 +77,13 @@ class PromptGrader:
     The query is the prompt's own text followed by the decoded response, so that it always starts with the prompt.
     """
 
-    def __init__(self, reward: Callable, decode: Callable[[Sequence[int]], str], prompt: str, label: str):
+    def __init__(
+        self,
+        reward: Callable[[str, str, str], Awaitable[Grade]],
+        decode: Callable[[Sequence[int]], str],
+        prompt: str,
+        label: str,
+    ):
         self.reward, self.decode, self.prompt, self.label = reward, decode, prompt, label
 
     async def grade(self, response_ids: Sequence[int]) -> Grade:

@@ -21,11 +21,13 @@ def load(path: str) -> None:
     global _reward_func
     name = Path(path).stem
     spec = importlib.util.spec_from_file_location(f"reward_{name}", path)
+    if spec is None or spec.loader is None:
+        raise RewardFileError("its name does not end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise RewardFileError(f"importing it raised {one_line(error)}") from error
+        raise RewardFileError(f"importing it raised {type_and_first_line(error)}") from error
     if not callable(getattr(module, "reward_func", None)):
         raise RewardFileError("it defines no function reward_func(queries, prompts, labels)")
     _reward_func = module.reward_func
@@ -33,10 +35,11 @@ def load(path: str) -> None:
 
 def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, float]]:
     """(reward, score, logs) of one response. `query` is the prompt followed by the response. Raises RewardFileError."""
+    assert _reward_func is not None, "load() comes first"
     try:
         result = _reward_func([query], [prompt], [label])
     except Exception as error:
-        raise RewardFileError(f"reward_func raised {one_line(error)}") from error
+        raise RewardFileError(f"reward_func raised {type_and_first_line(error)}") from error
     if not isinstance(result, dict) or "rewards" not in result:
         raise RewardFileError(f'reward_func must return a dict with "rewards", got {type(result).__name__}')
     reward = only_number(result["rewards"], "rewards")
@@ -64,7 +67,7 @@ def only_number(values: Any, name: str) -> float:
     return number
 
 
-def one_line(error: BaseException) -> str:
+def type_and_first_line(error: BaseException) -> str:
     """The error's type and the first line of its text."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

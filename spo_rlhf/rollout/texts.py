@@ -1,13 +1,14 @@
 """What each token adds to the text of a response, for partitions and ratio units that look at text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from spo_rlhf.errors import UserError
 
 PROBE = "So x = 3.14, and y: done.\n"
 
 
-def token_texts(tokenizer, token_ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
     """Text (T,) that each token adds to those before it, from a fast tokenizer of transformers.
 
     Decoding tokens one by one would lose what only the sequence tells: the space that SentencePiece puts before a
@@ -19,7 +20,7 @@ def token_texts(tokenizer, token_ids: Sequence[int]) -> list[str]:
     return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in token_ids]
 
 
-def check_tokenizer(tokenizer, name: str, flag: str) -> None:
+def check_tokenizer(tokenizer: Any, name: str, flag: str) -> None:
     """Raise UserError unless the tokenizer of the model `name` gives the text of each token, which `flag` needs."""
     if not hasattr(tokenizer, "backend_tokenizer"):
         why = "it has no fast form (tokenizer.json)"

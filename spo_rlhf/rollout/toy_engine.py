@@ -80,10 +80,12 @@ class ToyEngine:
             self.in_flight -= 1
 
     def _continue(self, prefix: tuple[int, ...], max_tokens: int, seed: int, logprobs: bool) -> Completion:
-        rng, token_ids, logprob_T = random.Random(seed), [], []
+        rng = random.Random(seed)
+        token_ids: list[int] = []
+        logprob_T: list[float] = []
         while len(token_ids) < max_tokens and (not token_ids or token_ids[-1] != 0):
             probability = self.model.probabilities((*prefix, *token_ids))
-            [token] = rng.choices(range(self.model.vocabulary), weights=probability)
+            [token] = rng.choices(range(self.model.vocabulary), weights=probability.tolist())
             token_ids.append(token)
             logprob_T.append(float(np.log(probability[token])))
         return Completion(token_ids, logprob_T if logprobs else None, truncated=token_ids[-1] != 0)

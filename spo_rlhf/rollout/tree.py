@@ -29,7 +29,7 @@ class TreeRollout(PromptSampler):
             below = []
             for parent, nodes in level:
                 for node in nodes:
-                    number = tree.add(parent, node.completion.token_ids, node.completion.logprobs)
+                    number = tree.add(parent, node.completion.token_ids, node.completion.logprobs or [])
                     if node.grade is None:
                         below.append((number, node.children))
                         continue

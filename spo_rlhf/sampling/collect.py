@@ -8,15 +8,15 @@ from typing import Any
 
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.rollout.protocol import TRUNCATED, Grade
-from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
-from spo_rlhf.sampling.grading import BackgroundReward
+from spo_rlhf.rollout.reward import FileReward
+from spo_rlhf.sampling.engine import Request, Response, SamplingEngine
 from spo_rlhf.sampling.sample_log import SampleLog
 
 SAMPLE_KEY = ("id", "sample")
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TokenizedPrompt:
     """A prompt as text and tokens, with what its responses are graded by. `id`: the number of its row in the data."""
 
     id: int
@@ -50,7 +50,7 @@ class Progress:
         return self.seconds / max(self.new, 1) * (self.total - self.stored)
 
 
-def requests(prompts: Sequence[Prompt], limits: Limits, seed: int, known: dict[tuple, Any]) -> list[Request]:
+def requests(prompts: Sequence[TokenizedPrompt], limits: Limits, seed: int, known: dict[tuple, Any]) -> list[Request]:
     """Requests of the samples not in `known`. A seed follows from the run's, the prompt and the sample alone."""
     return [
         Request(
@@ -66,19 +66,19 @@ def requests(prompts: Sequence[Prompt], limits: Limits, seed: int, known: dict[t
 
 
 def collect(
-    prompts: Sequence[Prompt],
+    prompts: Sequence[TokenizedPrompt],
     limits: Limits,
     seed: int,
-    engine: tuple[EngineSettings, int],
+    start_engine: Callable[[], SamplingEngine],
     decode: Callable[[Sequence[int]], str],
-    reward: BackgroundReward,
+    reward: FileReward,
     log: SampleLog,
     report: Callable[[Progress], None],
 ) -> Progress:
     """Fill `log` with the samples that are missing. A truncated response has reward 0 and is not graded.
 
-    `engine`: settings and number of engines; none is started where nothing is missing. Whatever ends this early, all
-    that was graded by then is in the log. Raises UserError where the reward file is at fault.
+    `start_engine` is called where something is missing, and what it returns is closed. Whatever ends this early, what
+    was graded by then is in the log. Raises UserError where the reward file is at fault.
     """
     missing = requests(prompts, limits, seed, log.rows)
     progress = Progress(stored=len(log.rows), total=len(log.rows) + len(missing))
@@ -100,10 +100,10 @@ def collect(
         progress.seconds = time.monotonic() - start
         report(progress)
 
-    engines = start_engine(*engine)
+    engine = start_engine()
     start = time.monotonic()
     try:
-        for response in engines.generate(missing):
+        for response in engine.generate(missing):
             prompt = of_id[response.key[0]]
             future = None
             if response.finished:
@@ -112,11 +112,13 @@ def collect(
             store()
         store(wait=True)
     finally:
-        engines.close()
+        engine.close()
     return progress
 
 
-def _row(prompt: Prompt, response: Response, decode: Callable[[Sequence[int]], str], reward: float) -> dict[str, Any]:
+def _row(
+    prompt: TokenizedPrompt, response: Response, decode: Callable[[Sequence[int]], str], reward: float
+) -> dict[str, Any]:
     return {
         "id": prompt.id,
         "sample": response.key[1],

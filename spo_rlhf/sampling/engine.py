@@ -1,15 +1,15 @@
 """vLLM: one engine in this process, or one per GPU through Ray. Responses come out as they finish."""
 
+import itertools
 import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
-from spo_rlhf.cpu import is_cpu
-from spo_rlhf.host import ray_start
+from spo_rlhf.host import device, ray_start
 
 # Requests handed to vLLM ahead of those it is working on: enough to keep its batches full, few enough to start at
 # once.
@@ -55,12 +55,24 @@ class EngineSettings:
     engine_args: dict[str, Any] = field(default_factory=dict)
 
 
+class SamplingEngine(Protocol):
+    """Samples responses to requests; what `start_engine` returns."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Each request's response, in the order in which they finish."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine's processes."""
+        ...
+
+
 class LocalEngine:
     """One vLLM engine, driven step by step."""
 
     def __init__(self, settings: EngineSettings) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        if is_cpu():
+        if device.is_cpu():
             # Everything in this process: further ones would only load the same libraries again, which takes longer
             # than a small run.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -77,7 +89,7 @@ class LocalEngine:
             "trust_remote_code": settings.trust_remote_code,
             "use_tqdm_on_load": False,  # its bar would stand between those of the evaluation
         }
-        if is_cpu():
+        if device.is_cpu():
             arguments |= cpu_engine_kwargs(settings.max_model_len)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
         self._settings = settings
@@ -88,10 +100,10 @@ class LocalEngine:
         from vllm.sampling_params import RequestOutputKind
 
         queue, running = deque(requests), {}
+        names = map(str, itertools.count())
         while queue or running:
             while queue and len(running) < QUEUED_AHEAD:
-                request = queue.popleft()
-                name = str(len(queue))  # unique: the queue only shrinks
+                request, name = queue.popleft(), next(names)
                 running[name] = request
                 self._engine.add_request(
                     name,
@@ -107,7 +119,8 @@ class LocalEngine:
                 )
             for output in self._engine.step():
                 if output.finished:
-                    request = running.pop(output.request_id.split("-")[0])
+                    # vLLM's own name of a request has a random end; its output carries the name given above.
+                    request = running.pop(output.request_id)
                     sampled = output.outputs[0]
                     yield Response(request.key, tuple(sampled.token_ids), sampled.text, sampled.finish_reason == "stop")
 
@@ -129,8 +142,10 @@ class RayEngines:
             on_sigterm = signal.getsignal(signal.SIGTERM)
             ray_start.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
-        gpus = 0 if is_cpu() else settings.tensor_parallel
-        actor = ray.remote(num_gpus=gpus, num_cpus=1)(LocalEngine)
+        asked, cluster = device.asked_for(), device.cluster_of(ray.nodes()) if os.environ.get("RAY_ADDRESS") else None
+        device.settle(device.decide(asked, device.has_gpu(), cluster))
+        gpus = 0 if device.is_cpu() else settings.tensor_parallel
+        actor = ray.remote(num_gpus=gpus, num_cpus=1, runtime_env={"env_vars": device.environment()})(LocalEngine)
         self._actors = [actor.remote(settings) for _ in range(replicas)]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
@@ -169,6 +184,6 @@ class RayEngines:
             ray.shutdown()
 
 
-def start_engine(settings: EngineSettings, data_parallel: int) -> LocalEngine | RayEngines:
+def start_engine(settings: EngineSettings, data_parallel: int) -> SamplingEngine:
     """One engine here, or `data_parallel` of them through Ray."""
     return LocalEngine(settings) if data_parallel == 1 else RayEngines(settings, data_parallel)

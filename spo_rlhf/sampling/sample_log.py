@@ -24,7 +24,7 @@ class SampleLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_half_line(path)
         self.rows = {self.key_of(row): row for row in read_jsonl(path)} if path.exists() else {}
-        self._file: TextIO = open(path, "a", encoding="utf-8")
+        self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115  until `close`
 
     def key_of(self, row: dict[str, Any]) -> tuple:
         """The values of the key's fields."""

@@ -1,41 +1,21 @@
 """The gradient-noise benchmark: the gradient it takes, the weights that make methods comparable, the command."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
+import estimates
+import gradient_noise as noise
 import numpy as np
 import pytest
-import stack
 import torch
+from estimates import Piece, Setting
 
-sys.path.insert(0, str(stack.ROOT / "benchmarks"))
-import gradient_noise as noise
-
-from spo_rlhf.core.partition import Newline
+from spo_rlhf.core.partition import Cutpoint, Newline
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("task") / "short"
-    options = [
-        "--output",
-        str(folder),
-        "--train",
-        "16",
-        "--test",
-        "4",
-        "--warm-up-steps",
-        "0",
-        "--min-steps",
-        "2",
-        "--max-steps",
-        "2",
-    ]
-    command = [sys.executable, "-m", "spo_rlhf.cli.prepare", *options]
-    subprocess.run(command, cwd=stack.ROOT, env=stack.environment(), check=True, capture_output=True)
-    return folder
+def task(prepared):
+    return prepared["arithmetic-short"]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +26,8 @@ def model(task):
 
 
 def test_the_gradient_is_that_of_the_log_probabilities_of_own_tokens(model):
-    one = noise.Piece([5, 6, 7], [8, 9], [-0.05, -3.0], np.array([2.0, -1.0]))
-    other = noise.Piece([5], [9, 8, 7], [-1.0, -1.0, -1.0], np.array([0.0, 1.0, 0.0]))
+    one = Piece([5, 6, 7], [8, 9], [-0.05, -3.0], np.array([2.0, -1.0]))
+    other = Piece([5], [9, 8, 7], [-1.0, -1.0, -1.0], np.array([0.0, 1.0, 0.0]))
     for threshold, kept in ((None, [(0, 1.0), (1, 1.0)]), (0.9, [(0, 0.0), (1, 1.0)])):
         model.zero_grad()
         logp = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)
@@ -55,28 +35,35 @@ def test_the_gradient_is_that_of_the_log_probabilities_of_own_tokens(model):
         logp = model(input_ids=torch.tensor([[5, 9, 8, 7]])).logits[0].log_softmax(-1)
         (loss + logp[1, 8]).backward()
         expected = torch.cat([p.grad.flatten() for p in model.parameters()]).numpy().copy()
-        np.testing.assert_allclose(noise.gradient(model, [one, other], threshold), expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(estimates.gradient(model, [one, other], threshold), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_part_of_a_response_weighs_one_over_its_samples():
-    setting = noise.Setting(partition=Newline(), rollouts=4, continuations=True)
+    setting = Setting(partition=Newline(), rollouts=4, continuations=True)
     texts = {1: "x", 2: "\n"}
 
     def text_of(ids):
         return [texts[i] for i in ids]
 
     # Boundaries behind each line: 0, 1 and 2 inner states before its tokens.
-    np.testing.assert_allclose(noise.coverage(setting, [1, 2, 1, 2, 1], (), text_of), [1, 1, 1 / 5, 1 / 5, 1 / 9])
-    np.testing.assert_allclose(noise.coverage(setting, [1, 2, 1], (1, 2), text_of), [1 / 5, 1 / 5, 1 / 9])
-    assert noise.coverage(noise.Setting(), [1, 2, 1], (), text_of).tolist() == [1, 1, 1]
+    np.testing.assert_allclose(estimates.coverage(setting, [1, 2, 1, 2, 1], (), text_of), [1, 1, 1 / 5, 1 / 5, 1 / 9])
+    np.testing.assert_allclose(estimates.coverage(setting, [1, 2, 1], (1, 2), text_of), [1 / 5, 1 / 5, 1 / 9])
+    assert estimates.coverage(Setting(), [1, 2, 1], (), text_of).tolist() == [1, 1, 1]
 
 
 def test_intervals_are_those_asked_for_and_the_one_at_which_the_rest_varies():
     known = noise.settings(10, [5, 30], 15)
-    cutpoints = {name for name, one in known.items() if one.partition and one.partition.kind == "cutpoint"}
+    cutpoints = {name for name, one in known.items() if isinstance(one.partition, Cutpoint)}
     assert {name.split(",")[0] for name in cutpoints} == {"cutpoint 5", "cutpoint 15", "cutpoint 30"}
     assert known["cutpoint 30, 4 x 4, mask"].partition.interval == 30
     assert known["cutpoint 15, 8 x 9, mask (paper)"].partition.interval == 15
+
+
+def test_the_variance_of_estimates_is_unbiased():
+    gradient_RD = np.random.default_rng(0).normal(scale=[1.0, 2.0], size=(4000, 2))
+    mean, error = noise.variance(gradient_RD)
+    assert mean == pytest.approx(5, rel=4 * error) and error < 0.03
+    assert mean == pytest.approx(gradient_RD.var(0, ddof=1).sum(), rel=1e-6)
 
 
 def test_a_model_that_is_never_right_is_said(task, tmp_path, capsys):
@@ -91,11 +78,16 @@ def test_a_model_that_is_never_right_is_said(task, tmp_path, capsys):
 
 @pytest.mark.timeout(300)
 def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
-    # An untrained model is never right; whether its text has an even length is as good a reward for this.
-    monkeypatch.setattr(noise, "grade_here", lambda question, text: SimpleNamespace(correct=len(text) % 2 == 0))
-    options = ["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "2"]
+    # An untrained model is never right; a coin is as good a reward for this.
+    def coin(question, text):
+        return SimpleNamespace(correct=sum(text.encode()) % 2 == 0)
+
+    monkeypatch.setattr(estimates, "grade_here", coin)
+    options = ["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "4"]
     assert noise.main(options) == 0
-    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert told["task"]["settings"]["task"] == "arithmetic" and told["machine"]["torch"] == torch.__version__
+    results = told["results"]
     assert set(results) == {*noise.REFERENCES, "tree 4-3-2, loo", "tree 4-3-2, loo, mask"}
     assert all(one["tokens_per_prompt"] > 0 for one in results.values())
     assert "tree 4-3-2" in (tmp_path / "results.md").read_text()
@@ -104,7 +96,7 @@ def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
 WRONG = (
     "--task nothing",
     "--repeats 1",
-    "--prompts 17",
+    "--prompts 601",
     "--interval 0",
     "--intervals 1,x",
     "--intervals 0",
@@ -115,8 +107,5 @@ WRONG = (
 
 @pytest.mark.parametrize("changes", [options.split() for options in WRONG], ids=WRONG)
 def test_wrong_usage_is_one_line(task, tmp_path, capsys, changes):
-    try:
-        status = noise.main(["--task", str(task), "--output", str(tmp_path), *changes])
-    except SystemExit as end:
-        status = end.code
+    status = noise.main(["--task", str(task), "--output", str(tmp_path), *changes])
     assert status == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1

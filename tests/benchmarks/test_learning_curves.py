@@ -5,78 +5,56 @@ import subprocess
 import sys
 import time
 
+import common
+import learning_curves
 import numpy as np
 import psutil
 import pytest
+import report
 import stack
+import study
 from scipy import stats
 
-sys.path.insert(0, str(stack.ROOT / "benchmarks"))
-import learning_curves
-import report
-import study
 
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """Data and an untrained model of each task."""
-    folders = {}
-    for name, task in study.TASKS.items():
-        folders[name] = tmp_path_factory.mktemp("task") / name
-        options = [
-            "--output",
-            str(folders[name]),
-            "--train",
-            "600",
-            "--test",
-            "8",
-            "--warm-up-steps",
-            "0",
-            *task.prepare,
-        ]
-        command = [sys.executable, "-m", "spo_rlhf.cli.prepare", *options]
-        subprocess.run(command, cwd=stack.ROOT, env=stack.environment(), check=True, capture_output=True)
-    return folders
-
-
-@pytest.mark.timeout(600)
-def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path):
+def accepted(command: list[str]) -> dict:
+    """The configuration that spo-train makes of a command, checked as in a dry run."""
     from spo_rlhf.cli.train import parse
     from spo_rlhf.launch.output import flatten, plain
 
-    for task_name, folder in prepared.items():
-        methods = study.METHODS if task_name == "arithmetic-short" else {"spo_tree": study.METHODS["spo_tree"]}
-        for name, method in methods.items():
+    args, _ = parse([*command[command.index("spo_rlhf.cli.train") + 1 :], "--dry-run"])
+    return flatten(plain(args))
+
+
+@pytest.mark.timeout(600)
+def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path, monkeypatch):
+    options = dict(seed=3, budget=1000, points=3)
+    tree = study.METHODS["spo_tree"]
+    for name, folder in prepared.items():  # model, data, prompt and reward are a workload's
+        config = accepted(study.train_command(study.WORKLOADS[name], tree, folder, tmp_path, **options))
+        assert config["spo.tree_segment_tokens"] == (study.WORKLOADS[name].segment_tokens,)
+    # The rest is a method's: a trial of the same reward for each takes most of the time.
+    monkeypatch.setattr("spo_rlhf.launch.preflight.check_inputs", lambda *args, **kwargs: None)
+    for name, folder in prepared.items():
+        workload = study.WORKLOADS[name]
+        methods = study.METHODS if name == "arithmetic-short" else {"spo_tree": tree}
+        for label, method in methods.items():
             for changes in ({}, study.STABILITY):
-                command = study.train_command(
-                    study.TASKS[task_name],
-                    method.with_options(changes),
-                    folder,
-                    tmp_path,
-                    seed=3,
-                    budget=1000,
-                    points=3,
-                )
-                args, _ = parse([*command[command.index("spo_rlhf.cli.train") + 1 :], "--dry-run"])
-                config = flatten(plain(args))
-                assert config["spo.token_budget"] == 1000 and config["train.seed"] == 3, name
-                steps = (
-                    config["rollout.batch_size"] * config["rollout.n_samples_per_prompt"] / config["train.batch_size"]
-                )
-                assert steps == study.TASKS[task_name].optimizer_steps * {**method.options, **changes}.get(
-                    "optimizer_steps", 1
-                )
+                changed = method.with_options(changes)
+                config = accepted(study.train_command(workload, changed, folder, tmp_path, **options))
+                assert config["spo.token_budget"] == 1000 and config["train.seed"] == 3, label
+                samples = config["rollout.batch_size"] * config["rollout.n_samples_per_prompt"]
+                steps = workload.optimizer_steps * changed.options.get("optimizer_steps", 1)
+                assert samples / config["train.batch_size"] == steps, label
                 assert config["train.max_epochs"] == (2 if changes else 1)
 
 
 def test_recorded_commands_name_no_folder_of_this_machine(prepared, tmp_path):
     folder = prepared["arithmetic-short"]
-    command = study.train_command(
-        study.TASKS["arithmetic-short"], study.METHODS["grpo"], folder, tmp_path / "run", seed=0, budget=1000, points=3
-    )
-    told = learning_curves.portable(command, tmp_path)
+    workload, method = study.WORKLOADS["arithmetic-short"], study.METHODS["grpo"]
+    command = study.train_command(workload, method, folder, tmp_path / "run", seed=0, budget=1000, points=3)
+    told = common.portable(command, tmp_path)
     assert told[0] == "python" and "OUTPUT/run" in told and "spo_rlhf/tasks/math_reward.py" in told
-    assert str(study.ROOT) not in " ".join(told) and str(tmp_path) not in " ".join(told)
+    assert str(common.ROOT) not in " ".join(told) and str(tmp_path) not in " ".join(told)
 
 
 def test_intervals_are_students():
@@ -104,7 +82,8 @@ def test_differences_are_paired_by_seed_and_times_compared_at_the_shortest(tmp_p
     runs = [run_of("grpo", s, [0.2, 0.3 + s / 10]) for s in range(3)] + [
         run_of("spo", s, [0.2, 0.4 + s / 10], 2.0) for s in range(3)
     ]
-    lines = report.write(tmp_path, runs)
+    lines = report.tables(runs)
+    report.draw(tmp_path, runs)
     accuracy, reward, _ = (line.split(" | ") for line in lines if line.startswith("| spo |"))
     assert accuracy[5] == "+10.0 ± 0.0", "the seeds differ by 10 points, the pairs do not"
     assert accuracy[6].startswith("35.0"), "after one second spo is half way: 0.2 + (0.4 + s/10 - 0.2) / 2, mean over s"
@@ -112,7 +91,7 @@ def test_differences_are_paired_by_seed_and_times_compared_at_the_shortest(tmp_p
     assert reward[4].startswith("0.0") and reward[6].startswith("50.0"), (
         "in 3 s spo has made its first step, in 3 steps all"
     )
-    assert {path.name for path in tmp_path.iterdir()} == {"results.md", "t.png", "t-steps.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"t.png", "t-steps.png"}
 
 
 def test_finished_runs_are_collected_whatever_made_them(tmp_path, capsys):
@@ -125,6 +104,13 @@ def test_finished_runs_are_collected_whatever_made_them(tmp_path, capsys):
     assert learning_curves.main([*arguments, "--baseline", "rloo"]) == 0
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [one["method"] for one in results["runs"]] == ["rloo", "grpo:lr=1e-3", "spo"]
+    assert results["settings"]["baseline"] == "rloo" and results["machine"]["cores"] >= 1
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        "results.json",
+        "results.md",
+        "arithmetic-short.png",
+        "arithmetic-short-steps.png",
+    }
     assert "| minus rloo |" in capsys.readouterr().out
     assert learning_curves.main([*arguments, "--only", "spo|rloo"]) == 0
     told = capsys.readouterr().out
@@ -157,7 +143,7 @@ def test_varied_options_make_methods_of_their_own():
         (["--task", "chess"], "--task chess: choose from arithmetic-short"),
         (["--vary", "spo.cutpoint_interval"], "give OPTION=VALUE"),
         (["--only", "grpo"], "--only: goes with --collect"),
-        (["--parallel", "0"], "--parallel 0: must be at least 1"),
+        (["--parallel", "0"], "argument --parallel: 0 is not a whole number from 1; see learning_curves --help"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, says, capsys):

@@ -262,10 +262,10 @@ def test_file_that_cannot_be_opened_is_named(tmp_path, capsys, option) -> None:
     assert str(tmp_path / "missing") in error and "No such file" in error
 
 
-def test_wrong_usage_exits_2() -> None:
-    with pytest.raises(SystemExit) as refusal:
-        main(["--input", "x"])
-    assert refusal.value.code == 2
+def test_wrong_usage_is_one_line_and_exits_2(capsys) -> None:
+    assert main(["--input", "x"]) == 2
+    required = "the following arguments are required: --output"
+    assert capsys.readouterr() == ("", f"spo-inspect: error: {required}; see spo-inspect --help\n")
 
 
 def test_the_example_of_the_help_text_is_true(tmp_path, capsys) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import fields
 
 import pytest
 
 from spo_rlhf.cli import sample
-from spo_rlhf.cli.sample_options import build_parser
+from spo_rlhf.cli.sample_options import OPTIONS, build_parser
 from spo_rlhf.cli.train import build_parser as build_train_parser
+from spo_rlhf.launch.sample_run import SampleJob
 
 
 @pytest.fixture
@@ -55,6 +57,7 @@ def arguments(files, **changes) -> list[str]:
         ({"model": None}, "--model"),
         ({"output": None}, "--output"),
         ({"speed": 9}, "--speed"),
+        ({"sampels": 9}, "did you mean --samples?"),
     ],
 )
 def test_wrong_usage_is_one_line(files, changes, message, capsys, monkeypatch):
@@ -82,7 +85,19 @@ def test_every_dotted_name_is_one_of_spo_trains():
     assert len(here) > 10 and here <= there
 
 
-def test_help_shows_examples(capsys):
+def test_help_shows_examples_and_every_default(capsys):
     with pytest.raises(SystemExit, match="0"):
         sample.main(["--help"])
-    assert "--select pairs --engines 4" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--select pairs --engines 4" in shown
+    for option in OPTIONS:
+        if option.type is not None and not option.required:
+            assert "default: " in " ".join(
+                shown.split(f"\n  {option.short or option.flag}")[1].split("\n  -")[0].split()
+            )
+
+
+def test_the_options_are_what_a_job_is_made_of():
+    assert {option.flag[2:].replace("-", "_") for option in OPTIONS} - {"dry_run"} == {
+        field.name for field in fields(SampleJob)
+    }

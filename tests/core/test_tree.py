@@ -99,7 +99,7 @@ def test_what_is_no_tree_is_refused(parent_N, reward_N, message) -> None:
 def test_a_node_needs_a_known_parent_and_tokens() -> None:
     grown = TokenTree(prompt_ids=[1])
     for parent, tokens, logprobs in ((1, [2], [-1.0]), (0, [], []), (0, [2], [])):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"^node 1"):
             grown.add(parent, tokens, logprobs)
     with pytest.raises(ValueError, match="mean, loo, std"):
         tree.advantages([NO_PARENT, 0], [1.0, 1.0], "median")

@@ -11,8 +11,12 @@ import stack
 
 FOLDER = stack.ROOT / "examples" / "scripts"
 DATA = Path(os.environ.get("SPO_DATA_DIR", stack.ROOT.parent / "shared" / "data"))
-# Methods on spo-train: each has one script per task. The others have tests of their own.
-SPO_TRAIN = sorted(path.stem for path in FOLDER.glob("train_*.sh") if '\ntrain "$@"' in path.read_text())
+TASKS = sorted(path.stem for path in (FOLDER / "tasks").glob("*.sh"))
+RECIPES = {path.stem: path.read_text() for path in sorted((FOLDER / "recipes").glob("*.sh"))}
+# Methods that sample first and train then; the trainings themselves have tests of their own.
+OFFLINE = sorted(name for name, text in RECIPES.items() if "lib/offline.sh" in text)
+SPO_TRAIN = [f"{method}_{task}" for method in RECIPES if method not in OFFLINE for task in TASKS]
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("train_*.sh"))
 # One script of each kind: groups with and without mask, a critic, chain, tree. The others are `slow`: a minute each.
 EACH_KIND = {
     "train_grpo_gsm8k",
@@ -73,7 +77,7 @@ MORE_PROMPTS = {"rollout.batch_size": 128, "rollout.n_samples_per_prompt": 4, "t
 RECOMMENDED = {
     **{
         f"{method}_{task}": MORE_PROMPTS
-        for method in ("grpo", "grpo_mask", "rloo", "spo_chain")
+        for method in ("grpo", "grpo_mask", "rloo", "spo_chain", "spo_chain_segment_ratio")
         for task in ("gsm8k", "math")
     },
     **dict.fromkeys(("spo_chain_gsm8k", "spo_chain_segment_ratio_gsm8k"), {"spo.mc_rollouts": 4, **MORE_PROMPTS}),
@@ -89,6 +93,13 @@ def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedP
         text=True,
         timeout=stack.LIMIT_S,
     )
+
+
+def run_recipe(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """METHOD_TASK by the script of that name, or by train.sh where there is none."""
+    if f"train_{name}" in SCRIPTS:
+        return run(f"train_{name}", *arguments, **variables)
+    return run("train", *name.rsplit("_", 1), *arguments, **variables)
 
 
 def task_of(script: str) -> str:
@@ -108,34 +119,113 @@ def test_dry_run(script, tmp_path):
 
 @pytest.fixture
 def recorder(tmp_path) -> Path:
-    """Stands for Python in a script: writes down what it was called with, so that many dry runs share one process."""
+    """Stands for Python in a script: writes down what it was called with, so that many dry runs share one process.
+
+    What a script asks of a task's record it gets from Python.
+    """
     path = tmp_path / "python"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@"\n')
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *spo_rlhf.tasks*) exec {sys.executable} "$@" ;; esac\n'
+        f'exec {sys.executable} -S -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@"\n'
+    )
     path.chmod(0o755)
     return path
 
 
+def calls(done: subprocess.CompletedProcess, module: str) -> list[list[str]]:
+    """Arguments of the calls of a module that the recorder wrote down."""
+    assert done.returncode == 0, done.stderr
+    recorded = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return [one[one.index(module) + 1 :] for one in recorded if module in one]
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("script", "preset"),
-    [(script, "recommended") for script in SPO_TRAIN] + [(f"train_{name}", "paper") for name in RECOMMENDED],
+    ("name", "preset"), [(name, "recommended") for name in SPO_TRAIN] + [(name, "paper") for name in RECOMMENDED]
 )
-def test_the_configuration_of_the_real_run_is_accepted(script, preset, recorder):
+def test_the_configuration_of_the_real_run_is_accepted(name, preset, recorder):
     from spo_rlhf.cli.train import parse
     from spo_rlhf.launch.output import flatten, plain
 
-    arguments = json.loads(run(script, "--dry-run", PYTHON=str(recorder), PRESET=preset).stdout)
-    module = arguments.index("spo_rlhf.cli.train")
-    args, _ = parse([*arguments[module + 1 :]])
+    done = run_recipe(name, "--dry-run", PYTHON=str(recorder), PRESET=preset)
+    [arguments] = calls(done, "spo_rlhf.cli.train")
+    args, _ = parse(arguments)
     config = flatten(plain(args))
-    name = script.removeprefix("train_")
-    expected = {**OFFICIAL[task_of(script)], **OFFICIAL.get(name, {})}
+    expected = {**OFFICIAL[task_of(name)], **OFFICIAL.get(name, {})}
     if preset == "recommended":
         expected |= RECOMMENDED.get(name, {})
     elif name in RECOMMENDED:
         expected |= {"rollout.batch_size": 64, "rollout.n_samples_per_prompt": 8, "train.num_episodes": 9}
     assert {option: config[option] for option in expected} == expected
     assert config["spo.run_dir"] == f"runs/{name}" and config["dry_run"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", OFFLINE)
+def test_what_the_offline_methods_sample_is_accepted(method, task, recorder):
+    from spo_rlhf.cli.sample_options import build_parser
+
+    done = run_recipe(f"{method}_{task}", "--dry-run", PYTHON=str(recorder))
+    [arguments] = calls(done, "spo_rlhf.cli.sample")
+    sampled = build_parser().parse_args(arguments)
+    official = OFFICIAL[task]
+    assert (sampled.temperature, sampled.top_p) == (official["rollout.temperature"], official["rollout.top_p"])
+    assert sampled.max_len == official["data.max_len"] and sampled.dry_run
+    assert (sampled.samples, sampled.select) == {"dpo": (64, "pairs"), "restem": (8, "correct")}[method]
+    [trained] = calls(done, "spo_rlhf.cli.upstream_trainer")
+    assert trained[0] == {"dpo": "dpo", "restem": "sft"}[method] and "--dry-run" in trained
+
+
+def test_each_script_is_a_method_on_a_task():
+    assert {tuple(name.removeprefix("train_").rsplit("_", 1)) for name in SCRIPTS} <= {
+        (method, task) for method in RECIPES for task in TASKS
+    }
+
+
+def test_options_and_variables_of_a_user_win_over_the_recipe(recorder):
+    variables = {"PYTHON": str(recorder), "MODEL": "mine", "TEMPLATE": "{}|", "DATA": "/data/mine.jsonl"}
+    [arguments] = calls(run("train", "grpo", "math", "--train.seed", "7", **variables), "spo_rlhf.cli.train")
+    value = {flag: arguments[at + 1] for at, flag in enumerate(arguments[:-1]) if flag.startswith("--")}
+    assert value["--train.seed"] == "7" and value["--actor.model_name_or_path"] == "mine"
+    assert (value["--data.input_template"], value["--data.input_key"], value["--data.label_key"]) == (
+        "{}|",
+        "problem",
+        "answer",
+    )
+    assert (value["--data.prompt_dataset"], value["--eval.dataset"]) == ("/data/mine.jsonl", "/data/mine.jsonl")
+
+
+def test_prompts_are_those_of_the_tasks_to_the_last_line_feed(recorder):
+    from spo_rlhf.tasks.registry import TASKS as RECORDS
+
+    for task in TASKS:
+        [arguments] = calls(run("train", "grpo", task, PYTHON=str(recorder)), "spo_rlhf.cli.train")
+        assert arguments[arguments.index("--data.input_template") + 1] == RECORDS[task].template
+
+
+def test_help_lists_methods_tasks_and_examples():
+    done = run("train", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for name in (*RECIPES, *TASKS):
+        assert f"\n  {name} " in done.stdout
+    assert "examples:\n  bash examples/scripts/train.sh spo_chain gsm8k --dry-run\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "give METHOD and TASK; see train.sh --help"),
+        (("grpo",), "give METHOD and TASK; see train.sh --help"),
+        (("trpo", "gsm8k"), f"method 'trpo': choose from {', '.join(RECIPES)}"),
+        (("../recipes/grpo", "gsm8k"), f"method '../recipes/grpo': choose from {', '.join(RECIPES)}"),
+        (("grpo", "chess"), f"task 'chess': choose from {', '.join(TASKS)}"),
+        (("dpo", "math", "--train.seed", "7"), "dpo takes no option --train.seed; see train.sh --help"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, says):
+    done = run("train", *arguments)
+    assert (done.returncode, done.stderr, done.stdout) == (2, f"train.sh: error: {says}\n", "")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +252,12 @@ def data_variables(script: str) -> dict[str, str]:
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "script", [pytest.param(name, marks=[] if name in EACH_KIND else [pytest.mark.slow]) for name in SPO_TRAIN]
+    "script",
+    [
+        pytest.param(name, marks=[] if name in EACH_KIND else [pytest.mark.slow])
+        for name in SCRIPTS
+        if name.removeprefix("train_") in SPO_TRAIN
+    ],
 )
 def test_two_steps_on_the_real_data(script, smoke_model, tmp_path):
     variables = {"SMOKE": "1", "OUTPUT": str(tmp_path), "SMOKE_MODEL": str(smoke_model), **data_variables(script)}

@@ -19,7 +19,7 @@ from spo_rlhf.tasks import arithmetic
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 SCRIPTS = stack.ROOT / "examples" / "scripts"
 JOBS = sorted((SCRIPTS / "slurm").glob("*.sbatch"))
-TRAINING = [job for job in JOBS if job.name.startswith("train")]
+TRAINING = [job for job in JOBS if job.name.startswith("train_")]
 TWO_NODES = ("--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=2", "--mem-per-gpu=8G")
 JOB_LIMIT_S = 600
 POLL_S = 2
@@ -104,7 +104,7 @@ def assert_nothing_left(started: set[psutil.Process], slurm: SlurmCluster, job_i
 
 
 def submit_training(
-    slurm: SlurmCluster, script: Path, task: Path, node_tmp: Path, output: Path, **variables: str
+    slurm: SlurmCluster, script: Path, task: Path, node_tmp: Path, output: Path, *arguments: str, **variables: str
 ) -> str:
     data = task / ("gsm8k_train.jsonl" if "gsm8k" in script.stem else "math_train.jsonl")
     variables = {
@@ -114,7 +114,13 @@ def submit_training(
         "EVAL_DATA": str(data),
     } | variables
     return slurm.submit(
-        script, options=TWO_NODES, checkout=stack.ROOT, OUTPUT=str(output), NODE_TMP=str(node_tmp), **variables
+        script,
+        *arguments,
+        options=TWO_NODES,
+        checkout=stack.ROOT,
+        OUTPUT=str(output),
+        NODE_TMP=str(node_tmp),
+        **variables,
     )
 
 
@@ -147,11 +153,18 @@ def test_training_on_two_nodes(script, slurm, task, node_tmp, tmp_path):
 
 
 def test_exit_status_of_the_training_is_the_jobs(slurm, task, node_tmp, tmp_path):
-    script = SCRIPTS / "slurm" / "train_spo_chain_gsm8k.sbatch"
-    job_id = submit_training(slurm, script, task, node_tmp, tmp_path, DATA="openai/gsm8k@main")
+    script = SCRIPTS / "slurm" / "train.sbatch"
+    job_id = submit_training(slurm, script, task, node_tmp, tmp_path, "grpo", "gsm8k", DATA="openai/gsm8k@main")
     job = slurm.wait(job_id, JOB_LIMIT_S)
     assert (job.state, job.exit_status) == ("FAILED", 2) and "SMOKE=1 needs DATA=" in slurm.output(job)
     assert slurm.processes(job_id) == set() and list(node_tmp.iterdir()) == []
+
+
+def test_an_unknown_method_ends_the_job_before_ray_starts(slurm, task, node_tmp, tmp_path):
+    job_id = submit_training(slurm, SCRIPTS / "slurm" / "train.sbatch", task, node_tmp, tmp_path, "trpo", "gsm8k")
+    job = slurm.wait(job_id, JOB_LIMIT_S)
+    assert (job.state, job.exit_status) == ("FAILED", 2) and "method 'trpo': choose from" in slurm.output(job)
+    assert list(node_tmp.iterdir()) == []
 
 
 def test_scancel_ends_a_training_on_both_nodes(slurm, task, node_tmp, tmp_path):

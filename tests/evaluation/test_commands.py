@@ -49,7 +49,7 @@ def test_grade_one_pair_and_both_modes(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["grade", "--gold", "5"], "needs --file"),
         (["grade", "--file", "missing.jsonl", "--output", "x"], "missing.jsonl: cannot be read"),

@@ -26,7 +26,7 @@ needs_data = pytest.mark.skipif(
 
 @needs_data
 @pytest.mark.parametrize(
-    "name, count", [("gsm8k", 1319), ("math500", 500), ("aime24", 30), ("amc23", 40), ("knights_knaves", 100)]
+    ("name", "count"), [("gsm8k", 1319), ("math500", 500), ("aime24", 30), ("amc23", 40), ("knights_knaves", 100)]
 )
 def test_tasks_load_from_local_files(name, count):
     loaded = tasks.load_task(name, DATA_DIR)
@@ -62,7 +62,7 @@ def test_any_jsonl_is_a_task(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spec, row, message",
+    ("spec", "row", "message"),
     [
         ("nothing", None, "no task 'nothing'"),
         ("mine={path}", "", "no problems found"),

@@ -19,7 +19,7 @@ def test_more_samples_extend_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, named",
+    ("changes", "named"),
     [({"samples": 1}, "samples"), ({"samples": 4, "seed": 1}, "samples, seed"), ({"contexts": (64,)}, "contexts")],
 )
 def test_anything_else_is_refused_and_changes_nothing(tmp_path, changes, named):

@@ -22,7 +22,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n, data):
 
 
 def test_pass_at_k_refuses_more_than_there_are():
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="pass@4 of 3 samples"):
         stats.pass_at_k(3, 1, 4)
 
 

@@ -9,8 +9,10 @@ GOLD = "(1) Penelope is a knave\n(2) David is a knave\n(3) Zoey is a knight"
 
 RIGHT = [
     "Reasoning.\nCONCLUSION:\n" + GOLD,
-    "<think>If David is a knight then ...</think>\n**CONCLUSION:**\n(1) **Penelope** is a **knave**\n"
-    "(2) David is a knave\n(3) Zoey is a knight.",
+    (
+        "<think>If David is a knight then ...</think>\n**CONCLUSION:**\n(1) **Penelope** is a **knave**\n"
+        "(2) David is a knave\n(3) Zoey is a knight."
+    ),
     "If Zoey lies ...\nConclusion: Zoey is a knight, Penelope is a knave and David is a knave.",
     r"So \boxed{\text{Penelope is a knave, David is a knave, Zoey is a knight}}",
 ]
@@ -34,7 +36,7 @@ def test_right_roles(output):
     assert grade_here(Question(GOLD, kind="roles"), output).correct
 
 
-@pytest.mark.parametrize("output, reason", WRONG)
+@pytest.mark.parametrize(("output", "reason"), WRONG)
 def test_wrong_or_unclear_roles(output, reason):
     grade = grade_here(Question(GOLD, kind="roles"), output)
     assert not grade.correct and reason in grade.reason

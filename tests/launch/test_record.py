@@ -3,6 +3,8 @@
 import io
 import json
 
+import pytest
+
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.launch.record import RunRecord
 
@@ -40,6 +42,13 @@ def test_events_become_summary_metrics_and_lines(tmp_path):
     events = [json.loads(line)["event"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert events == ["plan", "eval", "step", "step", "eval"], "stages are for the terminal alone"
     assert "held-out accuracy 75.0%" in stream.getvalue() and "reward 0.500" in stream.getvalue()
+
+
+def test_an_event_of_an_unknown_kind_is_refused_by_name(tmp_path):
+    record = RunRecord(tmp_path, Console(io.StringIO()))
+    with pytest.raises(ValueError, match="unknown event 'stpe'; a record takes plan, note, stage, step, eval"):
+        record.take({"event": "stpe", "time": record.start})
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_dear_monte_carlo_is_noted_once(tmp_path):

@@ -120,5 +120,5 @@ def test_a_failing_request_ends_the_whole_tree():
     [((), (1,)), ((1, 1), (1,)), ((2, 0), (1,)), ((2, 2), ()), ((2, 2, 2), (0,)), ((2, 2), (1, 1))],
 )
 def test_what_is_no_shape_is_refused(branching, lengths):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="branching needs|segment lengths are"):
         TreeShape(branching, lengths)

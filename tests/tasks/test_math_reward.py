@@ -103,7 +103,7 @@ def test_lists_of_one_length():
     result = reward_func(["p#### 1", "p#### 2", "p"], ["p"] * 3, ["1", "1", "1"])
     assert result == {"rewards": [1.0, 0.0, 0.0], "scores": [1.0, 0.0, 0.0], "extra_logs": {}}
     assert reward_func([], [], []) == {"rewards": [], "scores": [], "extra_logs": {}}
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="zip"):
         reward_func(["p#### 1"], ["p"], [])
 
 

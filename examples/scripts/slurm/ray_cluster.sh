@@ -2,7 +2,7 @@
 # Sourced by the job scripts of this folder, inside a SLURM allocation: Ray on all its nodes around one command.
 #
 #   run_on_ray COMMAND...        start Ray, run COMMAND with RAY_ADDRESS set, end Ray on every node; COMMAND's exit status
-#   train_on_ray SCRIPT [ARGS]   the same for a training script of examples/scripts, over all GPUs of the allocation
+#   train_on_ray METHOD TASK [OPTIONS]   the same for train.sh METHOD TASK, over all GPUs of the allocation
 #
 # SIGTERM (scancel --batch --signal=TERM) and SIGUSR1 (SLURM's warning before the time limit) end COMMAND by SIGTERM and then
 # the job. Variables:
@@ -139,9 +139,10 @@ run_on_ray() {
 }
 
 train_on_ray() {
-    local script=$1
-    shift
+    local method=${1:-} task=${2:-}
+    bash examples/scripts/train.sh "$method" "$task" --help >/dev/null  # an unknown one ends the job before Ray starts
+    shift 2
     export DEVICES=$GPUS_PER_NODE OUTPUT=${OUTPUT:-runs/$SLURM_JOB_NAME-$SLURM_JOB_ID}
-    run_on_ray bash "$script" \
+    run_on_ray bash examples/scripts/train.sh "$method" "$task" \
         --actor.num_nodes "$NODES" --ref.num_nodes "$NODES" --vllm.num_engines $((NODES * GPUS_PER_NODE)) "$@"
 }

@@ -1,18 +1,23 @@
-# The iterations of RestEM, for its scripts; sourced after lib/offline.sh, not run.
-responses=8 rounds=10
+# RestEM: sample, train the initial model on right responses, sample from the result, and so on
+# It ends where the reward on held-out training problems falls, or after ITERATIONS rounds.
+source examples/scripts/lib/offline.sh
+held_out_from=7000
+if [ "$TASK" = gsm8k ]; then held_out_from=7100; fi
+TRAIN_ROWS=${TRAIN_ROWS:-:$held_out_from} VALIDATION_ROWS=${VALIDATION_ROWS:-$held_out_from:}
 # 8 epochs over at most 10 right responses to a problem; the loss is the mean of each response's mean
 method=(--train.max_epochs 8 --train.micro_batch_size 8 --spo.sequence_mean)
 if [ "${SMOKE:-0}" = 1 ]; then
-    rounds=2 TRAIN_ROWS=:48 VALIDATION_ROWS=48:
+    TRAIN_ROWS=:48 VALIDATION_ROWS=48:
     method+=(--train.max_epochs 1 --train.batch_size 8 --train.micro_batch_size 4 --data.max_samples 16)
+    ITERATIONS=${ITERATIONS:-2}
 fi
-ITERATIONS=${ITERATIONS:-$rounds}
+ITERATIONS=${ITERATIONS:-10}
 
-restem() {
+train_offline() {
     local current=$MODEL best='' reward highest=-1 round
     for ((round = 1; round <= ITERATIONS; round++)); do
         local output=$OUTPUT/round_$round
-        sample "$current" "$output/samples" "$DATA" train --rows "$TRAIN_ROWS" --samples "$responses" --select correct --per-prompt 10
+        sample "$current" "$output/samples" "$DATA" train --rows "$TRAIN_ROWS" --samples 8 --select correct --per-prompt 10
         fit sft "$output" --data.dataset "$output/samples/correct.jsonl" --data.input_key prompt --data.output_key response "${method[@]}"
         if [ ${#dry_run[@]} -gt 0 ]; then
             echo "and so on, $ITERATIONS rounds at most"
@@ -26,5 +31,5 @@ restem() {
         highest=$reward best=$current
     done
     ln -sfn "$(realpath "$best")" "$OUTPUT/model"
-    sample "$OUTPUT/model" "$OUTPUT/evaluation" "$EVAL_DATA" "$EVAL_SPLIT" "${evaluation[@]}"
+    evaluate "$OUTPUT/model"
 }

@@ -1,0 +1,162 @@
+"""One estimate of a policy gradient, in pure PyTorch: what a prompt gives to train on, and the gradient of all of it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch_engine import TextGrader, TorchEngine
+
+from spo_rlhf.core import tree as tree_core
+from spo_rlhf.core import values
+from spo_rlhf.core.loss import policy_mask
+from spo_rlhf.core.partition import Partition, inner_states, newline_boundaries
+from spo_rlhf.core.tree import TreeShape
+from spo_rlhf.graders.grade import grade_here
+from spo_rlhf.graders.verdict import Question
+from spo_rlhf.rollout.chain import PromptRollout
+from spo_rlhf.rollout.texts import token_texts
+from spo_rlhf.rollout.tree import TreeRollout
+from spo_rlhf.tasks.task import Task
+
+MICRO_BATCH = 128
+TextOf = Callable[[Sequence[int]], list[str]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to estimate the gradient. `tree`: a tree instead of responses. `continuations`: with newline segments only."""
+
+    responses: int = 8
+    mask: float | None = None
+    partition: Partition | None = None
+    rollouts: int = 4
+    continuations: bool = False
+    tree: TreeShape | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the gradients are of: a model, and the problems (`rows`) of the task that it solves a part of."""
+
+    model: Any
+    tokenizer: Any
+    task: Task
+    rows: list[dict[str, Any]]
+    max_tokens: int
+
+
+@dataclass
+class Piece:
+    """Tokens under the loss: context ids, own tokens (T,), their log-probs, their advantages with the sample's weight."""
+
+    context: list[int]
+    token_T: list[int]
+    logp_T: list[float]
+    adv_T: np.ndarray
+
+    def length(self) -> int:
+        return len(self.context) + len(self.token_T)
+
+
+async def sample_prompt(
+    engine: TorchEngine, subject: Subject, row: dict[str, Any], setting: Setting, slot: int
+) -> tuple[list[Piece], int]:
+    """What one prompt gives to train on, and how many tokens that took."""
+    tokenizer, question = subject.tokenizer, Question(row["answer"], kind=subject.task.kind)
+    prompt_ids = tokenizer(subject.task.template.format(row["problem"]), add_special_tokens=False)["input_ids"]
+    grader = TextGrader(tokenizer, lambda text: grade_here(question, text).correct)
+    shared = dict(
+        engine=engine, grader=grader, prompt_ids=prompt_ids, max_tokens=subject.max_tokens, seed=(0,), slot=slot
+    )
+    if setting.tree is not None:
+        rollout = TreeRollout(**shared)
+        pieces = await tree_pieces(rollout, setting.tree, prompt_ids)
+        return pieces, rollout.counts.generated_tokens
+
+    def text_of(token_ids: Sequence[int]) -> list[str]:
+        return token_texts(tokenizer, token_ids)
+
+    rollout = PromptRollout(**shared, token_texts=text_of, keep_continuations=setting.continuations)
+    pieces = await response_pieces(rollout, setting, prompt_ids, text_of)
+    return pieces, rollout.counts.generated_tokens
+
+
+async def tree_pieces(rollout: TreeRollout, shape: TreeShape, prompt_ids: list[int]) -> list[Piece]:
+    """The nodes of a tree that have an advantage, each weighed by one over the number of nodes on its level."""
+    grown = await rollout.grow(shape)
+    adv_N = tree_core.advantages(grown.parent_N, tree_core.values(grown.parent_N, grown.reward_N), "loo")
+    nodes_on_level = np.cumprod(shape.branching)
+    pieces = []
+    for n in tree_core.trained(adv_N):
+        adv = adv_N[n] / nodes_on_level[len(grown.path(n)) - 1]
+        tokens = grown.tokens(n)
+        pieces.append(Piece([*prompt_ids, *grown.prefix(n)], tokens, grown.logprobs(n), np.full(len(tokens), adv)))
+    return pieces
+
+
+async def response_pieces(
+    rollout: PromptRollout, setting: Setting, prompt_ids: list[int], text_of: TextOf
+) -> list[Piece]:
+    """The responses to a prompt, by segments or (RLOO) as wholes, and their continuations where those are kept."""
+    if setting.partition is not None:
+        samples = await rollout.chain(setting.responses, setting.partition, setting.rollouts)
+        adv_ST = [sample.adv_T for sample in samples]
+    else:
+        samples = await rollout.group(setting.responses)
+        reward_S = np.array([sample.grade.reward for sample in samples])
+        adv_S = reward_S - values.leave_one_out(reward_S)
+        adv_ST = [np.full(len(sample.completion.token_ids), adv) for adv, sample in zip(adv_S, samples)]
+    pieces = []
+    for sample, adv_T in zip(samples, adv_ST):
+        completion = sample.completion
+        weight_T = coverage(setting, completion.token_ids, (), text_of) / setting.responses
+        pieces.append(Piece(prompt_ids, completion.token_ids, completion.logprobs, np.asarray(adv_T) * weight_T))
+    users = Counter(tuple(s.completion.token_ids[:b]) for s in samples for b in inner_states(s.boundaries))
+    for one in rollout.continuations:
+        tokens = one.completion.token_ids
+        weight_T = coverage(setting, tokens, one.prefix, text_of) * users[one.prefix] / setting.responses
+        pieces.append(Piece([*prompt_ids, *one.prefix], tokens, one.completion.logprobs, one.advantage * weight_T))
+    return pieces
+
+
+def coverage(setting: Setting, tokens: list[int], prefix: tuple[int, ...], text_of: TextOf) -> np.ndarray:
+    """Weights (T,) of the tokens after `prefix`: 1 over the number of samples of the same part of a response.
+
+    A token behind k inner boundaries of its response is sampled once as itself and `rollouts` times from each boundary.
+    """
+    if not setting.continuations:
+        return np.ones(len(tokens))
+    path = [*prefix, *tokens]
+    inner = inner_states(newline_boundaries(text_of(path)))
+    return 1 / (1 + setting.rollouts * np.searchsorted(inner, np.arange(len(prefix), len(path)), side="right"))
+
+
+def gradient(model: Any, pieces: list[Piece], threshold: float | None) -> np.ndarray:
+    """Gradient (D,) of sum_t M_t A_t log pi_t over all pieces; the mask M lets tokens below the threshold pass."""
+    model.zero_grad()
+    by_length = sorted((piece for piece in pieces if piece.adv_T.any()), key=Piece.length)
+    for start in range(0, len(by_length), MICRO_BATCH):
+        ids_BL, attention_BL, adv_BT, old_BT, own_BT = padded(by_length[start : start + MICRO_BATCH])
+        mask_BT = own_BT.bool() if threshold is None else policy_mask(old_BT, own_BT, threshold)
+        logp_BTV = model(input_ids=ids_BL, attention_mask=attention_BL).logits[:, :-1].log_softmax(-1)
+        logp_BT = logp_BTV.gather(-1, ids_BL[:, 1:, None])[..., 0]
+        (adv_BT * logp_BT * mask_BT).sum().backward()
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return torch.cat([part.flatten() for part in parts]).numpy().copy()
+
+
+def padded(batch: list[Piece]) -> tuple[torch.Tensor, ...]:
+    """ids and attention (B, L), and of each token after the first, (B, L - 1): advantage, log-prob, whether it is a piece's own."""
+    longest = max(piece.length() for piece in batch)
+    ids_BL, attention_BL = (torch.zeros(len(batch), longest, dtype=torch.long) for _ in range(2))
+    adv_BT, old_BT, own_BT = (torch.zeros(len(batch), longest - 1) for _ in range(3))
+    for row, piece in enumerate(batch):
+        end = piece.length()
+        own = slice(len(piece.context) - 1, end - 1)
+        ids_BL[row, :end], attention_BL[row, :end] = torch.tensor(piece.context + piece.token_T), 1
+        adv_BT[row, own] = torch.from_numpy(piece.adv_T).float()
+        old_BT[row, own], own_BT[row, own] = torch.tensor(piece.logp_T), 1
+    return ids_BL, attention_BL, adv_BT, old_BT, own_BT

@@ -1,0 +1,266 @@
+"""A run of spo-sample from its start to its end: checks, prompts, samples, selection, summary."""
+
+import hashlib
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from spo_rlhf import upstream
+from spo_rlhf.errors import UserError
+from spo_rlhf.host import processes
+from spo_rlhf.host.console import Console, count, duration
+from spo_rlhf.host.files import is_local, read_json, write_json, write_jsonl
+from spo_rlhf.launch import preflight
+from spo_rlhf.launch.output import attempt, output_to
+from spo_rlhf.rollout.reward import FileReward
+from spo_rlhf.sampling import selection
+from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect
+from spo_rlhf.sampling.engine import EngineSettings, start_engine
+from spo_rlhf.sampling.sample_log import SampleLog
+
+PROGRAM = "spo-sample"
+INTERRUPTED = "interrupted; what is finished is kept, the same command continues"
+# What decides the samples, beside the prompts and the reward file.
+DECIDING = ("model", "samples", "temperature", "top_p", "max_new_tokens", "max_len", "seed")
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """What is to be sampled: the options of spo-sample, whose help tells their meaning."""
+
+    model: str
+    data: str
+    split: str
+    rows: slice
+    input_key: str
+    label_key: str
+    template: str | None
+    chat_template: bool
+    reward: str
+    reward_timeout: float  # seconds
+    reward_workers: int
+    samples: int  # of each prompt
+    temperature: float
+    top_p: float
+    max_new_tokens: int | None  # None: what max_len leaves
+    max_len: int  # tokens of prompt and response together
+    seed: int
+    select: str
+    per_prompt: int | None  # None: that of the selection
+    min_reward: float
+    engines: int
+    tensor_parallel: int
+    max_num_seqs: int
+    gpu_memory: float
+    output: Path
+
+    def for_preflight(self) -> SimpleNamespace:
+        """These options in the form of spo-train's, for the checks that both share."""
+        return SimpleNamespace(
+            actor=SimpleNamespace(model_name_or_path=self.model),
+            data=SimpleNamespace(
+                input_key=self.input_key,
+                label_key=self.label_key,
+                input_template=self.template,
+                apply_chat_template=self.chat_template,
+                max_len=self.max_len,
+                max_samples=sys.maxsize,
+                prompt_probs=None,
+                disable_fast_tokenizer=False,
+            ),
+            reward=SimpleNamespace(remote_url=[self.reward]),
+            spo=SimpleNamespace(reward_timeout=self.reward_timeout),
+            train=SimpleNamespace(seed=self.seed),
+            use_ms=False,
+        )
+
+
+def check_files(job: SampleJob) -> None:
+    """What takes no libraries: model folder, reward file, every line of a local data file. Raises UserError."""
+    preflight.check_model("actor", job.model, must_load=False)
+    if not job.reward.endswith(".py"):
+        raise UserError(f"--reward {job.reward}: not a .py file")
+    preflight.check_reward(job.for_preflight())
+    if is_local(job.data):
+        if not Path(job.data).exists():
+            raise UserError(f"--data {job.data}: no such file or folder")
+        if job.data.endswith(".jsonl"):
+            preflight.check_jsonl("data", job.data, {"input_key": job.input_key, "label_key": job.label_key})
+    if job.template is not None and "{}" not in job.template:
+        raise UserError("--template: it has no {} for the problem")
+    if job.select == "pairs" and job.samples < 2:
+        raise UserError("--select pairs: a pair needs --samples 2 or more")
+
+
+def run(job: SampleJob) -> int:
+    """Sample into the output directory, libraries' output in its log; exit status."""
+    job.output.mkdir(parents=True, exist_ok=True)
+    log = job.output / "sample.log"
+    started = set(processes.descendants())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with output_to(log) as console:
+        try:
+            status, reason = attempt(lambda: show(console, sample(job, console)), log, INTERRUPTED)
+        finally:
+            for name in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(name, signal.SIG_IGN)
+            processes.end([process for process in processes.descendants() if process not in started])
+        if status:
+            console.line(f"{PROGRAM}: {reason}")
+    return status
+
+
+def sample(job: SampleJob, console: Console) -> dict[str, Any]:
+    """Sample, grade, select; returns what summary.json holds. Raises UserError."""
+    start = time.monotonic()
+    console.line(f"{PROGRAM}: loading libraries")
+    with processes.leaving_on_interrupt(f"{PROGRAM}: {INTERRUPTED}", console.stream):
+        upstream.get_tokenizer  # noqa: B018  the first name that is asked of OpenRLHF loads the stack
+    prompts, tokenizer = load_prompts(job)
+    settings = deciding_settings(job, prompts)
+    claim_folder(job.output, settings)
+    limits = Limits(job.samples, job.max_new_tokens or job.max_len, job.max_len)
+    engine = engine_settings(job, longest_prompt=max(len(prompt.token_ids) for prompt in prompts))
+    log = SampleLog(job.output / "samples.jsonl", SAMPLE_KEY)
+    console.line(
+        f"{PROGRAM}: {len(prompts)} prompts x {job.samples} responses, {len(log.rows)} of them there; engine log: "
+        f"{job.output / 'sample.log'}"
+    )
+    with FileReward(job.reward, job.reward_workers, job.reward_timeout) as reward:
+        progress = collect(
+            prompts,
+            limits,
+            job.seed,
+            start_engine=lambda: start_engine(engine, job.engines),
+            decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=False),
+            reward=reward,
+            log=log,
+            report=lambda progress: report(console, progress),
+        )
+    log.close([prompt.id for prompt in prompts])
+    rows = sorted(log.rows.values(), key=log.key_of)
+    this_run = {
+        "samples": progress.new,
+        "reward_timeouts": reward.timeouts,
+        "seconds_sampling": round(progress.seconds, 3),
+        "seconds_total": round(time.monotonic() - start, 3),
+    }
+    summary = summarize(job, rows, prompts=len(prompts)) | {"settings": settings, "this_run": this_run}
+    write_json(job.output / "summary.json", summary)
+    return summary
+
+
+def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any]:
+    """Prompts of the chosen rows, and the tokenizer. Tries the reward on an empty response. Raises UserError."""
+    from transformers import AutoConfig
+
+    options = job.for_preflight()
+    preflight.check_model("actor", job.model, must_load=True)
+    pairs = preflight.check_dataset(options, "data.prompt_dataset", job.data, job.split, must_load=True)
+    limit = getattr(AutoConfig.from_pretrained(job.model, trust_remote_code=True), "max_position_embeddings", None)
+    if limit is not None and job.max_len > limit:
+        raise UserError(f"--max-len {job.max_len}: the model takes {limit} tokens")
+    chosen = list(enumerate(pairs))[job.rows]
+    if not chosen:
+        raise UserError(f"--rows: the data have {len(pairs)} rows and none of these")
+    preflight.try_reward(options, *chosen[0][1])
+    tokenizer = preflight.load_tokenizer(options)
+    ids = tokenizer([prompt for _, (prompt, _) in chosen], add_special_tokens=False)["input_ids"]
+    prompts = [TokenizedPrompt(row, *pair, token_ids) for (row, pair), token_ids in zip(chosen, ids, strict=True)]
+    return prompts, tokenizer
+
+
+def deciding_settings(job: SampleJob, prompts: list[TokenizedPrompt]) -> dict[str, Any]:
+    """Everything that decides the samples; of the prompts and the reward file a hash."""
+    content = hashlib.sha256("\0".join(f"{prompt.id}\1{prompt.text}\1{prompt.label}" for prompt in prompts).encode())
+    reward = hashlib.sha256(Path(job.reward).read_bytes())
+    settings = {name: getattr(job, name) for name in DECIDING}
+    return settings | {"data": content.hexdigest()[:16], "reward": reward.hexdigest()[:16]}
+
+
+def claim_folder(output: Path, settings: dict[str, Any]) -> None:
+    """Write settings.json, or find it equal. Raises UserError where the folder holds samples of something else."""
+    path = output / "settings.json"
+    if path.exists():
+        before = read_json(path)
+        changed = [name for name in settings if before.get(name) != settings[name]]
+        if changed:
+            raise UserError(
+                f"--output {output} holds samples made with another {', '.join(changed)}: choose another folder"
+            )
+    elif (output / "samples.jsonl").exists():
+        raise UserError(f"--output {output} holds samples.jsonl and no settings.json: choose another folder")
+    else:
+        write_json(path, settings)
+
+
+def engine_settings(job: SampleJob, longest_prompt: int) -> EngineSettings:
+    """What the engines are built from; the cache is sized by the longest sequence there can be, not by --max-len."""
+    return EngineSettings(
+        model=job.model,
+        max_model_len=min(job.max_len, longest_prompt + (job.max_new_tokens or job.max_len)),
+        temperature=job.temperature,
+        top_p=job.top_p,
+        seed=job.seed,
+        tensor_parallel=job.tensor_parallel,
+        gpu_memory_utilization=job.gpu_memory,
+        trust_remote_code=True,
+        engine_args={"max_num_seqs": job.max_num_seqs},
+    )
+
+
+def summarize(job: SampleJob, rows: list[dict[str, Any]], prompts: int) -> dict[str, Any]:
+    """What summary.json says of the samples; the selected ones are written."""
+    path, kept = select(job, rows)
+    return {
+        "finished": True,
+        "prompts": prompts,
+        "samples": len(rows),
+        "reward_mean": sum(row["reward"] for row in rows) / len(rows),
+        "solved_prompts": len({row["id"] for row in rows if row["reward"] >= job.min_reward}),
+        "truncated": sum(row["truncated"] for row in rows),
+        "tokens": sum(row["tokens"] for row in rows),
+        "select": job.select,
+        "selected": len(kept),
+        "selected_prompts": len({row["id"] for row in kept}),
+        "file": str(path),
+    }
+
+
+def select(job: SampleJob, rows: list[dict[str, Any]]) -> tuple[Path, list[dict[str, Any]]]:
+    """The file of the selected rows, and these; it is written unless all are selected."""
+    if job.select == "all":
+        return job.output / "samples.jsonl", rows
+    if job.select == "correct":
+        kept = selection.correct(rows, job.min_reward, job.per_prompt or selection.CORRECT_PER_PROMPT)
+    else:
+        kept = selection.pairs(rows, job.min_reward, job.per_prompt or selection.PAIRS_PER_PROMPT, job.seed)
+    path = job.output / f"{job.select}.jsonl"
+    write_jsonl(path, kept)
+    return path, kept
+
+
+def report(console: Console, progress: Progress) -> None:
+    """The line that shows how far a run is."""
+    mean = progress.reward_sum / max(progress.new, 1)
+    rate = count(progress.tokens / max(progress.seconds, 1e-3))
+    console.status(
+        f"{PROGRAM}: {progress.stored}/{progress.total}  reward {mean:.3f}  {rate} tokens/s  "
+        f"{duration(progress.seconds_left)} left"
+    )
+
+
+def show(console: Console, summary: dict[str, Any]) -> None:
+    """The lines that end a run."""
+    console.line(
+        f"{PROGRAM}: reward {summary['reward_mean']:.3f} over {summary['samples']} responses, "
+        f"{summary['solved_prompts']} of {summary['prompts']} prompts solved, {summary['truncated']} truncated, "
+        f"{count(summary['tokens'])} tokens, {duration(summary['this_run']['seconds_total'])}"
+    )
+    what = {"all": "responses", "correct": "right responses", "pairs": "pairs"}[summary["select"]]
+    kept = f"{summary['selected']} {what} of {summary['selected_prompts']} prompts"
+    console.line(f"{PROGRAM}: {kept}: {summary['file']}")

@@ -1,0 +1,83 @@
+"""The totals of a run, folded from its events one after another: what summary.json holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+# Timings of a step -> phases of the summary.
+PHASES = {
+    "timing/generation": "generate",
+    "timing/make_experience": "experience",
+    "timing/ppo_train": "train",
+    "timing/broadcast": "weight_sync",
+}
+
+
+class Totals:
+    """Totals over all starts of a run: one that went on from a checkpoint has a "plan" event for each.
+
+    steps: optimizer iterations. Tokens: those sampled for training, in the record's steps. Seconds: of the time from the start
+    of a command to its last event in the record, so work after the checkpoint that was gone on from does not count.
+    """
+
+    def __init__(self) -> None:
+        self.steps = self.generated_tokens = self.mc_tokens = 0
+        self.accuracy: list[list[float]] = []  # [step, accuracy] of every evaluation
+        self.phases = {"start": 0.0, **dict.fromkeys(PHASES.values(), 0.0), "evaluate": 0.0}
+        self.seconds_of_earlier_starts = 0.0
+        self._started = self._last = 0.0  # of the current start: when, and the time of its last event
+
+    def add(self, event: dict[str, Any]) -> None:
+        """One more event, in the order of time; those of other kinds change nothing."""
+        if fold := FOLDS.get(event["event"]):
+            fold(self, event)
+            self._last = event["time"]
+
+    def summary(self, *, finished: bool, seconds_of_this_start: float) -> dict[str, Any]:
+        """The content of summary.json; the phase "finish" is what no other phase has taken."""
+        total = self.seconds_of_earlier_starts + seconds_of_this_start
+        phases = {**self.phases, "finish": max(0.0, total - sum(self.phases.values()))}
+        return {
+            "finished": finished,
+            "steps": self.steps,
+            "generated_tokens": self.generated_tokens,
+            "mc_tokens": self.mc_tokens,
+            "accuracy_before": self.accuracy[0][1] if self.accuracy else None,
+            "accuracy_after": self.accuracy[-1][1] if self.accuracy else None,
+            "accuracy": self.accuracy,
+            "seconds_total": round(total, 3),
+            "seconds_by_phase": {name: round(seconds, 3) for name, seconds in phases.items()},
+        }
+
+    def _plan(self, event: dict[str, Any]) -> None:
+        self.seconds_of_earlier_starts += self._last - self._started
+        self._started = event["started"]
+        self.phases["start"] += event["time"] - event["started"]
+
+    def _step(self, event: dict[str, Any]) -> None:
+        metrics, self.steps = event["metrics"], event["step"]
+        self.generated_tokens += int(metrics["rollout/response_tokens"] + metrics["rollout/mc_tokens"])
+        self.mc_tokens += int(metrics["rollout/mc_tokens"])
+        for key, phase in PHASES.items():
+            self.phases[phase] += metrics.get(key, 0.0)
+
+    def _eval(self, event: dict[str, Any]) -> None:
+        accuracy = mean_accuracy(event)
+        if accuracy is None:
+            return
+        self.phases["evaluate"] += event["seconds"]
+        if self.accuracy and self.accuracy[-1][0] == event["step"]:
+            self.accuracy.pop()  # a start with nothing left to train evaluates its checkpoint once more
+        self.accuracy.append([event["step"], accuracy])
+
+
+FOLDS: dict[str, Callable[[Totals, dict[str, Any]], None]] = {
+    "plan": Totals._plan,
+    "step": Totals._step,
+    "eval": Totals._eval,
+}
+
+
+def mean_accuracy(event: dict[str, Any]) -> float | None:
+    """Mean over the datasets of an evaluation; None where it measured none."""
+    accuracies = [value for name, value in event["metrics"].items() if name.endswith("_pass1")]
+    return sum(accuracies) / len(accuracies) if accuracies else None

@@ -1,0 +1,35 @@
+"""A resolved configuration as far as starting a run looks at it."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture
+def arguments() -> Callable[..., SimpleNamespace]:
+    """Builds the part of a configuration that decides what is started."""
+
+    def build(**changes) -> SimpleNamespace:
+        """2 policy devices, 2 engines of one device, a reward file and a reference; `changes` has __ for dots."""
+        groups = {
+            name: SimpleNamespace(num_nodes=1, num_gpus_per_node=2, model_name_or_path=None, remote_url=None)
+            for name in ("actor", "ref", "critic", "reward")
+        }
+        groups["reward"].remote_url = ["reward.py"]
+        args = SimpleNamespace(
+            **groups,
+            train=SimpleNamespace(colocate_all=False, colocate_actor_ref=False, colocate_critic_reward=False),
+            algo=SimpleNamespace(kl=SimpleNamespace(init_coef=0.01)),
+            vllm=SimpleNamespace(num_engines=2, tensor_parallel_size=1),
+        )
+        for name, value in changes.items():
+            *path, last = name.split("__")
+            target = args
+            for part in path:
+                target = getattr(target, part)
+            assert hasattr(target, last), name
+            setattr(target, last, value)
+        return args
+
+    return build

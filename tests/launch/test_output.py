@@ -1,0 +1,68 @@
+"""What ended a run, in one line; where its output goes; its configuration as text."""
+
+import os
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.launch.output import attempt, flatten, output_to, plain
+
+
+class TaskFailed(Exception):
+    """As Ray's: what the task raised is its `cause`."""
+
+    def __init__(self, cause: Exception):
+        super().__init__("the task failed\nTraceback ...")
+        self.cause = cause
+
+
+def raising(error: BaseException):
+    def work() -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (UserError("--x 3: too many"), 2, "error: --x 3: too many"),
+        (TaskFailed(TaskFailed(UserError("reward.py: it raised"))), 2, "error: reward.py: it raised"),
+        (ValueError("one\ntwo"), 1, "error: ValueError: one (log: run/train.log)"),
+        (TaskFailed(ValueError()), 1, "error: ValueError:  (log: run/train.log)"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing is lost"),
+    ],
+    ids=str,
+)
+def test_what_ended_a_run_is_one_line(error, status, reason):
+    assert attempt(raising(error), "run/train.log", "interrupted; nothing is lost") == (status, reason)
+
+
+def test_a_run_that_ends_by_itself_says_nothing(capsys):
+    assert attempt(lambda: None, "run/train.log") == (0, "")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_traceback_of_a_fault_goes_to_the_log_and_the_line_to_the_terminal(tmp_path, capfd):
+    log = tmp_path / "train.log"
+    with output_to(log) as console:
+        print("from Python")
+        os.write(1, b"from a library\n")
+        print("a warning", file=sys.stderr)
+        console.line(attempt(raising(ValueError("one")), log)[1])
+    print("after")
+    assert capfd.readouterr() == (f"error: ValueError: one (log: {log})\nafter\n", "")
+    written = log.read_text()
+    assert all(part in written for part in ("from Python", "from a library", "a warning", "Traceback"))
+
+
+def test_nested_options_as_one_dict():
+    @dataclass
+    class Shape:
+        branching: tuple[int, ...]
+
+    args = SimpleNamespace(spo=SimpleNamespace(tree=Shape((2, 2)), mode="tree"), seed=1)
+    assert flatten(plain(args)) == {"spo.tree.branching": (2, 2), "spo.mode": "tree", "seed": 1}

@@ -1,0 +1,166 @@
+"""A run around the algorithm, as far as it can be seen without one: its device, its plan as text, why it ends."""
+
+import json
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.host import device, ray_start
+from spo_rlhf.launch import run
+from spo_rlhf.launch.output import explain, flatten, plain, root_cause
+
+GPU_NODE = {"Alive": True, "Resources": {"GPU": 8.0, "accelerator_type:H100": 1.0}}
+CPU_NODE = {"Alive": True, "Resources": {"GPU": 2.0, device.STAND_IN: 1.0}}
+
+
+@pytest.fixture
+def asks(monkeypatch):
+    """A machine without a GPU, and the nodes of a cluster in `nodes`; notes which addresses were asked."""
+    asked = SimpleNamespace(nodes=[], addresses=[])
+
+    def cluster_nodes(address):
+        asked.addresses.append(address)
+        return asked.nodes
+
+    monkeypatch.setattr(device, "has_gpu", lambda: False)
+    monkeypatch.setattr(ray_start, "cluster_nodes", cluster_nodes)
+    monkeypatch.setattr(device, "_settled", None)
+    for name in (device.VARIABLE, "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return asked
+
+
+def test_a_command_without_a_gpu_uses_those_of_the_cluster(asks, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    asks.nodes = [GPU_NODE]
+    assert run.settle_device(ask_cluster=True) == [] and device.current() == device.GPU
+    assert asks.addresses == ["head:6379"] and device.environment() == {"SPO_DEVICE": "gpu"}
+
+
+def test_a_cluster_of_logical_gpus_runs_on_the_cpu_also_from_a_machine_with_one(asks, monkeypatch):
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    asks.nodes = [CPU_NODE]
+    run.settle_device(ask_cluster=True)
+    assert device.is_cpu()
+
+
+def test_without_a_cluster_nobody_is_asked_and_every_run_decides_anew(asks, monkeypatch):
+    for here, decision in ((False, device.CPU), (True, device.GPU)):
+        monkeypatch.setattr(device, "has_gpu", lambda here=here: here)
+        run.settle_device(ask_cluster=True)
+        assert device.current() == decision
+    assert asks.addresses == []
+
+
+def test_a_dry_run_connects_to_nothing_and_says_so(asks, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    [note] = run.settle_device(ask_cluster=False)
+    assert "a run asks the cluster of RAY_ADDRESS" in note and device.is_cpu()
+    monkeypatch.setenv(device.VARIABLE, device.GPU)  # what would run elsewhere
+    assert run.settle_device(ask_cluster=False) == [] and not device.is_cpu()
+    assert asks.addresses == []
+
+
+def test_too_few_devices_are_said_before_ray_would_wait_for_them():
+    run.check_devices(2, "head:6379", 2.0)
+    with pytest.raises(UserError, match="RAY_ADDRESS head:6379: the cluster has 1 GPUs and the run needs 2; add nodes"):
+        run.check_devices(2, "head:6379", 1.0)
+    with pytest.raises(UserError, match="this machine has 0 GPUs and the run needs 1; ask for fewer"):
+        run.check_devices(1, None, 0.0)
+
+
+@pytest.mark.parametrize(("kind", "named"), [(device.CPU, "logical devices (no GPU)"), (device.GPU, "GPUs")])
+def test_a_plan_as_text_has_every_option_the_placement_and_the_notes(asks, arguments, kind, named):
+    device.settle(kind)
+    args = arguments(train__colocate_all=True)
+    lines = run.describe(args, ["first note", "second note"]).splitlines()
+    assert lines[0] == "resolved configuration" and "  vllm.num_engines = 2" in lines
+    options = [line.split(" = ")[0] for line in lines[1 : lines.index("")]]
+    assert options == sorted(options) and len(options) == len(flatten(plain(args)))
+    assert f"placement on 2 {named}" in lines and "  trainer        -            share 0" in lines
+    assert lines[-2:] == ["note: first note", "note: second note"]
+
+
+@pytest.fixture
+def trains(tmp_path, monkeypatch, capfd):
+    """Runs `train` with something else in place of the run; its exit status and what stood on the terminal."""
+    monkeypatch.setattr(run, "shut_down", lambda: None)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+
+    def start(work, *, resume: bool = False, **options) -> tuple[int, str]:
+        args = SimpleNamespace(
+            spo=SimpleNamespace(run_dir=str(tmp_path / "run"), verbose=False, **options),
+            ckpt=SimpleNamespace(load_enable=resume, output_dir="model"),
+            vllm=SimpleNamespace(num_engines=1),
+        )
+        monkeypatch.setattr(run, "run", lambda args, record: work(record))
+        status = run.train(args, ["first note"], b"loading\n")
+        return status, capfd.readouterr().out
+
+    yield start
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def raises(error: BaseException):
+    def work(record):
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "spo-train: interrupted; nothing is left running"),
+        (SystemExit(0), 130, "spo-train: interrupted; nothing is left running"),
+        (UserError("--spo.x: too small"), 2, "spo-train: error: --spo.x: too small"),
+        (ValueError("unknown event 'stpe'"), 1, "spo-train: error: ValueError: unknown event 'stpe' (log: "),
+    ],
+)
+def test_a_run_that_ends_before_its_time_says_why_and_has_a_record(trains, tmp_path, error, status, message):
+    ended, out = trains(raises(error))
+    assert ended == status and out.splitlines()[-1].startswith(message) and "note: first note" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"] is False
+    assert ("Traceback" in (tmp_path / "run" / "train.log").read_text()) == (status in (1, 2))
+
+
+def test_a_resumed_run_appends_to_the_log_and_says_what_differs_and_a_new_one_replaces_all(trains, tmp_path):
+    def work(record):
+        print("at work")
+        plan = {"first_step": 1, "steps": 2, "first_tokens": 0, "token_budget": None}
+        record.take({"event": "plan", "time": record.start, **plan})
+
+    folder = tmp_path / "run"
+    assert trains(work, seed=1)[0] == 0
+    status, out = trains(work, resume=True, seed=2)
+    assert status == 0 and "note: --spo.seed is 2; at the first start it was 1" in out
+    assert (folder / "train.log").read_text().splitlines() == ["loading", "at work"] * 2
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    status, out = trains(work, seed=3)
+    assert status == 0 and "differ" not in out and "first start" not in out and "done in" in out
+    assert (folder / "train.log").read_text().splitlines() == ["loading", "at work"]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert json.loads((folder / "config.json").read_text())["spo.seed"] == 3
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "train.log",
+    ]
+
+
+class WrappedByRay(Exception):
+    def __init__(self, cause):
+        super().__init__("a task failed\nwith a long trace")
+        self.cause = cause
+
+
+def test_the_error_that_a_worker_raised_is_said_in_one_line():
+    error = root_cause(WrappedByRay(WrappedByRay(UserError("--spo.x 1: too small\nmore"))))
+    assert explain(error, "train.log") == (2, "error: --spo.x 1: too small")
+    error = root_cause(WrappedByRay(ValueError("first\nsecond")))
+    assert explain(error, "train.log") == (1, "error: ValueError: first (log: train.log)")
+    assert explain(RuntimeError(), "here") == (1, "error: RuntimeError:  (log: here)")

@@ -1,0 +1,141 @@
+"""Collecting samples, with an engine that writes what it is told and a reward in this process: no vLLM."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.rollout.protocol import Grade
+from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, requests
+from spo_rlhf.sampling.engine import Request, Response
+from spo_rlhf.sampling.sample_log import SampleLog
+
+PROMPTS = [TokenizedPrompt(id=7, text="1+1?", label="a", token_ids=[1, 2]), TokenizedPrompt(3, "2+2?", "b", [5])]
+LIMITS = Limits(responses=3, max_new_tokens=4, max_len=5)
+
+
+def decode(token_ids) -> str:
+    return "".join(chr(ord("a") + token) for token in token_ids)
+
+
+class Engine:
+    """Answers the last request first: sample 0 is cut by the limit, sample n is n tokens `n`."""
+
+    def __init__(self, fail_after: int | None = None):
+        self.asked: list[Request] = []
+        self.closed, self.fail_after = False, fail_after
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        self.asked = list(requests)
+        for number, request in enumerate(reversed(self.asked)):
+            if number == self.fail_after:
+                raise KeyboardInterrupt
+            sample = request.key[1]
+            ids = (0,) * request.max_tokens if sample == 0 else (sample,) * sample
+            yield Response(request.key, ids, decode(ids), finished=sample > 0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Reward:
+    """1 where the response is the label. With `hold`, no grade comes before all were asked for."""
+
+    def __init__(self, hold: bool = False):
+        self.asked: list[tuple[str, str, str]] = []
+        self.hold, self.held = hold, []
+
+    def submit(self, query: str, prompt: str, label: str) -> "Future[Grade]":
+        self.asked.append((query, prompt, label))
+        future: Future[Grade] = Future()
+        is_right = query.removeprefix(prompt)[0] == label
+        self.held.append((future, Grade(float(is_right), float(is_right))))
+        if not self.hold or len(self.asked) == 4:
+            for waiting, grade in self.held:
+                waiting.set_result(grade)
+            self.held = []
+        return future
+
+
+def run(log: SampleLog, engine: Engine | Callable, reward: Reward, report=lambda _: None) -> Progress:
+    start = engine if callable(engine) else lambda: engine
+    return collect(PROMPTS, LIMITS, 42, start, decode, reward, log, report)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return SampleLog(tmp_path / "samples.jsonl", SAMPLE_KEY)
+
+
+@pytest.mark.parametrize("hold", [False, True], ids=["at once", "late"])
+def test_every_sample_is_stored_with_its_grade_and_one_that_was_cut_is_not_graded(log, hold):
+    engine, reward = Engine(), Reward(hold)
+    progress = run(log, engine, reward)
+    assert set(log.rows) == {(prompt, sample) for prompt in (7, 3) for sample in range(3)}
+    assert log.rows[7, 1] == {
+        "id": 7,
+        "sample": 1,
+        "prompt": "1+1?",
+        "label": "a",
+        "response": "b",
+        "reward": 0.0,
+        "truncated": False,
+        "tokens": 1,
+    }
+    assert log.rows[3, 1]["reward"] == 1.0
+    cut = log.rows[7, 0]
+    assert (cut["reward"], cut["truncated"], cut["response"]) == (0.0, True, "aaa")
+    assert len(reward.asked) == 4 and ("2+2?cc", "2+2?", "b") in reward.asked
+    assert (progress.stored, progress.total, progress.new, progress.reward_sum) == (6, 6, 6, 1.0)
+    assert progress.tokens == 3 + 4 + 2 * (1 + 2) and engine.closed
+
+
+def test_a_response_fits_the_model_and_its_seed_is_its_own():
+    asked = requests(PROMPTS, LIMITS, 42, known={})
+    assert [request.max_tokens for request in asked] == [3, 3, 3, 4, 4, 4]
+    assert len({request.seed for request in asked}) == 6
+    again = {request.key: request.seed for request in requests(PROMPTS[1:], LIMITS, 42, known={})}
+    assert again == {request.key: request.seed for request in asked[3:]}
+    assert not {request.seed for request in requests(PROMPTS, LIMITS, 43, {})} & {request.seed for request in asked}
+
+
+def test_what_an_interrupted_run_has_stored_is_not_sampled_again(log, tmp_path):
+    broken = Engine(fail_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(log, broken, Reward())
+    assert broken.closed and len(log.rows) == 4
+    log.close()
+    resumed, engine = SampleLog(tmp_path / "samples.jsonl", SAMPLE_KEY), Engine()
+    stored = []
+    progress = run(resumed, engine, Reward(), lambda progress: stored.append(progress.stored))
+    assert {request.key for request in engine.asked} == {(7, 0), (7, 1)}
+    assert stored[0] == 5 and (progress.new, progress.total, len(resumed.rows)) == (2, 6, 6)
+    assert resumed.rows[7, 2] == log.rows[7, 2]
+
+
+def test_where_nothing_is_missing_no_engine_starts(log):
+    run(log, Engine(), Reward())
+
+    def start():
+        raise AssertionError("started")
+
+    assert run(log, start, Reward()).new == 0
+
+
+def test_a_reward_file_at_fault_ends_it_and_the_engine(log):
+    class Faulty(Reward):
+        def submit(self, *asked: str) -> "Future[Grade]":
+            future: Future[Grade] = Future()
+            future.set_exception(UserError("reward.py: it raised"))
+            return future
+
+    engine = Engine()
+    with pytest.raises(UserError, match="it raised"):
+        run(log, engine, Faulty())
+    assert engine.closed and not log.rows
+
+
+def test_the_time_left_follows_from_what_this_run_has_done():
+    assert Progress(stored=60, total=100, new=20, seconds=10.0).seconds_left == 20.0
+    assert Progress(stored=60, total=100).seconds_left == 0.0

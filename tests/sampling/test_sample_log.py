@@ -1,0 +1,52 @@
+"""The log of samples: what is appended is there at once, found again, and sorted at the end."""
+
+import pytest
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import read_jsonl
+from spo_rlhf.sampling.sample_log import SampleLog
+
+
+def row(number: int, sample: int = 0, **more) -> dict:
+    return {"id": number, "sample": sample, "response": "é\n", **more}
+
+
+def test_a_row_is_in_the_file_before_the_log_is_closed_and_its_folder_is_made(tmp_path):
+    path = tmp_path / "new" / "samples.jsonl"
+    log = SampleLog(path, ("id", "sample"))
+    log.append(row(1))
+    assert list(read_jsonl(path)) == [row(1)] == list(SampleLog(path, ("id", "sample")).rows.values())
+
+
+def test_the_last_row_of_a_key_counts_and_the_file_keeps_one_of_each(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    log = SampleLog(path, ("id", "sample"))
+    for entry in (row(2, 1), row(1), row(2, 0), row(1, reward=1.0)):
+        log.append(entry)
+    log.close([2, 1])
+    assert list(read_jsonl(path)) == [row(2, 0), row(2, 1), row(1, reward=1.0)]
+
+
+def test_samples_of_problems_that_are_not_in_the_order_stay_at_the_end(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    log = SampleLog(path, ("id",))
+    for number in (5, 9, 4):
+        log.append(row(number))
+    log.close([9])
+    assert [entry["id"] for entry in read_jsonl(path)] == [9, 4, 5]
+
+
+def test_without_an_order_the_file_stays_as_it_was_written(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    log = SampleLog(path, ("id",))
+    for number in (5, 4):
+        log.append(row(number))
+    log.close()
+    assert [entry["id"] for entry in read_jsonl(path)] == [5, 4]
+
+
+def test_a_broken_line_before_the_last_is_the_users_to_mend(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"id": 1}\nbroken\n{"id": 2}\n')
+    with pytest.raises(UserError, match="line 2: not JSON"):
+        SampleLog(path, ("id",))

@@ -1,0 +1,71 @@
+"""OpenRLHF's command line, run from its source: what it gives, and a source of another layout refused in one line."""
+
+import pytest
+
+from spo_rlhf import upstream
+from spo_rlhf.errors import UserError
+
+AS_RELEASED = """
+import argparse
+
+def train(args):
+    raise RuntimeError("must not be called")
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--actor.num_nodes", type=int, default=1)
+    args = parser.parse_args()
+    assert args.x > 0, "x must be positive"
+    args.x += 1
+    train(args)
+"""
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Puts a text in the place of OpenRLHF's command."""
+    path = tmp_path / "train_ppo_ray.py"
+    monkeypatch.setattr(upstream, "_cli_path", lambda cli: str(path))
+    return path.write_text
+
+
+def test_the_block_is_taken_apart_around_the_parsing(source):
+    source(AS_RELEASED)
+    parser = upstream.build_parser()
+    assert vars(parser.parse_args([])) == {"actor.num_nodes": 1}
+    _, validation = upstream._main_statements("train_ppo_ray")
+    assert len(validation) == 2, "train(args) is left out"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('if __name__ == "__main__":', "if True:"),
+        ("    args = parser.parse_args()", "    args, rest = parser.parse_known_args()"),
+        ("    args = parser.parse_args()", "    args = parser.parse_args()\n    args = parser.parse_args()"),
+        ("    args.x += 1\n    train(args)", "    train(args)\n    args.x += 1"),
+        ("    train(args)\n", "    train(args)\n\nprint('one more statement')\n"),
+        (AS_RELEASED, ""),
+        (AS_RELEASED, "'''a module with a docstring alone'''"),
+    ],
+)
+def test_another_layout_of_the_same_version_is_refused_in_one_line(source, old, new):
+    assert old in AS_RELEASED
+    source(AS_RELEASED.replace(old, new))
+    with pytest.raises(UserError) as refusal:
+        upstream.build_parser()
+    message = str(refusal.value)
+    assert "is not OpenRLHF 0.11.2 as released" in message and "pip install --force-reinstall" in message
+    assert "\n" not in message and "train_ppo_ray.py" in message
+
+
+@pytest.mark.parametrize("cli", ["train_ppo_ray", "train_sft", "train_dpo"])
+def test_the_installed_commands_have_the_expected_layout(cli):
+    building, validation = upstream._main_statements(cli)
+    assert len(building) > 10 and validation
+    assert upstream.build_parser(cli).parse_args([]) is not None
+
+
+def test_a_name_it_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'PolicyLos'"):
+        _ = upstream.PolicyLos
