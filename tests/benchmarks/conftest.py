@@ -12,6 +12,7 @@ sys.path.insert(0, str(stack.ROOT / "benchmarks"))
 import study
 
 from spo_rlhf.cli import prepare
+from spo_rlhf.tasks import make
 
 TRAIN_PROBLEMS = 600
 # Nothing is trained here on the problems of the warm-up; making 32768 of them takes most of the time.
@@ -32,7 +33,7 @@ def prepared(tmp_path_factory, one_thread) -> dict[str, Path]:
     """Data and an untrained model of each workload, by its name, as the benchmark's own command makes them."""
     folders = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "SUPERVISED_PROBLEMS", WARM_UP_PROBLEMS)
+        patch.setattr(make, "SUPERVISED_PROBLEMS", WARM_UP_PROBLEMS)
         for name, workload in study.WORKLOADS.items():
             folders[name] = tmp_path_factory.mktemp("workloads") / name
             command = study.prepare_command(workload, folders[name], seconds=1)
