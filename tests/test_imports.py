@@ -26,8 +26,8 @@ ROOMS = (
     "config",
     "trainer",
     "launch",
-    "cli",
     "evaluation",
+    "cli",
 )
 # The evaluation is a program of its own: it shares the machinery below and nothing that trains.
 EVALUATION_SHARES = ROOMS[: ROOMS.index("sampling") + 1]

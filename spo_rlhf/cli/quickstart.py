@@ -14,10 +14,9 @@ from spo_rlhf.host.command import OneLineParser, run_command
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import read_json, read_jsonl, write_json
 from spo_rlhf.launch.curve import draw_curve
-from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
+from spo_rlhf.tasks.arithmetic import TASK
 
 PROGRAM = "quickstart"
-REWARD_FILE = Path(__file__).parents[1] / "tasks" / "math_reward.py"
 # Chosen for a machine with 2 cores: many different problems a step, few responses each, few continuations.
 PROBLEMS_PER_STEP, STEPS, HELD_OUT = 64, 40, 256
 TRAIN_OPTIONS = {
@@ -59,8 +58,8 @@ def train_options(task: Path, run_dir: Path) -> list[str]:
         "eval.dataset": task / "test.jsonl",
         "data.input_key": "problem",
         "data.label_key": "answer",
-        "data.input_template": PROMPT_TEMPLATE,
-        "reward.remote_url": REWARD_FILE,
+        "data.input_template": TASK.template,
+        "reward.remote_url": TASK.reward,
         "spo.run_dir": run_dir / "train",
         "ckpt.output_dir": run_dir / "model",
         "ckpt.path": run_dir / "checkpoints",
@@ -90,7 +89,7 @@ def run(arguments: list[str], *, patient: bool = False) -> int:
 def settings_digest() -> str:
     """Changes when the settings above do, so that a finished run of other settings is not taken for this one."""
     return hashlib.sha256(
-        repr((TRAIN_OPTIONS, PROBLEMS_PER_STEP, STEPS, HELD_OUT, PROMPT_TEMPLATE)).encode()
+        repr((TRAIN_OPTIONS, PROBLEMS_PER_STEP, STEPS, HELD_OUT, TASK.template)).encode()
     ).hexdigest()[:16]
 
 
