@@ -62,7 +62,7 @@ class TorchEngine:
 
 
 class TextGrader:
-    """rollout.protocol.Grader: `reward(text)` of the decoded response, remembered by its tokens."""
+    """rollout.protocol.ResponseGrader: `reward(text)` of the decoded response, remembered by its tokens."""
 
     def __init__(self, tokenizer, reward):
         self.tokenizer, self.reward, self.known = tokenizer, reward, {}

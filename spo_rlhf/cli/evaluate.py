@@ -25,7 +25,7 @@ def check_evaluation() -> None:
         raise UserError(
             f"there is no package `evaluation` in {OURS.parent}, beside spo_rlhf: install the project again"
         )
-    found = Path((spec.submodule_search_locations or [spec.origin])[0]).resolve()
+    found = Path((spec.submodule_search_locations or [spec.origin or ""])[0]).resolve()
     if found != OURS:
         raise UserError(
             f"{found} stands in front of this project's own `evaluation`: run from another folder, rename it, or take "

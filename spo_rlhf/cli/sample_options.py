@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spo_rlhf.config import SpoConfig
 from spo_rlhf.host.arguments import rows, seconds, share, temperature, whole
 from spo_rlhf.host.command import OneLineParser
 from spo_rlhf.launch.sample_run import PROGRAM
@@ -33,7 +34,7 @@ examples:
 
 
 @dataclass(frozen=True)
-class Option:
+class SampleOption:
     """A row of the table. `flag`, without its dashes, is also the name in `SampleJob`."""
 
     flag: str
@@ -65,15 +66,15 @@ class Option:
 
 
 OPTIONS = (
-    Option("--model", "actor.model_name_or_path", "folder or Hugging Face name", str, required=True),
-    Option("--data", "data.prompt_dataset", ".jsonl file, or name or name@folder on the hub", str, required=True),
-    Option("--split", "data.prompt_split", "of a data set on the hub", str, "train"),
-    Option("--rows", None, "of the data, from 0; default: all", rows, slice(None), "A:B"),
-    Option("--input-key", "data.input_key", "column of the problem", str, "input"),
-    Option("--label-key", "data.label_key", "column of the answer", str, "label"),
-    Option("--template", "data.input_template", "prompt with {} for the problem; default: the problem", str),
-    Option("--chat-template", "data.apply_chat_template", "use the model's chat template"),
-    Option(
+    SampleOption("--model", "actor.model_name_or_path", "folder or Hugging Face name", str, required=True),
+    SampleOption("--data", "data.prompt_dataset", ".jsonl file, or name or name@folder on the hub", str, required=True),
+    SampleOption("--split", "data.prompt_split", "of a data set on the hub", str, "train"),
+    SampleOption("--rows", None, "of the data, from 0; default: all", rows, slice(None), "A:B"),
+    SampleOption("--input-key", "data.input_key", "column of the problem", str, "input"),
+    SampleOption("--label-key", "data.label_key", "column of the answer", str, "label"),
+    SampleOption("--template", "data.input_template", "prompt with {} for the problem; default: the problem", str),
+    SampleOption("--chat-template", "data.apply_chat_template", "use the model's chat template"),
+    SampleOption(
         "--reward",
         "reward.remote_url",
         "reward_func(queries, prompts, labels), as in spo-train",
@@ -81,21 +82,25 @@ OPTIONS = (
         metavar="FILE.py",
         required=True,
     ),
-    Option("--reward-timeout", "spo.reward_timeout", "seconds; then a reward is 0", seconds, 10.0, "S"),
-    Option("--reward-workers", "spo.reward_workers", "processes", whole(1), 2, "N"),
-    Option("--samples", "rollout.n_samples_per_prompt", "responses per prompt", whole(1), 8, "N", short="-n"),
-    Option("--temperature", "rollout.temperature", "0: greedy", temperature, 1.0, "T"),
-    Option("--top-p", "rollout.top_p", "above 0, at most 1", share, 1.0, "P"),
-    Option(
+    SampleOption(
+        "--reward-timeout", "spo.reward_timeout", "seconds; then a reward is 0", seconds, SpoConfig.reward_timeout, "S"
+    ),
+    SampleOption("--reward-workers", "spo.reward_workers", "processes", whole(1), SpoConfig.reward_workers, "N"),
+    SampleOption("--samples", "rollout.n_samples_per_prompt", "responses per prompt", whole(1), 8, "N", short="-n"),
+    SampleOption("--temperature", "rollout.temperature", "0: greedy", temperature, 1.0, "T"),
+    SampleOption("--top-p", "rollout.top_p", "above 0, at most 1", share, 1.0, "P"),
+    SampleOption(
         "--max-new-tokens",
         "rollout.max_new_tokens",
         "of a response; default: what --max-len leaves",
         whole(1),
         metavar="N",
     ),
-    Option("--max-len", "data.max_len", "tokens of prompt and response together", whole(1), 2048, "N"),
-    Option("--seed", "train.seed", "every response follows from it, its prompt and its number", whole(0), 42, "N"),
-    Option(
+    SampleOption("--max-len", "data.max_len", "tokens of prompt and response together", whole(1), 2048, "N"),
+    SampleOption(
+        "--seed", "train.seed", "every response follows from it, its prompt and its number", whole(0), 42, "N"
+    ),
+    SampleOption(
         "--select",
         None,
         "correct: different right responses to a prompt; pairs: each right one beside each wrong one",
@@ -103,20 +108,24 @@ OPTIONS = (
         "all",
         choices=("all", "correct", "pairs"),
     ),
-    Option(
+    SampleOption(
         "--per-prompt",
         None,
         f"kept at most; default: {CORRECT_PER_PROMPT} correct, {PAIRS_PER_PROMPT} pairs",
         whole(1),
         metavar="N",
     ),
-    Option("--min-reward", None, "of a right response", float, 1.0, "R"),
-    Option("--engines", "vllm.num_engines", "vLLM engines, through Ray where more than one", whole(1), 1, "N"),
-    Option("--tensor-parallel", "vllm.tensor_parallel_size", "GPUs per engine", whole(1), 1, "N"),
-    Option("--max-num-seqs", "spo.max_num_seqs", "sequences in flight per engine", whole(1), 512, "N"),
-    Option("--gpu-memory", "vllm.gpu_memory_utilization", "share of a GPU's memory for an engine", share, 0.9, "SHARE"),
-    Option("--output", None, "directory for what is written", Path, metavar="DIR", required=True),
-    Option("--dry-run", None, "check the options, print what would be sampled"),
+    SampleOption("--min-reward", None, "of a right response", float, 1.0, "R"),
+    SampleOption("--engines", "vllm.num_engines", "vLLM engines, through Ray where more than one", whole(1), 1, "N"),
+    SampleOption("--tensor-parallel", "vllm.tensor_parallel_size", "GPUs per engine", whole(1), 1, "N"),
+    SampleOption(
+        "--max-num-seqs", "spo.max_num_seqs", "sequences in flight per engine", whole(1), SpoConfig.max_num_seqs, "N"
+    ),
+    SampleOption(
+        "--gpu-memory", "vllm.gpu_memory_utilization", "share of a GPU's memory for an engine", share, 0.9, "SHARE"
+    ),
+    SampleOption("--output", None, "directory for what is written", Path, metavar="DIR", required=True),
+    SampleOption("--dry-run", None, "check the options, print what would be sampled"),
 )
 
 

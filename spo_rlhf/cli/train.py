@@ -48,7 +48,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
 
     Raises UserError.
     """
-    plugins.load(plugin_files(argv))
+    plugins.load(plugins.named_in(argv, "--spo.plugin"))
     parser = build_parser()
     flat = parser.parse_args(argv)
     explicit = spo_options.explicit_options(parser, argv)
@@ -65,20 +65,11 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     return args, notes
 
 
-def plugin_files(argv: list[str]) -> list[str]:
-    """The files of --spo.plugin, which add options: they are loaded before the rest can be parsed."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--spo.plugin", action="append", default=[])
-    refuse_in_one_line(parser)
-    known, _ = parser.parse_known_args(argv)
-    return vars(known)["spo.plugin"]
-
-
 def run(argv: list[str]) -> int:
     """Parse, check, train; exit status. Raises UserError."""
     start = time.monotonic()
     if {"-h", "--help"} & set(argv):
-        plugins.load(plugin_files(argv))
+        plugins.load(plugins.named_in(argv, "--spo.plugin"))
         build_parser().parse_args(argv)
     # Loading the stack prints dozens of warnings; they belong into the log of the run.
     with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):

@@ -15,7 +15,7 @@ from spo_rlhf.core import advantages, values
 from spo_rlhf.core.partition import Partition
 from spo_rlhf.rollout.estimators import Estimator, MonteCarlo
 from spo_rlhf.rollout.prompt import PromptSampler, gather
-from spo_rlhf.rollout.protocol import Completion, Engine, Grade, Grader
+from spo_rlhf.rollout.protocol import Completion, Engine, Grade, ResponseGrader
 
 TokenTexts = Callable[[Sequence[int]], list[str]]
 MONTE_CARLO = MonteCarlo()
@@ -56,7 +56,7 @@ class PromptRollout(PromptSampler):
     def __init__(
         self,
         engine: Engine,
-        grader: Grader,
+        grader: ResponseGrader,
         prompt_ids: Sequence[int],
         *,
         max_tokens: int,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from spo_rlhf.rollout.chain import StateValues, TokenTexts
-from spo_rlhf.rollout.protocol import Completion, Engine, Grade, Grader
+from spo_rlhf.rollout.protocol import Completion, Engine, Grade, ResponseGrader
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
 
 
@@ -41,7 +41,7 @@ class PromptJob:
 
     request: RolloutRequest
     engine: Engine
-    grader: Grader
+    grader: ResponseGrader
     prompt_ids: list[int]
     max_tokens: int  # longest response
     weight_version: int

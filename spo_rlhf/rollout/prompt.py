@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
 from spo_rlhf.core.seeds import derive_seed
-from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, Grader
+from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, ResponseGrader
 from spo_rlhf.rollout.records import RolloutCounts
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class PromptSampler:
     def __init__(
         self,
         engine: Engine,
-        grader: Grader,
+        grader: ResponseGrader,
         prompt_ids: Sequence[int],
         *,
         max_tokens: int,

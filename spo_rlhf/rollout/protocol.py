@@ -37,7 +37,7 @@ class Grade:
 TRUNCATED = Grade(reward=0.0, score=0.0)  # a response cut by the length limit is not graded
 
 
-class Grader(Protocol):
+class ResponseGrader(Protocol):
     """Grades responses to the prompt it was made for."""
 
     async def grade(self, response_ids: Sequence[int]) -> Grade:

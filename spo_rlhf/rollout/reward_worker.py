@@ -1,10 +1,11 @@
 """What runs inside a reward process: load the user's reward file once, grade one response at a time.
 
-Imports the standard library only, so that a reward process starts in a fraction of a second.
+Imports the standard library only (and plugins, where there are some), so that a reward process starts in a fraction of a second.
 """
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ class RewardFileError(Exception):
 def load(path: str) -> None:
     """Import `reward_func` from the file `path`. Raises RewardFileError."""
     global _reward_func
+    if os.environ.get("SPO_PLUGINS"):  # a reward may grade answers of a kind, or of a task, that a plugin brings
+        from spo_rlhf import plugins
+
+        plugins.load_from_environment()
     name = Path(path).stem
     spec = importlib.util.spec_from_file_location(f"reward_{name}", path)
     if spec is None or spec.loader is None:

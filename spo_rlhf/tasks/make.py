@@ -12,7 +12,7 @@ from spo_rlhf.host import processes
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json
 from spo_rlhf.tasks.registry import TASKS
-from spo_rlhf.tasks.task import Task
+from spo_rlhf.tasks.task import SelfMade
 
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
@@ -40,14 +40,16 @@ def make(directory: Path, settings: dict[str, Any], console: Console) -> dict[st
 
     start = time.monotonic()
     task = TASKS[settings["task"]]
-    splits = write_problems(directory, task, settings)
-    examples = [(task.template.format(row["problem"]), row["solution"]) for row in splits["sft"]]
-    held_out = [(task.template.format(row["problem"]), row["answer"]) for row in splits["test"]]
-    tokenizer, model = new_model(task, examples, settings["seed"])
+    made, template = task.self_made, task.template
+    assert made is not None and template is not None, "the command line offers tasks that make their own data alone"
+    splits = write_problems(directory, made, settings)
+    examples = [(template.format(row["problem"]), row["solution"]) for row in splits["sft"]]
+    held_out = [(template.format(row["problem"]), row["answer"]) for row in splits["test"]]
+    tokenizer, model = new_model(made, examples, settings["seed"])
     problems = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
     console.line(f"{PROGRAM}: problems: {problems}; model: Qwen2 with {count(model.num_parameters())} parameters")
     longest = max(len(tokenizer(row["solution"])["input_ids"]) for row in splits["test"])
-    training = warm_up_settings(task, settings, longest)
+    training = warm_up_settings(made, settings, longest)
 
     def report(progress: "WarmUpProgress") -> None:
         solved = "" if progress.accuracy is None else f", solves {progress.accuracy:.1%} of the held-out problems"
@@ -70,29 +72,31 @@ def make(directory: Path, settings: dict[str, Any], console: Console) -> dict[st
     return record
 
 
-def write_problems(directory: Path, task: Task, settings: dict[str, Any]) -> Splits:
+def write_problems(directory: Path, made: SelfMade, settings: dict[str, Any]) -> Splits:
     """Write the files of problems; their rows by the name of the file: test, sft and train."""
-    return task.self_made.write_task(
+    return made.write_task(
         directory,
         settings["seed"],
         settings["train"],
         settings["test"],
         SUPERVISED_PROBLEMS,
         supervised_from=settings.get("warm_up_from"),
-        **{name: settings[name] for name in task.self_made.settings},
+        **{name: settings[name] for name in made.settings},
     )
 
 
-def new_model(task: Task, examples: list[tuple[str, str]], seed: int) -> tuple["Qwen2Tokenizer", "Qwen2ForCausalLM"]:
+def new_model(
+    made: SelfMade, examples: list[tuple[str, str]], seed: int
+) -> tuple["Qwen2Tokenizer", "Qwen2ForCausalLM"]:
     """A tokenizer of the task's texts, and a model with random weights."""
     from spo_rlhf.tasks.small_model import build_model, build_tokenizer
 
     texts = (prompt + solution for prompt, solution in examples[:TOKENIZER_PROBLEMS])
-    tokenizer = build_tokenizer(texts, task.self_made.vocabulary_size)
+    tokenizer = build_tokenizer(texts, made.vocabulary_size)
     return tokenizer, build_model(tokenizer, seed)
 
 
-def warm_up_settings(task: Task, settings: dict[str, Any], longest: int) -> "WarmUpSettings":
+def warm_up_settings(made: SelfMade, settings: dict[str, Any], longest: int) -> "WarmUpSettings":
     """`longest`: tokens of the longest solution. Where it is longer, measuring takes longer and comes less often."""
     from spo_rlhf.tasks.warm_up import WarmUpSettings
 
@@ -103,7 +107,7 @@ def warm_up_settings(task: Task, settings: dict[str, Any], longest: int) -> "War
         max_new_tokens=longest + SPARE_TOKENS,
         optimizer=settings.get("warm_up_optimizer", "adamw"),
         averaged_steps=settings.get("warm_up_average", 0),
-        evaluate_every=round(task.self_made.evaluate_every * max(1, longest / MEASURED_TOKENS)),
+        evaluate_every=round(made.evaluate_every * max(1, longest / MEASURED_TOKENS)),
         seed=settings["seed"],
     )
 

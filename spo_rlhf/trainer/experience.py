@@ -62,21 +62,31 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
     def compute_advantages_and_returns(self, experiences):
         spo: SpoConfig = self.args.spo
         if spo.method.brings_advantages:
-            for experience in experiences:
-                experience.returns = experience.advantages.clone()
-                experience.info["return"] = experience.rewards.float()
-                experience.kl = None
+            keep_segment_advantages(experiences)
         else:
             experiences = super().compute_advantages_and_returns(experiences)
-        masks = [trained_tokens(experience, spo) for experience in experiences]
         self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
-        normalize(experiences, masks, spo.advantage_norm)
-        for experience, mask in zip(experiences, masks):
-            response_tokens = experience.action_mask.sum(-1).clamp(min=1)
-            nonzero = (experience.advantages != 0) & mask
-            experience.info["mask_density"] = mask.sum(-1) / response_tokens
-            experience.info["zero_advantage"] = 1 - nonzero.sum(-1) / mask.sum(-1).clamp(min=1)
+        finish_batch(experiences, spo)
         return experiences
+
+
+def keep_segment_advantages(experiences: list[upstream.Experience]) -> None:
+    """The advantages that came with the samples are those to train on, in place: what OpenRLHF's estimators would set."""
+    for experience in experiences:
+        experience.returns = experience.advantages.clone()
+        experience.info["return"] = experience.rewards.float()
+        experience.kl = None
+
+
+def finish_batch(experiences: list[upstream.Experience], spo: SpoConfig) -> None:
+    """Advantages normalized over the whole rollout batch, in place, and what of it will be trained, as logs."""
+    masks = [trained_tokens(experience, spo) for experience in experiences]
+    normalize_batch(experiences, masks, spo.advantage_norm)
+    for experience, mask in zip(experiences, masks, strict=True):
+        response_tokens = experience.action_mask.sum(-1).clamp(min=1)
+        nonzero = (experience.advantages != 0) & mask
+        experience.info["mask_density"] = mask.sum(-1) / response_tokens
+        experience.info["zero_advantage"] = 1 - nonzero.sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def scale_clip(experiences: list[upstream.Experience], entropies: list[torch.Tensor], spo: SpoConfig) -> None:
@@ -107,7 +117,7 @@ def logprob_gap(experience: upstream.Experience) -> float:
     return gap.max().item()
 
 
-def normalize(experiences: list[upstream.Experience], masks: list[torch.Tensor], norm: Normalizer) -> None:
+def normalize_batch(experiences: list[upstream.Experience], masks: list[torch.Tensor], norm: Normalizer) -> None:
     """`--spo.advantage_norm`, in place: one map over the tokens of the whole rollout batch; 0 outside the actions."""
     adv_N = torch.cat([experience.advantages.flatten() for experience in experiences]).double().numpy()
     mask_N = torch.cat([mask.flatten() for mask in masks]).numpy()

@@ -11,7 +11,13 @@ from spo_rlhf.core.advantages import Whiten
 from spo_rlhf.core.loss import Clip, clipped_objective
 from spo_rlhf.core.metrics import k3
 from spo_rlhf.trainer.actor import LossWindows, SegmentReplayBuffer
-from spo_rlhf.trainer.experience import SegmentExperienceMaker, logprob_gap, normalize, trained_tokens
+from spo_rlhf.trainer.experience import (
+    finish_batch,
+    keep_segment_advantages,
+    logprob_gap,
+    normalize_batch,
+    trained_tokens,
+)
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 from spo_rlhf.trainer.samples import to_columns
 
@@ -30,9 +36,9 @@ def test_mask_is_the_engines_probability_below_the_threshold():
 
 
 def test_chain_keeps_the_advantages_of_the_samples():
-    maker = SegmentExperienceMaker.__new__(SegmentExperienceMaker)
-    maker.args = SimpleNamespace(spo=SPO)
-    [made] = maker.compute_advantages_and_returns([experience(PROB, ADV)])
+    made = experience(PROB, ADV)
+    keep_segment_advantages([made])
+    finish_batch([made], SPO)
     assert made.advantages[:, PROMPT - 1 :].tolist() == ADV and torch.equal(made.returns, made.advantages)
     assert made.info["mask_density"].tolist() == [0.5, 0.0] and made.info["zero_advantage"].tolist() == [0.0, 1.0]
 
@@ -40,7 +46,7 @@ def test_chain_keeps_the_advantages_of_the_samples():
 def test_whitening_is_over_the_whole_batch_and_the_mask():
     batches = [experience(PROB[:1], ADV[:1]), experience([[0.1] * 4], [[2.0, 0.0, 1.0, 1.0]])]
     masks = [trained_tokens(batch, SPO) for batch in batches]
-    normalize(batches, masks, Whiten())
+    normalize_batch(batches, masks, Whiten())
     masked = torch.cat([batch.advantages[mask] for batch, mask in zip(batches, masks)])
     assert masked.mean().item() == pytest.approx(0, abs=1e-6) and masked.std(unbiased=False).item() == pytest.approx(
         1, abs=1e-5
