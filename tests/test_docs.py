@@ -7,12 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from documented import patterns, undocumented
+from documented import DOCS, examples, patterns, undocumented
 
 from spo_rlhf.core.metrics import METRICS
 from spo_rlhf.rollout.records import RolloutCounts
-
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_every_metric_of_the_loss_and_every_count_of_a_rollout_is_on_the_page() -> None:
@@ -31,14 +29,6 @@ def test_links_between_the_pages_lead_somewhere() -> None:
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
-
-
-def examples() -> dict[str, str]:
-    """The files shown in docs/extending.md, by name."""
-    blocks = re.findall(
-        r"```python\n(# (\w+\.py):.*?)```", (DOCS / "extending.md").read_text(encoding="utf-8"), re.DOTALL
-    )
-    return {name: block for block, name in blocks}
 
 
 # File -> what it adds to the command, and what it has to compute.

@@ -1,15 +1,15 @@
 """Parts of one's own on the real stack: the examples of docs/extending.md, trained with in one run."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import stack
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from test_docs import examples
+from documented import examples
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def task(tmp_path):
+    return stack.make_task(tmp_path / "task", train=16, test=1)
 
 
 def test_a_run_with_a_partition_an_estimator_a_norm_and_a_metric_of_ones_own(task, tmp_path):
@@ -26,7 +26,9 @@ def test_a_run_with_a_partition_an_estimator_a_norm_and_a_metric_of_ones_own(tas
         spo__advantage_norm="scaled",
         spo__scale_floor=0.5,
     )
-    run = stack.train([*stack.options(task, tmp_path, **chosen), *files], tmp_path, own_metrics={"pushed_up"})
+    run = stack.train(
+        [*stack.options(task, tmp_path, **chosen), *files], tmp_path, own_metrics=frozenset({"pushed_up"})
+    )
     assert run["config"]["spo.partition"] == "doubling" and run["config"]["spo.first_length"] == 3
     assert run["config"]["spo.estimator"] == "thinned" and run["config"]["spo.scale_floor"] == 0.5
     assert len(run["config"]["spo.plugin"]) == 4
