@@ -75,8 +75,7 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, capsys):
     assert stopped.value.code == 2 and error.count("\n") == 1 and "--help" in error
 
 
-def test_what_cannot_be_loaded_or_written_says_what_to_do(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_what_cannot_be_loaded_or_written_says_what_to_do(tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text('{"problem": "1+1?", "answer": "2", "gold": "2", "pred": "2"}\n')
     run = ["run", "--output", str(tmp_path / "out"), "--tasks"]
     for arguments, advice in (
