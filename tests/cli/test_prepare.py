@@ -29,6 +29,13 @@ def finished(tmp_path_factory):
     return output, done
 
 
+@pytest.fixture
+def few_supervised(monkeypatch):
+    """As many problems for the warm-up as the vocabulary needs, for tests that take a step or none of it."""
+    assert prepare.SUPERVISED_PROBLEMS > 2048
+    monkeypatch.setattr(prepare, "SUPERVISED_PROBLEMS", 2048)
+
+
 def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -111,7 +118,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path, capsys, force):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-def test_long_problems_and_a_few_steps_of_training_in_an_empty_directory(tmp_path):
+def test_long_problems_and_a_few_steps_of_training_in_an_empty_directory(tmp_path, few_supervised):
     arguments = ["--train", "5", "--test", "5", "--min-steps", "8", "--max-steps", "12", "--warm-up-steps", "1"]
     assert prepare.main(["--output", str(tmp_path), *arguments]) == 0
     assert {row["steps"] for row in rows(tmp_path / "test.jsonl")} == {8, 9, 10, 11, 12}
@@ -121,7 +128,7 @@ def test_long_problems_and_a_few_steps_of_training_in_an_empty_directory(tmp_pat
     assert record["warm_up"]["max_new_tokens"] > 0.9 * longest
 
 
-def test_a_warm_up_on_shorter_problems_leaves_the_others_as_they_are(tmp_path):
+def test_a_warm_up_on_shorter_problems_leaves_the_others_as_they_are(tmp_path, few_supervised):
     arguments = ["--train", "9", "--test", "5", "--min-steps", "5", "--max-steps", "6", "--warm-up-steps", "0"]
     for name, more in (("as-asked", []), ("shorter", ["--warm-up-from", "2"])):
         assert prepare.main(["--output", str(tmp_path / name), *arguments, *more]) == 0
@@ -133,7 +140,7 @@ def test_a_warm_up_on_shorter_problems_leaves_the_others_as_they_are(tmp_path):
     assert not others & {row["problem"] for row in supervised}
 
 
-def test_knights_and_knaves(tmp_path):
+def test_knights_and_knaves(tmp_path, few_supervised):
     arguments = ["--task", "knights_knaves", "--people", "2", "--train", "5", "--test", "5", "--warm-up-steps", "1"]
     assert prepare.main(["--output", str(tmp_path), *arguments]) == 0
     assert {len(row["names"]) for name in ("train", "sft", "test") for row in rows(tmp_path / f"{name}.jsonl")} == {2}
@@ -190,7 +197,7 @@ def test_wrong_usage_is_one_line(arguments, message, capsys, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["loading", "problems"])
 def test_interrupted_nothing_is_kept(tmp_path, moment):
-    arguments = command("--output", str(tmp_path / "task"))
+    arguments = command("--output", str(tmp_path / "task"), "--train", "20", "--test", "10")
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     while moment not in process.stdout.readline():
         assert process.poll() is None
