@@ -8,11 +8,14 @@ import torch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 MAX_AGE, BATCH = 2, 8
+# Used up in the fourth of the eight iterations that two passes over the prompts would be.
+BUDGET, STEPS = 8400, 4
 
 
 def options(task, run_dir, **changes):
     replay = {"spo.replay_max_age": MAX_AGE, "spo.replay_per_prompt": 4}
-    return stack.options(task, run_dir, **{**stack.TREE, **replay, "ckpt.save_steps": 2, **changes})
+    settings = {"ckpt.save_steps": 2, "train.num_episodes": 2, "spo.token_budget": BUDGET}
+    return stack.options(task, run_dir, **{**stack.TREE, **replay, **settings, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def unbroken(task, tmp_path_factory):
 
 def test_every_node_is_trained_once_waits_or_is_counted(unbroken):
     _, run = unbroken
-    assert len(run["steps"]) == 4
+    assert len(run["steps"]) == STEPS
     new = trained = 0
     for metrics in run["steps"]:
         new, trained = new + metrics["replay/new"], trained + metrics["replay/trained"]
@@ -57,14 +60,25 @@ def test_old_log_probs_are_those_of_the_time_of_sampling(unbroken):
     assert late and all(metrics["ppo_kl"] > 0 for metrics in late), "the policy has moved on since they were sampled"
 
 
+def test_a_token_budget_ends_the_run(unbroken):
+    _, run = unbroken
+    totals = [metrics["rollout/total_tokens"] for metrics in run["steps"]]
+    assert totals[-2] < BUDGET <= totals[-1] == run["summary"]["generated_tokens"] and run["summary"]["finished"]
+    assert f"step {STEPS} (100% done)" in run["stdout"], "of the tokens, not of the steps"
+
+
 def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
-    """From step 2, buffer included: the same trees, the same nodes, the same weights as the run that was not interrupted."""
+    """From step 2, buffer included: the same trees, the same nodes, the same weights as the run that was not interrupted.
+
+    Its budget is what both have generated, to the token, and what came before the checkpoint counts.
+    """
     unbroken_dir, whole = unbroken
     shutil.copytree(unbroken_dir / "checkpoints", tmp_path / "checkpoints")
     actor = tmp_path / "checkpoints" / "_actor"
-    shutil.rmtree(actor / "global_step4")
+    shutil.rmtree(actor / f"global_step{STEPS}")
     (actor / "latest").write_text("global_step2")
-    run = stack.train(options(task, tmp_path, ckpt__load_enable=True), tmp_path)
+    budget = round(whole["steps"][-1]["rollout/total_tokens"])
+    run = stack.train(options(task, tmp_path, ckpt__load_enable=True, spo__token_budget=budget), tmp_path)
     assert "no replay buffer" not in run["stdout"]
     assert len(run["steps"]) == 2
     for resumed, expected in zip(run["steps"], whole["steps"][2:]):
@@ -79,18 +93,10 @@ def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
-def test_a_token_budget_ends_the_run(task, unbroken, tmp_path):
-    budget = round(unbroken[1]["steps"][1]["rollout/total_tokens"])
-    run = stack.train(options(task, tmp_path, spo__token_budget=budget, ckpt__save_steps=-1), tmp_path)
-    assert [metrics["rollout/total_tokens"] for metrics in run["steps"]] == [
-        metrics["rollout/total_tokens"] for metrics in unbroken[1]["steps"][:2]
-    ]
-    assert run["summary"]["finished"] and run["summary"]["generated_tokens"] == budget
-    assert "step 2 (100% done)" in run["stdout"], "of the tokens, not of the steps"
-
-
 def test_a_buffer_that_is_gone_is_told(task, unbroken, tmp_path):
     shutil.copytree(unbroken[0] / "checkpoints", tmp_path / "checkpoints")
     shutil.rmtree(tmp_path / "checkpoints" / "_replay")
-    run = stack.train(options(task, tmp_path, ckpt__load_enable=True, train__num_episodes=1), tmp_path)
+    run = stack.train(
+        options(task, tmp_path, ckpt__load_enable=True, train__num_episodes=1, spo__token_budget=None), tmp_path
+    )
     assert "no replay buffer" in run["stdout"] and run["steps"] == []
