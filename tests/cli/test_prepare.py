@@ -45,7 +45,8 @@ def test_what_it_writes(finished):
     assert done.returncode == 0 and done.stderr == ""
     names = sorted(path.name for path in output.iterdir())
     assert names == ["model", "prepare.json", "sft.jsonl", "test.jsonl", "train.jsonl"]
-    assert [len(rows(output / f"{name}.jsonl")) for name in ("train", "test")] == [20, 10]
+    number_of_rows = {name: len(rows(output / f"{name}.jsonl")) for name in ("train", "test", "sft")}
+    assert number_of_rows == {"train": 20, "test": 10, "sft": prepare.SUPERVISED_PROBLEMS}
     record = json.loads((output / "prepare.json").read_text(encoding="utf-8"))
     assert record["settings"]["warm_up_steps"] == record["steps"] == 0 and 0 <= record["accuracy"] <= 1
     assert [path.name for path in output.parent.iterdir()] == ["task"], "nothing temporary stays"
