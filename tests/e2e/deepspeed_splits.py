@@ -1,8 +1,10 @@
 """Run by test_splits.py: one training iteration of the real policy actor on DeepSpeed, over several splits of the same batch.
 
-Each layout (ranks, micro-batch size) is a set of forked processes joined by gloo. Prints the weights after the step, per layout.
+Each layout (ranks, micro-batch size) is a set of forked processes joined by gloo; each rank writes the weights after the step and
+its metrics to FOLDER/LEVEL. Run: deepspeed_splits.py TASK FOLDER LEVEL ...
 """
 
+import itertools
 import json
 import multiprocessing
 import socket
@@ -89,23 +91,24 @@ def one_rank(task: Path, level: str, ranks: int, rank: int, micro_batch: int, po
     torch.save({"weights": vector, "status": status}, out / f"{ranks}-{micro_batch}-{rank}.pt")
 
 
-def main(task: Path, level: str, out: Path) -> None:
+def main(task: Path, out: Path, levels: list[str]) -> None:
     context = multiprocessing.get_context("fork")
-    for ranks, micro_batch in LAYOUTS:
+    for level, (ranks, micro_batch) in itertools.product(levels, LAYOUTS):
+        (out / level).mkdir(exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         processes = [
-            context.Process(target=one_rank, args=(task, level, ranks, rank, micro_batch, port, out))
+            context.Process(target=one_rank, args=(task, level, ranks, rank, micro_batch, port, out / level))
             for rank in range(ranks)
         ]
         for process in processes:
             process.start()
         for process in processes:
             process.join(300)
-            assert process.exitcode == 0, (ranks, micro_batch, process.exitcode)
-        print(json.dumps({"ranks": ranks, "micro_batch": micro_batch}), flush=True)
+            assert process.exitcode == 0, (level, ranks, micro_batch, process.exitcode)
+        print(json.dumps({"level": level, "ranks": ranks, "micro_batch": micro_batch}), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

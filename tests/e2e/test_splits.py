@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import stack
@@ -10,21 +11,34 @@ import torch
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("level", ["token", "segment"])
-def test_a_step_does_not_depend_on_the_split(level, tmp_path):
-    task = stack.make_task(tmp_path / "task", train=16, test=8)
+LEVELS = ("token", "segment")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
+
+
+@pytest.fixture(scope="module")
+def results(task, tmp_path_factory) -> Path:
+    """A folder for each level with what every rank of every layout came to, all from one process that loads the stack."""
+    folder = tmp_path_factory.mktemp("results")
     script = stack.ROOT / "tests" / "e2e" / "deepspeed_splits.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(task), level, str(tmp_path)],
+        [sys.executable, str(script), str(task), str(folder), *LEVELS],
         capture_output=True,
         text=True,
         env=stack.environment(),
         cwd=stack.ROOT,
-        timeout=600,
+        timeout=800,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
 
-    runs = {path.stem: torch.load(path, weights_only=False) for path in tmp_path.glob("*.pt")}
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_step_does_not_depend_on_the_split(level, task, results):
+    runs = {path.stem: torch.load(path, weights_only=False) for path in (results / level).glob("*.pt")}
     assert len(runs) == 8
     reference = runs["1-8-0"]
     initial = stack.weights(task / "model")
