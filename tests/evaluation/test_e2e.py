@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.__main__ import main
 from spo_rlhf.cli import quickstart
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -82,12 +83,16 @@ def test_one_pass_gives_the_grades_of_separate_runs(task, tmp_path):
     assert abs(long["strict"]["pass@1"] - json.loads((task / "prepare.json").read_text())["accuracy"]) <= 0.02
 
 
-def test_a_killed_run_resumes_to_the_results_of_an_unbroken_one(task, tmp_path):
-    sampled = ("--temperature", "0.3", "--samples", "2", "--seed", "3")
-    unbroken = evaluate(task, tmp_path / "unbroken", *sampled)
-    log = tmp_path / "broken" / "samples" / "arithmetic.jsonl"
+def test_a_killed_run_goes_on_and_grows_to_what_two_engines_sample_at_once(task, tmp_path, capsys):
+    sampled = ("--temperature", "0.3", "--limit", "128", "--seed", "3")
+    whole = evaluate(task, tmp_path / "whole", *sampled, "--samples", "3", "--data-parallel", "2")
+    strict = scores(whole, LONGEST)["strict"]
+    assert 0 < strict["pass@1"] <= strict["pass@k"]["2"] <= strict["pass@k"]["3"] < 1
+
+    broken = tmp_path / "broken"
+    log = broken / "samples" / "arithmetic.jsonl"
     run = subprocess.Popen(
-        command(task, tmp_path / "broken", *sampled),
+        command(task, broken, *sampled, "--samples", "2"),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -98,23 +103,17 @@ def test_a_killed_run_resumes_to_the_results_of_an_unbroken_one(task, tmp_path):
     run.send_signal(signal.SIGKILL)
     run.wait()
     kept = log.read_bytes().count(b"\n")
-    assert 20 <= kept < scores(unbroken, LONGEST)["samples"] == 2 * quickstart.HELD_OUT
     with open(log, "ab") as file:
         file.write(b'{"context": 160, "finis')
-    assert evaluate(task, tmp_path / "broken", *sampled) == unbroken
-    assert same_files(tmp_path / "broken", tmp_path / "unbroken")
-    strict = scores(unbroken, LONGEST)["strict"]
-    assert 0 < strict["pass@1"] <= strict["pass@k"]["2"] < 1
-    other = subprocess.run(command(task, tmp_path / "broken", *sampled, "--seed", "4"), cwd=ROOT, capture_output=True)
-    assert other.returncode == 2 and b"another seed" in other.stderr
+    resumed = evaluate(task, broken, *sampled, "--samples", "2")
+    assert 20 <= kept < scores(resumed, LONGEST)["samples"] == 2 * 128
+    assert samples(broken) == [row for row in samples(tmp_path / "whole") if row["sample"] < 2]
 
-
-def test_more_samples_and_more_engines_sample_what_one_run_samples(task, tmp_path):
-    sampled = ("--temperature", "1", "--limit", "32", "--no-curve")
-    evaluate(task, tmp_path / "one", *sampled, "--samples", "2")
-    one = evaluate(task, tmp_path / "one", *sampled, "--samples", "4")
-    two = evaluate(task, tmp_path / "two", *sampled, "--samples", "4", "--data-parallel", "2")
-    assert two == one and same_files(tmp_path / "one", tmp_path / "two")
+    assert evaluate(task, broken, *sampled, "--samples", "3") == whole and same_files(broken, tmp_path / "whole")
+    before = {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
+    assert main(command(task, broken, *sampled, "--samples", "3", "--seed", "4")[3:]) == 2
+    assert "another seed" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()} == before
 
 
 def test_the_context_sweep_script_on_the_real_data_sets(task, tmp_path):
