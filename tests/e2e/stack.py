@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from spo_rlhf.tasks import arithmetic, small_model
@@ -94,21 +95,44 @@ def start(arguments: list[str]) -> subprocess.Popen:
     )
 
 
-def train(arguments: list[str], run_dir: Path) -> dict:
-    """Run spo-train to its end; {"summary", "steps", "evals", "config", "stdout"}. Fails with the end of its log."""
-    process = start(arguments)
+def events(run_dir: Path, name: str) -> list[dict]:
+    """The events of this name that the run has recorded so far: "plan", "step", "eval"."""
+    path = run_dir / "run" / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # a line may be half written
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def wait_for_events(process: subprocess.Popen, run_dir: Path, name: str, count: int) -> None:
+    """Until the run has recorded so many events of this name."""
+    deadline = time.monotonic() + LIMIT_S
+    while len(events(run_dir, name)) < count:
+        assert process.poll() is None, process.stdout.read() + process.stderr.read()
+        assert time.monotonic() < deadline, f"no {count} events {name!r} after {LIMIT_S} s"
+        time.sleep(0.5)
+
+
+def finish(process: subprocess.Popen, run_dir: Path, status: int = 0) -> dict:
+    """The run when it has ended: {"summary", "steps", "evals", "config", "stdout"}.
+
+    Fails with the end of its log where the exit status is another, and where a traceback reached the terminal.
+    """
     stdout, stderr = process.communicate(timeout=LIMIT_S)
     log = run_dir / "run" / "train.log"
     tail = log.read_text(encoding="utf-8", errors="replace")[-3000:] if log.exists() else ""
-    assert process.returncode == 0, f"exit status {process.returncode}\n{stdout}\n{stderr}\n{tail}"
-    events = [json.loads(line) for line in (run_dir / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert process.returncode == status, f"exit status {process.returncode}\n{stdout}\n{stderr}\n{tail}"
+    assert "Traceback" not in stdout + stderr
     return {
         "summary": json.loads((run_dir / "run" / "summary.json").read_text(encoding="utf-8")),
         "config": json.loads((run_dir / "run" / "config.json").read_text(encoding="utf-8")),
-        "steps": [event["metrics"] for event in events if event["event"] == "step"],
-        "evals": [event["metrics"] for event in events if event["event"] == "eval"],
+        "steps": [event["metrics"] for event in events(run_dir, "step")],
+        "evals": [event["metrics"] for event in events(run_dir, "eval")],
         "stdout": stdout,
     }
+
+
+def train(arguments: list[str], run_dir: Path) -> dict:
+    """Run spo-train to its end; as `finish`."""
+    return finish(start(arguments), run_dir)
 
 
 def weights(directory: Path) -> dict:

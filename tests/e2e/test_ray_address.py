@@ -64,11 +64,7 @@ def test_sigterm_ends_the_run_and_leaves_the_cluster(cluster, task, tmp_path, mo
         for name, file in (("reward__remote_url", "reward.py"), ("data__prompt_dataset", "train.jsonl"))
     }
     process = stack.start(stack.options(task, tmp_path, train__num_episodes=50, **relative))
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline and not (metrics.exists() and '"event": "step"' in metrics.read_text()):
-        assert process.poll() is None, process.stdout.read() + process.stderr.read()
-        time.sleep(1)
+    stack.wait_for_events(process, tmp_path, "step", 1)
     assert working(cluster)
     os.kill(process.pid, signal.SIGTERM)
     stdout, _ = process.communicate(timeout=60)

@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,13 +20,33 @@ def task(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chain_runs(task, tmp_path_factory):
-    """The same SPO-chain run twice, with evaluation before and after."""
-    runs = []
-    for name in ("first", "second"):
-        run_dir = tmp_path_factory.mktemp(name)
-        changes = dict(eval__dataset=task / "test.jsonl", eval__temperature=0, eval__n_samples_per_prompt=1)
-        runs.append((run_dir, stack.train(stack.options(task, run_dir, **changes), run_dir)))
-    return runs
+    """The same two steps of SPO-chain twice, evaluated before and after them.
+
+    The first run ends there. The second would go on for long, and its reward function fails once it has done as much.
+    """
+    changes = dict(
+        actor__lr_scheduler="constant",  # the same for any number of steps
+        eval__dataset=task / "test.jsonl",
+        eval__temperature=0,
+        eval__n_samples_per_prompt=1,
+    )
+    first_dir, second_dir = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    first = stack.train(stack.options(task, first_dir, **changes), first_dir)
+
+    changes |= dict(train__num_episodes=50, eval__steps=2, ckpt__save_steps=2, ckpt__save_hf=True)
+    reward, failing = second_dir / "reward.py", second_dir / "failing"
+    reward.write_text(
+        f"{stack.COIN_REWARD.read_text()}\n\n"
+        "import os\n\ngood_reward = reward_func\n\n\n"
+        "def reward_func(queries, prompts, labels):\n"
+        f"    if os.path.exists({str(failing)!r}):\n"
+        "        raise KeyError('answer sheet')\n"
+        "    return good_reward(queries, prompts, labels)\n"
+    )
+    process = stack.start(stack.options(task, second_dir, **changes, reward__remote_url=reward))
+    stack.wait_for_events(process, second_dir, "eval", 2)
+    failing.touch()
+    return (first_dir, first), (second_dir, stack.finish(process, second_dir, status=2))
 
 
 def test_a_step_moves_the_weights_with_a_gradient(task, chain_runs):
@@ -58,7 +78,9 @@ def test_monte_carlo_is_what_the_partition_says(chain_runs):
 
 def test_the_same_seed_gives_the_same_run(chain_runs):
     (first_dir, first), (second_dir, second) = chain_runs
-    for one, two in zip(first["steps"], second["steps"], strict=True):
+    assert len(first["steps"]) == 2
+    for one, two in zip(first["steps"], second["steps"]):
+        assert one.keys() == two.keys()
         for name in one:
             if not name.startswith("timing/") and name not in (
                 "rollout/logprob_gap_max",
@@ -66,9 +88,15 @@ def test_the_same_seed_gives_the_same_run(chain_runs):
                 "rollout/cache_hit_rate",
             ):
                 assert one[name] == two[name], name
-    one, two = stack.weights(first_dir / "model"), stack.weights(second_dir / "model")
+    one, two = stack.weights(first_dir / "model"), stack.weights(second_dir / "checkpoints" / "global_step2_hf")
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert first["evals"] == second["evals"] and len(first["evals"]) == 2
+    assert first["evals"] == second["evals"][:2] and len(first["evals"]) == 2
+
+
+def test_a_reward_that_fails_while_training_stops_the_run_with_one_line(chain_runs):
+    last_line = chain_runs[1][1]["stdout"].splitlines()[-1]
+    assert last_line.startswith("spo-train: error: --reward.remote_url") and "answer sheet" in last_line
+    assert not chain_runs[1][1]["summary"]["finished"]
 
 
 def test_the_summary_and_the_terminal_say_what_happened(chain_runs):
@@ -84,8 +112,12 @@ def test_the_summary_and_the_terminal_say_what_happened(chain_runs):
     )
 
 
-def test_group_mode_with_mask_and_masked_kl(task, tmp_path):
-    """GRPO through the same command, on two policy ranks and two engines, with the mask, the KL loss and a reference model."""
+@pytest.fixture(scope="module")
+def group_run(task, tmp_path_factory):
+    """GRPO through the same command, on two policy ranks, with the mask, the KL loss and a reference model.
+
+    Interrupted after two steps. `run`: as stack.finish; `started`: its processes; `left`: those that are still there.
+    """
     changes = dict(
         spo__mode="group",
         spo__mc_rollouts=None,
@@ -95,22 +127,38 @@ def test_group_mode_with_mask_and_masked_kl(task, tmp_path):
         algo__kl__use_loss=True,
         algo__kl__estimator="k3",
         algo__kl__init_coef=0.01,
+        train__num_episodes=50,
         train__colocate_all=None,
         actor__num_gpus_per_node=2,
         ref__num_gpus_per_node=2,
         train__colocate_actor_ref=True,
-        vllm__num_engines=2,
     )
-    run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
-    assert len(run["steps"]) == 2
-    for metrics in run["steps"]:
+    run_dir = tmp_path_factory.mktemp("group")
+    process = stack.start(stack.options(task, run_dir, **changes))
+    stack.wait_for_events(process, run_dir, "step", 2)
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGINT)
+    run = stack.finish(process, run_dir, status=130)
+    left = [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    return SimpleNamespace(run=run, started=started, left=left)
+
+
+def test_group_mode_with_mask_and_masked_kl(group_run):
+    steps = group_run.run["steps"]
+    for metrics in steps:
         assert metrics["rollout/mc_tokens"] == 0 and 0 < metrics["mask_density"] < 0.9
         assert metrics["rollout/logprob_gap_max"] < 1e-3 and metrics["actor_grad_norm"] > 0
-    assert run["steps"][1]["kl"] > run["steps"][0]["kl"] >= 0
+    assert steps[1]["kl"] > steps[0]["kl"] >= 0
+
+
+def test_interrupt_leaves_nothing_running(group_run):
+    assert "interrupted" in group_run.run["stdout"].splitlines()[-1]
+    assert len(group_run.started) > 5 and group_run.left == []
+    assert not group_run.run["summary"]["finished"]
 
 
 def test_continuations_are_trained_too(task, tmp_path):
-    """With the segment ratio level, two policy ranks and a batch that continuations have to fill."""
+    """With the segment ratio level, two policy ranks, two engines and a batch that continuations have to fill."""
     changes = dict(
         spo__train_continuations=True,
         spo__ratio_level="segment",
@@ -133,35 +181,3 @@ def test_continuations_are_trained_too(task, tmp_path):
         assert metrics["rollout/mc_states"] == round(metrics["segments"] * 32) - 32, (
             "metrics are those of the responses"
         )
-
-
-def test_interrupt_leaves_nothing_running(task, tmp_path):
-    process = stack.start(stack.options(task, tmp_path, train__num_episodes=50))
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline and not (metrics.exists() and '"event": "step"' in metrics.read_text()):
-        assert process.poll() is None, process.stdout.read() + process.stderr.read()
-        time.sleep(1)
-    started = psutil.Process(process.pid).children(recursive=True)
-    assert len(started) > 5
-    os.kill(process.pid, signal.SIGINT)
-    stdout, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted" in stdout.splitlines()[-1]
-    assert [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
-    assert '"finished": false' in (tmp_path / "run" / "summary.json").read_text()
-
-
-def test_a_reward_that_fails_while_training_stops_the_run_with_one_line(task, tmp_path):
-    reward = tmp_path / "reward.py"
-    # An empty response is graded before the engines start; this one fails on the first real response.
-    reward.write_text(
-        "def reward_func(queries, prompts, labels):\n"
-        "    if len(queries[0]) > len(prompts[0]):\n"
-        "        raise KeyError('answer sheet')\n"
-        "    return {'rewards': [0.0]}\n"
-    )
-    process = stack.start(stack.options(task, tmp_path, reward__remote_url=reward))
-    stdout, stderr = process.communicate(timeout=stack.LIMIT_S)
-    assert process.returncode == 2, stdout + stderr
-    assert stdout.splitlines()[-1].startswith("spo-train: error: --reward.remote_url") and "answer sheet" in stdout
-    assert "Traceback" not in stdout + stderr
