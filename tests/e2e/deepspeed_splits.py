@@ -10,13 +10,14 @@ import multiprocessing
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import stack
 import torch
+import transformers.models.qwen2.modeling_qwen2  # noqa: F401  (before forking)
 
 from spo_rlhf import upstream
 from spo_rlhf.cli.train import parse
-from spo_rlhf.core.advantages import normalize  # noqa: F401  (loaded before forking)
 from spo_rlhf.trainer.actor import SegmentPolicyActor
 
 LAYOUTS = [(1, 8), (1, 2), (2, 2), (4, 1)]
@@ -59,28 +60,32 @@ def batch() -> list[upstream.Experience]:
     return samples
 
 
-def one_rank(task: Path, level: str, ranks: int, rank: int, micro_batch: int, port: int, out: Path) -> None:
-    torch.set_num_threads(1)
-    options = stack.options(
-        task,
-        out,
-        rollout__batch_size=RESPONSES,
-        rollout__n_samples_per_prompt=1,
-        rollout__micro_batch_size=1,
-        train__batch_size=RESPONSES,
-        train__micro_batch_size=micro_batch,
-        actor__num_gpus_per_node=ranks,
-        ref__num_gpus_per_node=ranks,
-        vllm__num_engines=ranks,
-        spo__prob_threshold=THRESHOLD,
-        algo__kl__init_coef=0.1,
-        actor__max_norm=1e9,
-        actor__lr_scheduler="constant",
-        spo__ratio_level=level,
-        algo__advantage__is_correction_level="off" if level == "token" else "seq",
-        algo__advantage__is_correction_threshold=(0, 1e9),
+def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Path) -> SimpleNamespace:
+    args, _ = parse(
+        stack.options(
+            task,
+            out,
+            rollout__batch_size=RESPONSES,
+            rollout__n_samples_per_prompt=1,
+            rollout__micro_batch_size=1,
+            train__batch_size=RESPONSES,
+            train__micro_batch_size=micro_batch,
+            actor__num_gpus_per_node=ranks,
+            ref__num_gpus_per_node=ranks,
+            vllm__num_engines=ranks,
+            spo__prob_threshold=THRESHOLD,
+            algo__kl__init_coef=0.1,
+            actor__max_norm=1e9,
+            actor__lr_scheduler="constant",
+            spo__ratio_level=level,
+            algo__advantage__is_correction_level="off" if level == "token" else "seq",
+            algo__advantage__is_correction_threshold=(0, 1e9),
+        )
     )
-    args, _ = parse(options)
+    return args
+
+
+def one_rank(args: SimpleNamespace, task: Path, ranks: int, rank: int, port: int, out: Path) -> None:
     actor = SegmentPolicyActor(ranks, rank, "127.0.0.1", port)
     actor.init_model_from_pretrained(upstream.get_strategy(args), str(task / "model"), 1, None)
     for sample in batch()[rank::ranks]:
@@ -88,19 +93,21 @@ def one_rank(task: Path, level: str, ranks: int, rank: int, micro_batch: int, po
     status = actor.fit(0.1)
     model = actor.actor.model.module
     vector = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    torch.save({"weights": vector, "status": status}, out / f"{ranks}-{micro_batch}-{rank}.pt")
+    torch.save({"weights": vector, "status": status}, out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt")
 
 
 def main(task: Path, out: Path, levels: list[str]) -> None:
+    torch.set_num_threads(1)  # a forked process could not use the threads of this one
     context = multiprocessing.get_context("fork")
     for level, (ranks, micro_batch) in itertools.product(levels, LAYOUTS):
         (out / level).mkdir(exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        # Checked here, so that what this loads is loaded once.
+        args = configuration(task, level, ranks, micro_batch, out / level)
         processes = [
-            context.Process(target=one_rank, args=(task, level, ranks, rank, micro_batch, port, out / level))
-            for rank in range(ranks)
+            context.Process(target=one_rank, args=(args, task, ranks, rank, port, out / level)) for rank in range(ranks)
         ]
         for process in processes:
             process.start()

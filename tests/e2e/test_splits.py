@@ -1,5 +1,6 @@
 """One optimizer step of the real actor on DeepSpeed: the same weights for any split over micro-batches and gloo ranks."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,13 @@ def results(task, tmp_path_factory) -> Path:
     """A folder for each level with what every rank of every layout came to, all from one process that loads the stack."""
     folder = tmp_path_factory.mktemp("results")
     script = stack.ROOT / "tests" / "e2e" / "deepspeed_splits.py"
+    # As spo-train does it: with another ninja DeepSpeed would compile its operators again, here and in the next training.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(
         [sys.executable, str(script), str(task), str(folder), *LEVELS],
         capture_output=True,
         text=True,
-        env=stack.environment(),
+        env={**stack.environment(), "PATH": path},
         cwd=stack.ROOT,
         timeout=800,
     )
