@@ -4,7 +4,7 @@
 #   bash tests/run.sh                  install, lint, format, types, fast tests, tests on the real stack
 #   bash tests/run.sh --lint           lint, format, types: a minute
 #   bash tests/run.sh --fast           the tests that start no engine: some minutes
-#   bash tests/run.sh --e2e            the tests on the real stack (Ray, vLLM, DeepSpeed): half an hour or more
+#   bash tests/run.sh --e2e            the tests on the real stack (Ray, vLLM, DeepSpeed): a quarter of an hour or more
 #   bash tests/run.sh ARGUMENTS        pytest alone, with these: tests/core -k tree. Its long options come after a --: -- --lf
 #   SPO_SLOW=1 bash tests/run.sh       every script, two-node SLURM trainings and more as well, half an hour on top
 #

@@ -1,5 +1,6 @@
 """SPO-tree on the real stack: what is trained, what waits, and a run that goes on from its checkpoint."""
 
+import json
 import shutil
 
 import pytest
@@ -70,18 +71,26 @@ def test_a_token_budget_ends_the_run(unbroken):
 def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
     """From step 2, buffer included: the same trees, the same nodes, the same weights as the run that was not interrupted.
 
-    Its budget is what both have generated, to the token, and what came before the checkpoint counts.
+    Its budget is what both have generated, to the token, and what came before the checkpoint counts. The record goes on
+    as well: the steps before the checkpoint stand in it, those that the checkpoint does not have are set aside.
     """
     unbroken_dir, whole = unbroken
     shutil.copytree(unbroken_dir / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(unbroken_dir / "run", tmp_path / "run")
     actor = tmp_path / "checkpoints" / "_actor"
     shutil.rmtree(actor / f"global_step{STEPS}")
     (actor / "latest").write_text("global_step2")
     budget = round(whole["steps"][-1]["rollout/total_tokens"])
     run = stack.train(options(task, tmp_path, ckpt__load_enable=True, spo__token_budget=budget), tmp_path)
     assert "no replay buffer" not in run["stdout"]
-    assert len(run["steps"]) == 2
-    for resumed, expected in zip(run["steps"], whole["steps"][2:]):
+    assert "goes on from step 2" in run["stdout"]
+    assert len(run["steps"]) == STEPS and run["steps"][:2] == whole["steps"][:2]
+    assert [event["first_step"] for event in stack.events(tmp_path, "plan")] == [0, 2]
+    cut = (tmp_path / "run" / "metrics.cut.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [event["step"] for event in map(json.loads, cut) if event["event"] == "step"] == [3, 4]
+    for name in ("steps", "generated_tokens", "mc_tokens", "finished"):
+        assert run["summary"][name] == whole["summary"][name], name
+    for resumed, expected in zip(run["steps"][2:], whole["steps"][2:], strict=True):
         for name, value in expected.items():
             if name.startswith(("rollout/", "tree/", "replay/")) and not name.endswith(
                 ("gap_max", "cached_tokens", "hit_rate")
