@@ -10,7 +10,6 @@ from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.base import Method
 
 KL_SCOPES = ("all", "masked")
-PRESETS = tuple(sorted({name for method in METHODS.values() for name in method.presets}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +26,8 @@ class SpoConfig:
     )
     preset: str | None = option(
         parse=str,
-        choices=PRESETS,
         default_text="none",
+        metavar="NAME",
         help="settings by name, for what the command does not set itself; paper: those of the paper's runs for this mode",
     )
     plugin: tuple[str, ...] = option(

@@ -8,6 +8,7 @@ from pathlib import Path
 from spo_rlhf.cli.spo_options import default_text
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.options import Option, declared
+from spo_rlhf.host.command import OneLineParser, run_command
 from spo_rlhf.host.files import replace_text
 
 PROGRAM = "options_page"
@@ -52,7 +53,12 @@ def _row(option: Option) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
+    return run_command(PROGRAM, lambda: run(argv))
+
+
+def run(argv: list[str] | None) -> None:
+    """Print or write the page. Raises UserError."""
+    parser = OneLineParser(
         prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there instead of printing it")
@@ -61,7 +67,6 @@ def main(argv: list[str] | None = None) -> int:
         replace_text(args.write, page())
     else:
         print(page(), end="")
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ def apply(flat: argparse.Namespace, explicit: set[str]) -> None:
         return
     presets = METHODS.choose(options["spo.mode"]).presets
     if options["spo.preset"] not in presets:
-        raise UserError(f"--spo.preset {options['spo.preset']}: --spo.mode {options['spo.mode']} has no such settings")
+        there_are = f"choose one of {', '.join(presets)}" if presets else "it has none"
+        raise UserError(
+            f"--spo.preset {options['spo.preset']}: --spo.mode {options['spo.mode']} has no such settings; {there_are}"
+        )
     chosen = {name: value for name, value in presets[options["spo.preset"]].items() if name not in explicit}
     after = {**options, **chosen}
     ours = {f"spo.{option.flag}": option for option in declared(SpoConfig)}

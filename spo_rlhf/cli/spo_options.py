@@ -16,9 +16,13 @@ from spo_rlhf.methods.base import SetOption
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the `--spo.*` group and `--dry-run` to OpenRLHF's parser."""
+    """Add the `--spo.*` group and `--dry-run` to OpenRLHF's parser. Raises UserError for parts that cannot be offered."""
     group = parser.add_argument_group("Segment Policy Optimization (--spo.*)")
-    for option in declared(SpoConfig):
+    try:
+        options = declared(SpoConfig)
+    except ValueError as error:  # a plugin's part: those of the package are tested
+        raise UserError(f"--spo.plugin: {error}") from None
+    for option in options:
         group.add_argument(f"--spo.{option.flag}", **_argument(option))
     parser.add_argument(
         "--dry-run",

@@ -15,6 +15,7 @@ all read `declared`:
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -147,7 +148,10 @@ def own(cls: type) -> list[Option]:
 
 
 def declared(cls: type) -> list[Option]:
-    """All options below a part, each flag once, with its owners. Raises ValueError for a flag declared in two ways."""
+    """All options below a part, each flag once, with its owners.
+
+    Raises ValueError for a flag declared in two ways, and for a part whose class is no dataclass.
+    """
     found: dict[str, Option] = {}
     for path, one in _walk(cls, ()):
         known = found.get(one.flag)
@@ -164,8 +168,15 @@ def _walk(cls: type, path: Path) -> Iterator[tuple[Path, Option]]:
     for one in own(cls):
         yield path, one
         for name, part in (one.parts or {}).items():
+            if isinstance(part, type) and not _is_own_dataclass(part):
+                raise ValueError(f"{one.flag} {name}: {part.__name__} is no dataclass; write @dataclass(..) above it")
             if dataclasses.is_dataclass(part):
                 yield from _walk(part if isinstance(part, type) else type(part), (*path, (one.flag, name)))
+
+
+def _is_own_dataclass(part: type) -> bool:
+    """A dataclass, and not only by inheritance while it has fields of its own: those would be no options."""
+    return dataclasses.is_dataclass(part) and not any(isinstance(one, dataclasses.Field) for one in vars(part).values())
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:
@@ -229,7 +240,7 @@ def _check_value(one: Option, value: Any) -> None:
     if one.parse in (int, float):
         kinds = (int,) if one.parse is int else (int, float)
         whole = "a whole number" if one.parse is int else "a number"
-        if isinstance(value, bool) or not isinstance(value, kinds):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
             raise OptionError(one.field, one.flag, value, f"give {whole} {one.bounds}".rstrip())
         if not one.bounds.holds(value):
             raise OptionError(one.field, one.flag, value, f"must be {one.bounds}")

@@ -36,7 +36,7 @@ def refused(task, tmp_path, capfd):
 
 
 CONTRADICTIONS = [
-    (dict(spo__preset="papers"), "invalid choice: 'papers'"),
+    (dict(spo__preset="papers"), "--spo.mode chain has no such settings; choose one of paper"),
     (dict(spo__partition="fixed"), "--spo.segment_length"),
     (dict(spo__segment_length=10), "--spo.partition fixed"),
     (dict(spo__partition="newline", spo__cutpoint_interval=3), "--spo.partition cutpoint"),

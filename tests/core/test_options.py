@@ -124,6 +124,25 @@ def test_one_flag_declared_in_two_ways_is_refused_and_in_one_way_has_two_owners(
         del SHAPES["same"]
 
 
+@pytest.mark.parametrize("base", [object, Small])
+def test_a_part_whose_fields_would_be_no_options_is_refused(base) -> None:
+    class Undecorated(base):
+        length: int = option(3, help="of it")
+
+    SHAPES.register("undecorated")(Undecorated)
+    try:
+        with pytest.raises(ValueError, match="shape undecorated: Undecorated is no dataclass"):
+            declared(Whole)
+    finally:
+        del SHAPES["undecorated"]
+
+
+def test_numbers_are_finite() -> None:
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(OptionError, match="give a number"):
+            build(Whole, {"limit": value})
+
+
 def test_errors_carry_flag_and_value_for_the_command_line() -> None:
     with pytest.raises(OptionError) as refusal:
         build(Whole, {"small_size": 0})
