@@ -12,6 +12,12 @@ from spo_rlhf.methods.base import Method
 KL_SCOPES = ("all", "masked")
 
 
+def mask_by_mode() -> str:
+    """The default of --spo.prob_mask in words."""
+    on, off = ([name for name, one in METHODS.items() if one.masks_by_default is wanted] for wanted in (True, False))
+    return f"on with {', '.join(on)}; off with {', '.join(off)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpoConfig:
     """The `--spo.*` options, resolved. Travels with the arguments to every actor. Raises OptionError."""
@@ -20,9 +26,7 @@ class SpoConfig:
         "mode",
         METHODS,
         "chain",
-        help="chain: segment advantages from Monte Carlo values, no critic; tree: segment advantages from a tree of "
-        "responses, whose nodes are all trained; group: one advantage per response by --algo.advantage.estimator "
-        "(GRPO unless set; gae trains a critic)",
+        help="how responses are sampled and credited",
     )
     preset: str | None = option(
         parse=str,
@@ -48,7 +52,7 @@ class SpoConfig:
     )
     prob_mask: bool | None = option(
         parse=bool,
-        default_text="on with chain and tree, off with group",
+        default_text=mask_by_mode,
         help="train only tokens below the threshold",
     )
     kl_scope: str = option(
@@ -61,7 +65,7 @@ class SpoConfig:
         "advantage_norm",
         NORMALIZERS,
         "none",
-        help="batch: whiten advantages over the unmasked tokens of the whole rollout batch",
+        help="what is done to the advantages of a whole rollout batch",
     )
     ratio_level: str = option(
         "token",

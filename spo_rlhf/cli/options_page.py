@@ -46,9 +46,10 @@ def table(options: Iterable[Option]) -> list[str]:
 
 def _row(option: Option) -> str:
     flags = f"`--spo.{option.flag}`" + (f", `--no-spo.{option.flag}`" if option.is_switch else "")
+    meaning = option.meaning()
     names = f"; one of {', '.join(f'`{name}`' for name in option.names() or ())}" if option.names() else ""
     bounds = f"; {option.bounds}" if str(option.bounds) else ""
-    return f"| {flags} | {default_text(option)} | {option.help}{names}{bounds} |"
+    return f"| {flags} | {default_text(option)} | {meaning}{names}{bounds} |"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -61,7 +61,7 @@ def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def default_text(option: Option) -> str:
     """The default as people write it."""
     if option.default_text is not None:
-        return option.default_text
+        return option.default_text if isinstance(option.default_text, str) else option.default_text()
     if option.required:
         return "none, required"
     if option.is_switch:
@@ -73,7 +73,7 @@ def help_text(option: Option) -> str:
     """Meaning, bounds, owner and default of an option, in one sentence."""
     bounds = f"; {option.bounds}" if str(option.bounds) else ""
     owner = f"{option.where()}; " if option.where() else ""
-    return f"{option.help}{bounds} ({owner}default: {default_text(option)})"
+    return f"{option.meaning()}{bounds} ({owner}default: {default_text(option)})"
 
 
 def explicit_options(parser: argparse.ArgumentParser, argv: list[str]) -> set[str]:

@@ -74,6 +74,14 @@ class Normalizer:
 
     def __call__(self, adv_N: Floats, mask_N: Sequence[bool] | np.ndarray) -> np.ndarray:
         """Advantages (N,) of all tokens of the batch and which of them are under the loss -> new ones (N,)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unchanged(Normalizer):
+    """They stay as they are."""
+
+    def __call__(self, adv_N: Floats, mask_N: Sequence[bool] | np.ndarray) -> np.ndarray:
         return np.array(adv_N, dtype=np.float64)
 
 
@@ -87,4 +95,4 @@ class Whiten(Normalizer):
         return normalize(adv_N, mask_N)
 
 
-NORMALIZERS: Registry[type[Normalizer]] = Registry("advantage norm", {"none": Normalizer, "batch": Whiten})
+NORMALIZERS: Registry[type[Normalizer]] = Registry("advantage norm", {"none": Unchanged, "batch": Whiten})

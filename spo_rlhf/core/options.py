@@ -15,6 +15,7 @@ all read `declared`:
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Option:
     field: str  # the dataclass says this
     help: str
     default: Any = None
-    default_text: str | None = None
+    default_text: str | Callable[[], str] | None = None  # a function where it depends on what is in a table
     parse: Callable[[str], Any] = str
     bounds: Bounds = Bounds()
     required: bool = False  # a part that has it cannot do without
@@ -84,9 +85,26 @@ class Option:
         """What may be chosen; None where anything may be given."""
         return tuple(self.parts) if self.parts is not None else self.choices
 
+    def meaning(self) -> str:
+        """The help, with what each part says of itself where one is chosen: the first paragraph of its docstring."""
+        told = [(name, first_paragraph(part)) for name, part in (self.parts or {}).items()]
+        return "; ".join([self.help, *(f"{name}: {decapitalized(text)}" for name, text in told if text)])
+
     def where(self) -> str:
         """Whose option it is, as the command says it; empty where it is everybody's."""
         return " or ".join(", ".join(f"--spo.{flag} {name}" for flag, name in path) for path in self.owners if path)
+
+
+def first_paragraph(part: Any) -> str:
+    """Of a part's own docstring, on one line without its full stop; empty where it has none."""
+    text = inspect.cleandoc(part.__doc__ or "").partition("\n\n")[0]
+    generated = isinstance(part, type) and text.startswith(f"{part.__name__}(")  # dataclass() writes one of its own
+    return "" if generated else " ".join(text.split()).rstrip(".")
+
+
+def decapitalized(text: str) -> str:
+    """The text for the middle of a sentence; an abbreviation stays as it is."""
+    return text if text[1:2].isupper() else text[0].lower() + text[1:]
 
 
 def option(
@@ -94,7 +112,7 @@ def option(
     *,
     help: str,
     flag: str | None = None,
-    default_text: str | None = None,
+    default_text: str | Callable[[], str] | None = None,
     parse: Callable[[str], Any] | None = None,
     at_least: float | None = None,
     above: float | None = None,

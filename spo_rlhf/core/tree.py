@@ -155,15 +155,18 @@ def values(parent_N: Sequence[int], reward_N: Floats) -> np.ndarray:
 
 
 def _against_mean(value_B: np.ndarray) -> np.ndarray:
+    """The value of the parent."""
     return value_B - value_B.mean()
 
 
 def _against_others(value_B: np.ndarray) -> np.ndarray:
+    """The mean of the other siblings."""
     # V minus the mean of the others; an only child has nobody to be compared with.
     return _against_mean(value_B) * len(value_B) / max(len(value_B) - 1, 1)
 
 
 def _over_std(value_B: np.ndarray) -> np.ndarray:
+    """The value of the parent, over the siblings' standard deviation."""
     return _against_mean(value_B) / (value_B.std() + STD_EPSILON)
 
 

@@ -32,7 +32,10 @@ from spo_rlhf.rollout.records import Rollout, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(SegmentMethod):
-    """Segment advantages from Monte Carlo values, no critic (https://arxiv.org/abs/2505.23564)."""
+    """Segment advantages from Monte Carlo values, no critic.
+
+    https://arxiv.org/abs/2505.23564
+    """
 
     partition: Partition = choice("partition", PARTITIONS, "cutpoint", help="how a response is cut into segments")
     estimator: Estimator = choice(

@@ -14,7 +14,10 @@ ESTIMATORS = ("gae", "group_norm", "rloo", "reinforce_baseline", "dr_grpo", "rei
 
 @dataclass(frozen=True, kw_only=True)
 class Group(Method):
-    """One advantage per response. Also how held-out prompts are sampled, whatever is trained."""
+    """One advantage per response by --algo.advantage.estimator (GRPO unless set; gae trains a critic).
+
+    Also how held-out prompts are sampled, whatever is trained.
+    """
 
     presets = {"paper": {**PAPER_GSM8K, "algo.advantage.estimator": "group_norm"}}
 

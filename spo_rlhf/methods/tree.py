@@ -38,7 +38,10 @@ IDLE_ITERATIONS, IDLE_LIFETIMES = 8, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Tree(SegmentMethod):
-    """Segment advantages from a tree of responses, whose nodes are all trained (https://arxiv.org/abs/2505.23564)."""
+    """Segment advantages from a tree of responses, whose nodes are all trained.
+
+    https://arxiv.org/abs/2505.23564
+    """
 
     branching: tuple[int, ...] = option(
         (6, 6, 6),
@@ -60,8 +63,7 @@ class Tree(SegmentMethod):
         "tree_advantage",
         core.ADVANTAGES,
         "mean",
-        help="of a node: against the value of the parent (mean), the other siblings (loo), or over the siblings' "
-        "standard deviation (std)",
+        help="what the value of a node is compared with",
     )
     # As in the official runs: 8 x 32 is about the 258 nodes of a 6-6-6 tree.
     replay_max_age: int = option(

@@ -19,7 +19,8 @@ from spo_rlhf.rollout.protocol import Completion, Engine, Grade, ResponseGrader
 
 TokenTexts = Callable[[Sequence[int]], list[str]]
 MONTE_CARLO = MonteCarlo()
-StateValues = dict[tuple[int, ...], "asyncio.Task[values.ValueEstimate]"]
+# (response prefix, number of continuations) -> the value that was asked for
+StateValues = dict[tuple[tuple[int, ...], int], "asyncio.Task[values.ValueEstimate]"]
 
 
 @dataclass
@@ -132,9 +133,10 @@ class PromptRollout(PromptSampler):
         return Response(completion, await self._grade((), completion))
 
     def _value(self, prefix: tuple[int, ...], num_rollouts: int) -> "asyncio.Task[values.ValueEstimate]":
-        if prefix not in self._state_values:
-            self._state_values[prefix] = asyncio.ensure_future(self._monte_carlo(prefix, num_rollouts))
-        return self._state_values[prefix]
+        asked = prefix, num_rollouts
+        if asked not in self._state_values:
+            self._state_values[asked] = asyncio.ensure_future(self._monte_carlo(prefix, num_rollouts))
+        return self._state_values[asked]
 
     async def _monte_carlo(self, prefix: tuple[int, ...], num_rollouts: int) -> values.ValueEstimate:
         self.counts.mc_requests += 1

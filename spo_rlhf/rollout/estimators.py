@@ -19,7 +19,7 @@ from spo_rlhf.rollout.prompt import gather
 class AskValue(Protocol):
     """Value of the state behind the first `position` response tokens, from `rollouts` continuations.
 
-    Without `rollouts` as many as --spo.mc_rollouts says. A state is asked once: to ask again gives the same answer.
+    Without `rollouts` as many as --spo.mc_rollouts says. To ask again for as many gives the same answer.
     """
 
     def __call__(self, position: int, rollouts: int | None = None) -> Awaitable[ValueEstimate]: ...

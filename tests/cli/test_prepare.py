@@ -13,6 +13,7 @@ import pytest
 
 from spo_rlhf.cli import prepare
 from spo_rlhf.host.files import whole_or_nothing
+from spo_rlhf.tasks import make
 from spo_rlhf.tasks.arithmetic import PROMPT_TEMPLATE
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +34,8 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def few_supervised(monkeypatch):
     """As many problems for the warm-up as the vocabulary needs, for tests that take a step or none of it."""
-    assert prepare.SUPERVISED_PROBLEMS > 2048
-    monkeypatch.setattr(prepare, "SUPERVISED_PROBLEMS", 2048)
+    assert make.SUPERVISED_PROBLEMS > 2048
+    monkeypatch.setattr(make, "SUPERVISED_PROBLEMS", 2048)
 
 
 def rows(path: Path) -> list[dict]:
@@ -47,7 +48,7 @@ def test_what_it_writes(finished):
     names = sorted(path.name for path in output.iterdir())
     assert names == ["model", "prepare.json", "sft.jsonl", "test.jsonl", "train.jsonl"]
     number_of_rows = {name: len(rows(output / f"{name}.jsonl")) for name in ("train", "test", "sft")}
-    assert number_of_rows == {"train": 20, "test": 10, "sft": prepare.SUPERVISED_PROBLEMS}
+    assert number_of_rows == {"train": 20, "test": 10, "sft": make.SUPERVISED_PROBLEMS}
     record = json.loads((output / "prepare.json").read_text(encoding="utf-8"))
     assert record["settings"]["warm_up_steps"] == record["steps"] == 0 and 0 <= record["accuracy"] <= 1
     assert [path.name for path in output.parent.iterdir()] == ["task"], "nothing temporary stays"

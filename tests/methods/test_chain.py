@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from spo_rlhf.core.advantages import Normalizer, Whiten
+from spo_rlhf.core.advantages import Normalizer, Unchanged, Whiten
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.methods.chain import Chain, join, segment_logs
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -92,7 +92,7 @@ def rollout(samples, continuations) -> Rollout:
 
 
 def test_metrics_are_those_of_the_responses():
-    made, metrics = supply(Normalizer())[0].exchange([rollout(RESPONSES, CONTINUATIONS)], 0)
+    made, metrics = supply(Unchanged())[0].exchange([rollout(RESPONSES, CONTINUATIONS)], 0)
     assert len(made) == 12 and [one.sample for one in made[:4]] == RESPONSES
     assert metrics["rollout/reward_mean"] == metrics["reward"] == metrics["value_prompt"] == 0.25
     assert metrics["segments"] == 3 and metrics["rollout/response_length_mean"] == 4
@@ -103,12 +103,12 @@ def test_a_norm_that_moves_zero_leaves_no_response_idle():
     idle = [sample(token, 0.0, advantage=0.0) for token in range(40, 44)]
     kept, _ = supply(Whiten(), batch_size=8)[0].exchange([rollout([*RESPONSES, *idle], CONTINUATIONS[:3])], 0)
     assert [one.sample for one in kept] == [*RESPONSES, *idle]
-    some, _ = supply(Normalizer(), batch_size=8)[0].exchange([rollout([*RESPONSES, *idle], CONTINUATIONS[:3])], 0)
+    some, _ = supply(Unchanged(), batch_size=8)[0].exchange([rollout([*RESPONSES, *idle], CONTINUATIONS[:3])], 0)
     assert len(some) == 8 and sum(one.sample in CONTINUATIONS for one in some) == 3
 
 
 def test_responses_that_do_not_fill_a_step_are_told_and_left_out():
-    filler, notes = supply(Normalizer())
+    filler, notes = supply(Unchanged())
     made, _ = filler.exchange([rollout(RESPONSES[:3], [])], 0)
     assert made == [] and "3 of 3 samples do not fill a --train.batch_size of 4" in notes[0]
 
