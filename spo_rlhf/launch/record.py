@@ -117,7 +117,7 @@ class RunRecord:
         if step == self.first_step + 1 and times > DEAR_MONTE_CARLO:
             self.console.line(
                 f"note: Monte Carlo takes {times:.0f} times the responses' tokens; fewer boundaries"
-                " (--spo.cutpoint_interval) or continuations (--spo.mc_rollouts) take less"
+                " (a coarser --spo.partition) or continuations (--spo.mc_rollouts) take less"
             )
 
     def _show_eval(self, event: dict[str, Any]) -> None:

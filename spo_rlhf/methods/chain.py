@@ -29,6 +29,8 @@ from spo_rlhf.rollout.chain import Continuation, PromptRollout, Response
 from spo_rlhf.rollout.estimators import ESTIMATORS, Estimator
 from spo_rlhf.rollout.records import Rollout, Sample
 
+TRIAL_WORDS = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(SegmentMethod):
@@ -60,6 +62,7 @@ class Chain(SegmentMethod):
 
     def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
         super().refuse(options, explicit)
+        self._try_partition()
         if self.train_continuations and self.mc_rollouts < 2:
             raise UserError(
                 "--spo.train_continuations needs --spo.mc_rollouts of at least 2: a continuation alone has no siblings"
@@ -68,6 +71,16 @@ class Chain(SegmentMethod):
             raise UserError(
                 "--rollout.vllm_generate_batch_size does not go with --spo.train_continuations; set --rollout.batch_size"
             )
+
+    def _try_partition(self) -> None:
+        """A partition of the user's own that cannot cut fails here, not on the engines."""
+        prob_T, text_T = [0.5, 0.99] * TRIAL_WORDS, ["word ", "ends.\n"] * TRIAL_WORDS
+        try:
+            self.partition.boundaries(prob_T, text_T)
+        except Exception as error:
+            name = name_of(PARTITIONS, self.partition)
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"--spo.partition {name} cannot cut a response of {len(prob_T)} tokens ({what})") from error
 
     def text_flag(self) -> str | None:
         return f"--spo.partition {name_of(PARTITIONS, self.partition)}" if self.partition.needs_text else None

@@ -1,10 +1,13 @@
 """Continuations that join the batch: whole optimizer steps, a draw that does not depend on order, metrics of responses alone."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 
 from spo_rlhf.core.advantages import Normalizer, Unchanged, Whiten
+from spo_rlhf.core.partition import PARTITIONS, Partition
+from spo_rlhf.errors import UserError
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.methods.chain import Chain, join, segment_logs
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -115,3 +118,19 @@ def test_responses_that_do_not_fill_a_step_are_told_and_left_out():
 
 def test_without_anything_there_is_nothing_to_train():
     assert join([], [], batch_size=4, seed=(1, 0))[:2] == ([], [])
+
+
+def test_a_partition_that_cannot_cut_is_refused_before_anything_starts():
+    @dataclass(frozen=True, kw_only=True)
+    class Broken(Partition):
+        def cut(self, prob_T, text_T):
+            return [0, len(prob_T) + 1]
+
+    options = {"spo.mode": "chain", "reward.remote_url": "reward.py", "data.max_images_per_prompt": 0}
+    PARTITIONS["broken"] = Broken
+    try:
+        with pytest.raises(UserError, match="--spo.partition broken cannot cut a response of 40 tokens"):
+            Chain(partition=Broken()).refuse(options, set())
+        Chain().refuse(options, set())
+    finally:
+        del PARTITIONS["broken"]
