@@ -1,6 +1,7 @@
 """Are two single values the same: numbers, quantities, angles, numerals with a base, expressions?"""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 from spo_rlhf.graders.algebra import algebraically_equal, mathematical
@@ -9,6 +10,7 @@ from spo_rlhf.graders.normalize import squash
 from spo_rlhf.graders.numbers import Quantity, compatible_units, quantity, same_quantity
 from spo_rlhf.graders.structure import as_text, split_top
 from spo_rlhf.graders.units import DEGREE, RADIAN
+from spo_rlhf.graders.vocabulary import Label, senses_of
 from spo_rlhf.graders.words import ONES, lone_number
 
 MAX_SIDES = 4
@@ -38,8 +40,8 @@ class Scalars:
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
         gold_q, answer_q = quantity(gold), quantity(answer)
-        if gold_q.value is not None and (number := lone_number(answer)):
-            answer_q = quantity(number)
+        if gold_q.value is not None and (said := lone_number(answer)):
+            answer_q = _in_sentence(said, answer, gold_q)
         if (
             not is_literal(answer_q.core)
             and squash(gold_q.core) != squash(answer_q.core)
@@ -109,6 +111,14 @@ class Scalars:
         return False
 
 
+def _in_sentence(said: str, sentence: str, gold: Quantity) -> Quantity:
+    """The quantity that a sentence says, with the senses of all its words: "a loss of 5" is not 5 of profit."""
+    found = quantity(said)
+    if found.value is None and gold.label == Label():
+        found = quantity(said.split(" ")[0])
+    return replace(found, label=replace(found.label, senses=found.label.senses | senses_of(sentence)))
+
+
 def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: re.Match | None) -> bool:
     """Numerals with a base: equal digits, and equal bases unless one side leaves the base out."""
     digits = [
@@ -119,7 +129,7 @@ def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: 
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[\s.]", "", text.lower())
+    return re.sub(r"\s|(?<=[a-z])\.", "", text.lower())
 
 
 def _words(text: str) -> str:

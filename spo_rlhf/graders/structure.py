@@ -242,5 +242,5 @@ def is_text(text: str) -> bool:
 def as_text(text: str) -> str:
     """Words in lower case, without \\text{}, punctuation, brackets around the whole and a leading article."""
     text = _TEXT_BLOCK.sub(lambda m: f" {m.group(1)} ", text).replace("\\", " ")
-    text = re.sub(r"(?<=\w)\.(?=\w|\s|$)|[\"',;:!?.(){}\[\]]", "", text.lower())
-    return re.sub(r"^(?:the|an|a) (?=\w\w)", "", " ".join(text.replace("-", " ").split()))
+    text = re.sub(r"(?<!\d)\.|\.(?!\d)|[\"',;!?(){}\[\]]|:(?!\d)", "", text.lower())
+    return re.sub(r"^(?:the|an|a) (?=\w\w)", "", " ".join(re.sub(r"-(?!\d)", " ", text).split()))
