@@ -73,7 +73,7 @@ class _Comparison:
             return self._same_collection(gold, answer)
         if gold.kind != answer.kind:
             if {gold.kind, answer.kind} == {"text", "expr"}:
-                return as_text(gold.text) == as_text(answer.text)
+                return as_text(gold.text) == as_text(answer.text) or self.scalars.same_time(gold.text, answer.text)
             if {gold.kind, answer.kind} == {"matrix", "bracket"}:
                 return self._same_vector(gold, answer)
             return False
@@ -122,6 +122,8 @@ class _Comparison:
         named = [item.name.partition("_")[0] for item in gold_items + answer_items if item.name]
         if len(set(named)) > 1 and len(named) < 2 * len(gold_items):
             return self._in_order(gold_items, answer_items)  # "x=1, y=2" for the pair 1, 2
+        if self.problem.asks_for_order and gold.kind == "list":
+            return self._in_order(gold_items, answer_items)
         left = list(answer_items)
         for item in gold_items:
             match = next((other for other in left if self.same(item, other)), None)

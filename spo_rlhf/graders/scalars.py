@@ -5,6 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from spo_rlhf.graders.algebra import algebraically_equal, mathematical
+from spo_rlhf.graders.clock import clock_time, ratio
 from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
 from spo_rlhf.graders.normalize import squash
 from spo_rlhf.graders.numbers import Quantity, compatible_units, quantity, same_quantity
@@ -18,6 +19,7 @@ _NUMERIC_COMMAND = re.compile(r"\\(?:sqrt|frac|cdot|times|div|pi|binom|log|ln)(?
 _SYMBOL = re.compile(r"[A-Za-z]")
 _BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(?:\\text\{)?\s*(\w+)\s*\}?\s*\}?")
 _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
+_HOUR = re.compile(r"\d{1,2}")
 _EMPTY = ("\\emptyset", "\\{\\}")
 
 
@@ -36,6 +38,8 @@ class Scalars:
             return True
         if _PLAIN_WORDS.fullmatch(gold) and _PLAIN_WORDS.fullmatch(answer) and _letters(gold) == _letters(answer):
             return True
+        if (verdict := self._with_colons(gold, answer)) is not None:
+            return verdict
         gold_base, answer_base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
@@ -59,6 +63,28 @@ class Scalars:
             and gold_q.percent == answer_q.percent
             and self._same_algebra(gold_q, answer_q, name)
         )
+
+    @staticmethod
+    def same_time(gold: str, answer: str) -> bool:
+        """Both are times of day, in words or in figures, and the same."""
+        gold_time, answer_time = clock_time(gold), clock_time(answer)
+        return gold_time is not None and answer_time is not None and gold_time.same(answer_time)
+
+    def _with_colons(self, gold: str, answer: str) -> bool | None:
+        """Times of day and ratios; None where neither is one."""
+        gold_time, answer_time = clock_time(gold), clock_time(answer)
+        marked = [time for time in (gold_time, answer_time) if time and time.marked]
+        if gold_time and answer_time and (marked or not self.problem.asks_for_a_ratio):
+            return gold_time.same(answer_time)
+        if marked:
+            hour = _HOUR.fullmatch(answer if gold_time else gold)  # "5" for "5 p.m."
+            return bool(hour) and (marked[0].hour, marked[0].minute) == (int(hour[0]), 0)
+        gold_ratio, answer_ratio = ratio(gold), ratio(answer)
+        if gold_time and answer_ratio and not self.problem.asks_for_a_ratio:
+            return False  # "1:30" is no ratio, as far as one can see
+        if gold_ratio is None or answer_ratio is None or self.problem.contains(answer):
+            return None
+        return gold_ratio == answer_ratio
 
     def _is_angle(self, gold: Quantity, answer: Quantity) -> bool:
         """One is in degrees and the other in radians, a multiple of pi; and the gold or the problem is in degrees."""
