@@ -84,6 +84,8 @@ _UNIT_RATIO = re.compile(
     rf"\\frac\s*\{{\s*{_UNIT_NAME}\s*\}}\s*\{{\s*{_UNIT_NAME}\s*(?:\^\s*(\d))?\s*\}}"
     rf"|{_UNIT_NAME}\s*(?:\\cdot)?\s*{_UNIT_NAME}\s*\^\s*\{{\s*-1\s*\}}|{_UNIT_NAME}\s*/\s*{_UNIT_NAME}"
 )
+_COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+\.?)")
+_COMPOUND = re.compile(rf"{_COMPOUND_PART.pattern}(?:(?:\s*,|\s+and)?\s*{_COMPOUND_PART.pattern}){{1,3}}")
 _SCALE = re.compile(r"^(.*\d)\s*(\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b(.*)$")
 
 
@@ -133,6 +135,8 @@ def number(text: str) -> Fraction | None:
 
 def quantity(text: str) -> Quantity:
     """Take the unit, currency, words and percent sign off a normalised answer."""
+    if (whole := compound(text)) is not None:
+        return whole
     core, unit, percent, scale, label = _UNIT_RATIO.sub(_joined_units, text.strip()), None, False, 1, Label()
     if match := _CURRENCY.match(core):
         core, unit = match[1] + core[match.end() :], _currency(match[2])
@@ -159,6 +163,27 @@ def quantity(text: str) -> Quantity:
         core = match[1]
     value = number(core)
     return Quantity(core, None if value is None else value * scale, percent, replace(label, unit=label.unit or unit))
+
+
+def compound(text: str) -> Quantity | None:
+    """ "1 hour 30 minutes", "5 ft 6 in" in the first unit; None for anything else.
+
+    Units of one dimension, each smaller than the one before.
+    """
+    plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).split())
+    if not _COMPOUND.fullmatch(plain):
+        return None
+    units, values = [], []
+    for value, name in _COMPOUND_PART.findall(plain):
+        units.append(unit_of(name))
+        values.append(Fraction(value))
+    known = [unit for unit in units if unit is not None]
+    if len(known) < len(units) or len({unit.dimensions for unit in known}) > 1:
+        return None
+    if any(unit.size <= smaller.size for unit, smaller in zip(known, known[1:])):
+        return None
+    total = sum((value * unit.size for value, unit in zip(values, known)), Fraction(0)) / known[0].size
+    return Quantity(str(total), total, label=Label(known[0]))
 
 
 def _joined_units(match: re.Match) -> str:

@@ -17,9 +17,14 @@ from spo_rlhf.graders.words import ONES, lone_number
 MAX_SIDES = 4
 _NUMERIC_COMMAND = re.compile(r"\\(?:sqrt|frac|cdot|times|div|pi|binom|log|ln)(?![A-Za-z])")
 _SYMBOL = re.compile(r"[A-Za-z]")
-_BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(?:\\text\{)?\s*(\w+)\s*\}?\s*\}?")
+# "52_8", "(52)_{8}", "4210_{\\text{five}}", "321 \\text{ (base 5)}", "321 base five".
+_BASE = re.compile(
+    r"\(?\s*([0-9A-F]+|(?=\d)[0-9a-f]+|[a-f]{2,})\s*\)?\s*"
+    r"(?:_\s*\{?\s*(?:\\text\s*\{)?\s*(?:base\s*)?(\w+)|(?:\\text\s*\{)?[\s(]*(?:in\s+)?base[\s-]*(\w+)\s*\)?)\s*\}?\s*\}?"
+)
 _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
 _HOUR = re.compile(r"\d{1,2}")
+_THOUSANDS = re.compile(r"((?:\\?\$\s*)?(\d+(?:\.\d+)?))\s*[kK]")  # "2.5k" where the gold answer is a number
 _EMPTY = ("\\emptyset", "\\{\\}")
 
 
@@ -44,6 +49,8 @@ class Scalars:
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
         gold_q, answer_q = quantity(gold), quantity(answer)
+        if gold_q.value is not None and (match := _THOUSANDS.fullmatch(answer)):
+            answer_q = replace(quantity(match[1]), value=1000 * Fraction(match[2]))
         if gold_q.value is not None and (said := lone_number(answer)):
             answer_q = _in_sentence(said, answer, gold_q)
         if (
@@ -148,10 +155,11 @@ def _in_sentence(said: str, sentence: str, gold: Quantity) -> Quantity:
 def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: re.Match | None) -> bool:
     """Numerals with a base: equal digits, and equal bases unless one side leaves the base out."""
     digits = [
-        match[1] if match else re.sub(r"[\s()]", "", text) for match, text in ((gold_base, gold), (answer_base, answer))
+        (match[1] if match else re.sub(r"[\s()]", "", text)).upper()
+        for match, text in ((gold_base, gold), (answer_base, answer))
     ]
-    bases = {str(ONES.get(match[2], match[2])) for match in (gold_base, answer_base) if match}
-    return digits[0] == digits[1] and len(bases) == 1
+    names = [(match[2] or match[3]).lower() for match in (gold_base, answer_base) if match]
+    return digits[0] == digits[1] and len({str(ONES.get(name, name)) for name in names}) == 1
 
 
 def _letters(text: str) -> str:

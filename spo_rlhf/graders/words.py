@@ -26,6 +26,7 @@ _WORD = re.compile(r"\s*(-)?\s*([A-Za-z]+)")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _PHRASES = {
     r"\emptyset": r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set",
+    r"\mathbb{Z}": r"(?:the set of )?all (?:the )?integers|the (?:set of )?integers",
     r"\mathbb{R}": r"(?:the set of )?all (?:real numbers|reals)|(?:the )?(?:set of )?real numbers",
     r"\infty": r"(?:positive )?infinity",
     r"-\infty": r"(?:negative|minus) infinity",
