@@ -7,7 +7,12 @@ math-verify on latex2sympy2_extended, called without its alarm-based time limits
 import functools
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
+
+EXACT_DIGITS = 60
+FLOAT_ERROR = "1e-12"  # of the parser, which makes floating-point numbers of decimals inside an expression
+ROUNDED = 5e-6  # six significant digits
 
 
 def mathematical(text: str) -> bool:
@@ -44,11 +49,103 @@ def _same_symbols(expression: Any) -> Any:
 
 
 def algebraically_equal(gold: str, answer: str) -> bool:
-    """math-verify's judgement on two short expressions; False for what it cannot read."""
+    """Equality of two short expressions; False for what cannot be read.
+
+    math-verify judges, and `_apart` takes back what it says of numbers that differ by less than its absolute threshold.
+    Letters under a root of the gold answer are positive, see `_under_roots`.
+    """
+    gold_parsed, answer_parsed = _parsed(gold), _parsed(answer)
+    if not gold_parsed or not answer_parsed:
+        return False
+    if _verified(gold_parsed, answer_parsed):
+        return True
+    positive = _under_roots(gold_parsed[0])
+    return bool(positive) and _verified(
+        [_with_positive(item, positive) for item in gold_parsed[:1]],
+        [_with_positive(item, positive) for item in answer_parsed[:1]],
+    )
+
+
+def _verified(gold: Sequence[Any], answer: Sequence[Any]) -> bool:
     from math_verify import verify
 
-    gold_parsed, answer_parsed = _parsed(gold), _parsed(answer)
-    return bool(gold_parsed and answer_parsed) and verify(list(gold_parsed), list(answer_parsed), timeout_seconds=None)
+    return verify(list(gold), list(answer), timeout_seconds=None) and not _apart(gold[0], answer[0])
+
+
+def _apart(gold: Any, answer: Any) -> bool:
+    """Two expressions that differ for certain, however small the difference is beside 1.
+
+    Rational numbers are compared exactly, other numbers to EXACT_DIGITS digits of their own, expressions with letters at
+    one point. A decimal that stands alone may be a rounded value, to six digits.
+    """
+    from sympy import Expr, MatrixBase, Tuple
+
+    if isinstance(gold, MatrixBase) and isinstance(answer, MatrixBase):
+        return gold.shape != answer.shape or any(map(_apart, gold, answer))
+    if isinstance(gold, Tuple) and isinstance(answer, Tuple):
+        return len(gold) != len(answer) or any(map(_apart, gold, answer))
+    if not isinstance(gold, Expr) or not isinstance(answer, Expr):
+        return False
+    if gold == answer or gold.free_symbols != answer.free_symbols:
+        return False
+    try:
+        return _difference(gold, answer) > _tolerance(gold, answer)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return False  # no number comes out: infinite, or an unknown function
+
+
+def _difference(gold: Any, answer: Any) -> Any:
+    """The difference of two expressions relative to the larger of them, at one point."""
+    from sympy import Abs, Float, Rational, prime
+
+    symbols = sorted(gold.free_symbols, key=str)
+    point = {symbol: Rational(prime(index + 7), prime(index + 3)) for index, symbol in enumerate(symbols)}
+    sides = []
+    for side in (gold, answer):
+        exact = {decimal: Rational(str(decimal)) for decimal in side.atoms(Float)}
+        sides.append(side.xreplace(exact).subs(point).doit())
+    if all(side.is_Rational for side in sides):
+        size = max(map(abs, sides))
+        return abs(sides[0] - sides[1]) / size if size else size
+    values = [side.evalf(EXACT_DIGITS + 10) for side in sides]
+    size = max(Abs(value) for value in values)
+    return Abs(values[0] - values[1]) / size if size else size
+
+
+def _tolerance(gold: Any, answer: Any) -> Any:
+    from sympy import Float
+
+    if gold.is_Float != answer.is_Float:
+        return ROUNDED
+    if gold.atoms(Float) or answer.atoms(Float):
+        return Float(FLOAT_ERROR)
+    return 0 if gold.doit().is_Rational and answer.doit().is_Rational else Float(f"1e-{EXACT_DIGITS}")
+
+
+def _under_roots(expression: Any) -> set[Any]:
+    """Letters that are positive where the expression is real: with odd exponents in a product under an even root.
+
+    So \\sqrt{a/b} is \\sqrt{a}/\\sqrt{b}, and \\sqrt{x^2} is not x.
+    """
+    from sympy import Basic, Pow
+
+    if not isinstance(expression, Basic):
+        return set()
+    letters: set[Any] = set()
+    for power in expression.atoms(Pow):
+        if power.exp.is_Rational and power.exp.q == 2:
+            exponents = power.base.as_powers_dict()
+            if all(base.is_Symbol and exponent.is_odd or base.is_positive for base, exponent in exponents.items()):
+                letters |= power.base.free_symbols
+    return letters
+
+
+def _with_positive(expression: Any, letters: set[Any]) -> Any:
+    from sympy import Basic, Symbol
+
+    if not isinstance(expression, Basic):
+        return expression
+    return expression.xreplace({letter: Symbol(letter.name, positive=True) for letter in letters})
 
 
 def warm_up() -> None:

@@ -13,9 +13,11 @@ from spo_rlhf.graders.structure import Node, as_text, in_order_of_names, parse
 MAX_ITEMS = 60
 MAX_FORMS = 3
 MAX_SHOWN_CHARS = 500
+OBJECTS = ("bracket", "set", "union", "matrix")
 UNORDERED = ("list", "set", "union")
 _OPTION_WORDS = re.compile(r"\\text|\b(?:option|choice)\b|[(){}.\s]", re.IGNORECASE)
 OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
+_POINT = re.compile(r"[A-Z]'?\s*(\(.*,.*\))")
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -63,17 +65,22 @@ class _Comparison:
     def compare(self, gold: Node, answer: Node, gold_text: str, answer_text: str) -> tuple[bool, str]:
         if self.same(gold, answer) or self._option(gold_text, answer_text):
             return True, "equal"
-        if gold.kind == "matrix" and answer.kind == "expr" and r"\begin{pmatrix}" in answer.text:  # 2 (1, 2)^T
-            if not self.problem.contains(answer.text) and algebraically_equal(gold_text, answer.text):
+        if {gold.kind, answer.kind} == {"matrix", "expr"}:  # 2 (1, 2)^T
+            texts = [node.text or text for node, text in ((gold, gold_text), (answer, answer_text))]
+            copied = answer.kind == "expr" and self.problem.contains(answer.text)
+            if all(r"\begin{pmatrix}" in text for text in texts) and not copied and algebraically_equal(*texts):
                 return True, "equal"
         return False, self.scalars.reason
 
     def same(self, gold: Node, answer: Node) -> bool:
+        gold, answer = _as_point(gold, answer), _as_point(answer, gold)
+        if gold.kind in OBJECTS and answer.kind in OBJECTS and gold.name and answer.name and gold.name != answer.name:
+            return False
         if gold.kind in UNORDERED or answer.kind in UNORDERED:
             return self._same_collection(gold, answer)
         if gold.kind != answer.kind:
             if {gold.kind, answer.kind} == {"text", "expr"}:
-                return as_text(gold.text) == as_text(answer.text)
+                return as_text(gold.text) == as_text(answer.text) or self.scalars.same_time(gold.text, answer.text)
             if {gold.kind, answer.kind} == {"matrix", "bracket"}:
                 return self._same_vector(gold, answer)
             return False
@@ -122,6 +129,8 @@ class _Comparison:
         named = [item.name.partition("_")[0] for item in gold_items + answer_items if item.name]
         if len(set(named)) > 1 and len(named) < 2 * len(gold_items):
             return self._in_order(gold_items, answer_items)  # "x=1, y=2" for the pair 1, 2
+        if self.problem.asks_for_order and gold.kind == "list":
+            return self._in_order(gold_items, answer_items)
         left = list(answer_items)
         for item in gold_items:
             match = next((other for other in left if self.same(item, other)), None)
@@ -144,6 +153,13 @@ class _Comparison:
         if re.fullmatch("[A-J]", letter):
             return match[1] == letter
         return self.same(parse(gold), parse(normalize(match[2])))
+
+
+def _as_point(node: Node, other: Node) -> Node:
+    """ "P(2, 3)" as the point (2, 3) where it is compared with one."""
+    if node.kind == "expr" and other.kind == "bracket" and (match := _POINT.fullmatch(node.text)):
+        return parse(match[1])
+    return node
 
 
 def _is_equation(node: Node) -> bool:

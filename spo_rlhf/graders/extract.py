@@ -16,8 +16,11 @@ SPECIAL_TOKEN = re.compile(
     r"<\|(?:im|end|begin|start|eot|eom|pad|return)[a-z_]{0,30}\|>|<｜[^｜>]{1,40}｜>|</?s>|<(?:eos|bos|pad|end_of_turn)>"
 )
 THOUGHT_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
-BOX_TOKEN = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{|\\{1,4}(?:boxed|fbox)\s*(?P<bare>[-+]?[\w.,/]*\w)|\\[\s\S]|[{}]")
-HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
+BOX_TOKEN = re.compile(
+    r"\\{1,4}(?:boxed|fbox)\s*\{|\\{1,4}(?:boxed|fbox)\s*(?P<bare>[-+]?[\d.][\w.,/]*|(?![aI]\b)[A-Za-z](?!\w))|\\[\s\S]|[{}]"
+)
+# The answer stands on the line of "####", or below it where that line is only a heading.
+HASH_LINE = re.compile(r"####[ \t]*(?:\**(?:the )?(?:final )?answer\**:?\**[ \t]*\n\s*)?([^\n]*)", re.IGNORECASE)
 ANSWER_IS = re.compile(r"^(?:final )?answer\s*(?:is\b|:)\s*", re.IGNORECASE)
 REMARK = re.compile(r"\s+\((?![^()]*\bor\b)[^()\\]*[A-Za-z]{2}[^()\\]*\)\s*$")  # "18 (since 9 * 2 = 18)"
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")

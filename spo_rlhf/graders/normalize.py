@@ -62,11 +62,36 @@ SYMBOLS = {
     "：": ":",
     "（": "(",
     "）": ")",
+    "、": ",",
+    "；": ";",
     **GREEK,
     "λ": r" \lambda ",
 }
 SYMBOL = re.compile("|".join(map(re.escape, SYMBOLS)))
 
+MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+# Counters say nothing of the value; units have a name.
+CHINESE_UNITS = dict.fromkeys("个 只 人 种 次 件 本 张 名 位 条 支 棵 辆 块 袋 箱 题 颗 枚".split(), "") | {
+    "平方厘米": r"\text{ cm}^2",
+    "平方米": r"\text{ m}^2",
+    "立方厘米": r"\text{ cm}^3",
+    "立方米": r"\text{ m}^3",
+    "厘米": r"\text{ cm}",
+    "毫米": r"\text{ mm}",
+    "千米": r"\text{ km}",
+    "公里": r"\text{ km}",
+    "米": r"\text{ m}",
+    "千克": r"\text{ kg}",
+    "公斤": r"\text{ kg}",
+    "克": r"\text{ g}",
+    "秒": r"\text{ s}",
+    "分钟": r"\text{ min}",
+    "小时": r"\text{ hours}",
+    "天": r"\text{ days}",
+    "岁": r"\text{ years}",
+    "元": r"\text{ yuan}",
+    "度": r"^\circ ",
+}
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 TEXT_LIKE = re.compile(
     r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?|textbf|textit|textrm|textsf|texttt|"
@@ -90,6 +115,9 @@ REWRITES = [
         (r"\\(?:begin|end)\{(?:aligned|align\*?|equation\*?|gathered|gather\*?|split)\}", " "),
         (r"\\checkmark(?![A-Za-z])", " "),
         (r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)$", r"\1:\2"),
+        (r"^\\text\s*\{\s*(\d+)\s*to\s*(\d+)\s*\}$", r"\1:\2"),
+        (rf"((?:{MONTHS})\s+\d{{1,2}})(?:st|nd|rd|th)\b", r"\1"),
+        (rf"(?<=[\d}}])\s*({'|'.join(CHINESE_UNITS)})$", lambda m: CHINESE_UNITS[m.group(1)]),
         (r"\\langle(?![A-Za-z])", "("),
         (r"\\rangle(?![A-Za-z])", ")"),
         (r"\\cr(?![A-Za-z])", r"\\\\"),
@@ -191,6 +219,9 @@ def strip_wrapping(text: str) -> str:
             ("**", "**"),
             ("__", "__"),
             ("`", "`"),
+            ('"', '"'),
+            ("``", "''"),
+            ("'", "'"),
         ):
             if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
                 inner = text[len(opening) : len(text) - len(closing)]

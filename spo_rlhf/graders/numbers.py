@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from spo_rlhf.graders.units import DEGREE, MAX_WORDS, UNIT_OF, Unit, unit_of
+from spo_rlhf.graders.vocabulary import Label, read_label
 
 MAX_DIGITS = 1000
 MAX_EXPONENT = 1000
@@ -50,15 +51,30 @@ PLAIN_LETTER_UNITS = frozenset("mgs")  # the letters that stand for a unit witho
 # Words that make a trailing text more than a unit.
 NOT_A_UNIT = frozenset(
     "or and to not no if when either between but than into plus minus times except only is are was were because "
-    "million billion trillion thousand hundred dozen half third quarter mod squared cubed factorial".split()
+    "million billion trillion thousand hundred dozen half third quarter quarters twentieths mod squared cubed factorial".split()
 )
-SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
+SCALES: dict[str, int | Fraction] = {
+    "ten-thousandths": Fraction(1, 10**4),
+    "hundred-thousandths": Fraction(1, 10**5),
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "hundredths": Fraction(1, 100),
+    "thousandths": Fraction(1, 10**3),
+    "millionths": Fraction(1, 10**6),
+    **{name: Fraction(1, size) for size, name in enumerate(_PARTS, start=2)},
+}
 
 _TEXT_UNIT = re.compile(r"^(.*[\d})!A-Za-z.%])\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?(\d)\}?)?$")
 _PLAIN_UNIT = re.compile(
     r"^(.*?(?:[\d})%]|\\pi(?![A-Za-z]))\s*)((?:/\s*)?(?:[A-Za-z][A-Za-z'./-]*+\s*+)+)"
     r"(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
 )
+_PERCENT = re.compile(r"percent(?:s|age)?(?![a-z])")
 _CURRENCY_NAME = r"(?:US\s*)?\\\$|[€£₹¥¢]|\b(?:USD|EUR|GBP|INR|JPY|Rs)\b\.?|\\text\s*\{\s*(?:USD|EUR|Rs)\.?\s*\}"
 _CURRENCY = re.compile(rf"^([-+]?)\s*({_CURRENCY_NAME})\s*(?=[-+\d.\\])")
 _CURRENCY_BEHIND = re.compile(rf"^(.*[\d)}}])\s*({_CURRENCY_NAME})$")
@@ -68,17 +84,23 @@ _UNIT_RATIO = re.compile(
     rf"\\frac\s*\{{\s*{_UNIT_NAME}\s*\}}\s*\{{\s*{_UNIT_NAME}\s*(?:\^\s*(\d))?\s*\}}"
     rf"|{_UNIT_NAME}\s*(?:\\cdot)?\s*{_UNIT_NAME}\s*\^\s*\{{\s*-1\s*\}}|{_UNIT_NAME}\s*/\s*{_UNIT_NAME}"
 )
-_SCALE = re.compile(r"^(.*\d)\s*(?:\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b\s*\}?\s*(.*)$")
+_COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+\.?)")
+_COMPOUND = re.compile(rf"{_COMPOUND_PART.pattern}(?:(?:\s*,|\s+and)?\s*{_COMPOUND_PART.pattern}){{1,3}}")
+_SCALE = re.compile(r"^(.*\d)\s*(\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b(.*)$")
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """An answer taken apart: `core` without unit and percent sign, and its exact `value` if it is a plain number."""
+    """An answer taken apart: `core` without words and percent sign, and its exact `value` if it is a plain number."""
 
     core: str
     value: Fraction | None
     percent: bool = False
-    unit: Unit | None = None
+    label: Label = Label()
+
+    @property
+    def unit(self) -> Unit | None:
+        return self.label.unit
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
@@ -112,32 +134,56 @@ def number(text: str) -> Fraction | None:
 
 
 def quantity(text: str) -> Quantity:
-    """Take the unit, currency and percent sign off a normalised answer."""
-    core, unit, percent, scale = _UNIT_RATIO.sub(_joined_units, text.strip()), None, False, 1
+    """Take the unit, currency, words and percent sign off a normalised answer."""
+    if (whole := compound(text)) is not None:
+        return whole
+    core, unit, percent, scale, label = _UNIT_RATIO.sub(_joined_units, text.strip()), None, False, 1, Label()
     if match := _CURRENCY.match(core):
         core, unit = match[1] + core[match.end() :], _currency(match[2])
     elif match := _CURRENCY_BEHIND.match(core):
         core, unit = match[1], _currency(match[2])
     if (match := _SCALE.match(core)) and number(match[1]) is not None:
-        core, scale = f"{match[1]} {match[3]}".strip(), SCALES[match[2]]
+        rest = (r"\text{" if match[2] else "") + match[4]
+        core, scale = f"{match[1]} {rest if re.search('[A-Za-z]{2}', match[4]) else ''}".strip(), SCALES[match[3]]
     for pattern in (_TEXT_UNIT, _PLAIN_UNIT):
         match = pattern.match(core)
         if match and _is_unit(match[2], pattern is _PLAIN_UNIT, match[1]):
-            core = match[1].strip()
-            words = match[2].strip().lower()
-            if words.split() and words.split()[0] in ("percent", "percentage", "percents"):
-                percent = True
-            else:
-                unit = unit_of(words, match[3]) or unit
+            core, words = match[1].strip(), match[2].strip().lower()
+            if first := _PERCENT.match(words):
+                percent, words = True, words[first.end() :]
+            label = read_label(words, match[3])
             break
-    if match := re.match(r"^(.*\S)\s*\^\s*\\circ\s*(?:[CFK]|\\text\{\s*[CFK]\s*\})?$", core):
+    if match := re.match(r"^(.*\S)\s*\^\s*\\circ\s*([CFK]|\\text\{\s*[CFK]\s*\})?$", core):
         core, unit = match[1], DEGREE
+        if match[2]:
+            label = replace(label, senses=label.senses | read_label(match[2]).senses)
     if core.endswith("%"):
         core, percent = core.rstrip("%\\ "), True
     if match := re.match(r"^(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}?\}?$", core):
         core = match[1]
     value = number(core)
-    return Quantity(core, None if value is None else value * scale, percent, unit)
+    return Quantity(core, None if value is None else value * scale, percent, replace(label, unit=label.unit or unit))
+
+
+def compound(text: str) -> Quantity | None:
+    """ "1 hour 30 minutes", "5 ft 6 in" in the first unit; None for anything else.
+
+    Units of one dimension, each smaller than the one before.
+    """
+    plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).split())
+    if not _COMPOUND.fullmatch(plain):
+        return None
+    units, values = [], []
+    for value, name in _COMPOUND_PART.findall(plain):
+        units.append(unit_of(name))
+        values.append(Fraction(value))
+    known = [unit for unit in units if unit is not None]
+    if len(known) < len(units) or len({unit.dimensions for unit in known}) > 1:
+        return None
+    if any(unit.size <= smaller.size for unit, smaller in zip(known, known[1:])):
+        return None
+    total = sum((value * unit.size for value, unit in zip(values, known)), Fraction(0)) / known[0].size
+    return Quantity(str(total), total, label=Label(known[0]))
 
 
 def _joined_units(match: re.Match) -> str:
@@ -194,7 +240,9 @@ def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
 
 
 def compatible_units(gold: Quantity, answer: Quantity, converted: bool = False) -> bool:
-    """False only if both have a known unit and the two differ; with `converted`, if they do not measure the same."""
+    """Words that agree, and of two known units the same one; with `converted`, two that measure the same."""
+    if not gold.label.agrees_with(answer.label):
+        return False
     if gold.unit is None or answer.unit is None or gold.unit == answer.unit:
         return True
     return converted and gold.unit.dimensions == answer.unit.dimensions

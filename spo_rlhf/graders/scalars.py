@@ -1,21 +1,30 @@
 """Are two single values the same: numbers, quantities, angles, numerals with a base, expressions?"""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 from spo_rlhf.graders.algebra import algebraically_equal, mathematical
+from spo_rlhf.graders.clock import clock_time, ratio
 from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
 from spo_rlhf.graders.normalize import squash
 from spo_rlhf.graders.numbers import Quantity, compatible_units, quantity, same_quantity
 from spo_rlhf.graders.structure import as_text, split_top
 from spo_rlhf.graders.units import DEGREE, RADIAN
+from spo_rlhf.graders.vocabulary import Label, senses_of
 from spo_rlhf.graders.words import ONES, lone_number
 
 MAX_SIDES = 4
 _NUMERIC_COMMAND = re.compile(r"\\(?:sqrt|frac|cdot|times|div|pi|binom|log|ln)(?![A-Za-z])")
 _SYMBOL = re.compile(r"[A-Za-z]")
-_BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*(?:\\text\{)?\s*(\w+)\s*\}?\s*\}?")
+# "52_8", "(52)_{8}", "4210_{\\text{five}}", "321 \\text{ (base 5)}", "321 base five".
+_BASE = re.compile(
+    r"\(?\s*([0-9A-F]+|(?=\d)[0-9a-f]+|[a-f]{2,})\s*\)?\s*"
+    r"(?:_\s*\{?\s*(?:\\text\s*\{)?\s*(?:base\s*)?(\w+)|(?:\\text\s*\{)?[\s(]*(?:in\s+)?base[\s-]*(\w+)\s*\)?)\s*\}?\s*\}?"
+)
 _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
+_HOUR = re.compile(r"\d{1,2}")
+_THOUSANDS = re.compile(r"((?:\\?\$\s*)?(\d+(?:\.\d+)?))\s*[kK]")  # "2.5k" where the gold answer is a number
 _EMPTY = ("\\emptyset", "\\{\\}")
 
 
@@ -34,12 +43,16 @@ class Scalars:
             return True
         if _PLAIN_WORDS.fullmatch(gold) and _PLAIN_WORDS.fullmatch(answer) and _letters(gold) == _letters(answer):
             return True
+        if (verdict := self._with_colons(gold, answer)) is not None:
+            return verdict
         gold_base, answer_base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
         gold_q, answer_q = quantity(gold), quantity(answer)
-        if gold_q.value is not None and (number := lone_number(answer)):
-            answer_q = quantity(number)
+        if gold_q.value is not None and (match := _THOUSANDS.fullmatch(answer)):
+            answer_q = replace(quantity(match[1]), value=1000 * Fraction(match[2]))
+        if gold_q.value is not None and (said := lone_number(answer)):
+            answer_q = _in_sentence(said, answer, gold_q)
         if (
             not is_literal(answer_q.core)
             and squash(gold_q.core) != squash(answer_q.core)
@@ -57,6 +70,28 @@ class Scalars:
             and gold_q.percent == answer_q.percent
             and self._same_algebra(gold_q, answer_q, name)
         )
+
+    @staticmethod
+    def same_time(gold: str, answer: str) -> bool:
+        """Both are times of day, in words or in figures, and the same."""
+        gold_time, answer_time = clock_time(gold), clock_time(answer)
+        return gold_time is not None and answer_time is not None and gold_time.same(answer_time)
+
+    def _with_colons(self, gold: str, answer: str) -> bool | None:
+        """Times of day and ratios; None where neither is one."""
+        gold_time, answer_time = clock_time(gold), clock_time(answer)
+        marked = [time for time in (gold_time, answer_time) if time and time.marked]
+        if gold_time and answer_time and (marked or not self.problem.asks_for_a_ratio):
+            return gold_time.same(answer_time)
+        if marked:
+            hour = _HOUR.fullmatch(answer if gold_time else gold)  # "5" for "5 p.m."
+            return bool(hour) and (marked[0].hour, marked[0].minute) == (int(hour[0]), 0)
+        gold_ratio, answer_ratio = ratio(gold), ratio(answer)
+        if gold_time and answer_ratio and not self.problem.asks_for_a_ratio:
+            return False  # "1:30" is no ratio, as far as one can see
+        if gold_ratio is None or answer_ratio is None or self.problem.contains(answer):
+            return None
+        return gold_ratio == answer_ratio
 
     def _is_angle(self, gold: Quantity, answer: Quantity) -> bool:
         """One is in degrees and the other in radians, a multiple of pi; and the gold or the problem is in degrees."""
@@ -109,17 +144,26 @@ class Scalars:
         return False
 
 
+def _in_sentence(said: str, sentence: str, gold: Quantity) -> Quantity:
+    """The quantity that a sentence says, with the senses of all its words: "a loss of 5" is not 5 of profit."""
+    found = quantity(said)
+    if found.value is None and gold.label == Label():
+        found = quantity(said.split(" ")[0])
+    return replace(found, label=replace(found.label, senses=found.label.senses | senses_of(sentence)))
+
+
 def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: re.Match | None) -> bool:
     """Numerals with a base: equal digits, and equal bases unless one side leaves the base out."""
     digits = [
-        match[1] if match else re.sub(r"[\s()]", "", text) for match, text in ((gold_base, gold), (answer_base, answer))
+        (match[1] if match else re.sub(r"[\s()]", "", text)).upper()
+        for match, text in ((gold_base, gold), (answer_base, answer))
     ]
-    bases = {str(ONES.get(match[2], match[2])) for match in (gold_base, answer_base) if match}
-    return digits[0] == digits[1] and len(bases) == 1
+    names = [(match[2] or match[3]).lower() for match in (gold_base, answer_base) if match]
+    return digits[0] == digits[1] and len({str(ONES.get(name, name)) for name in names}) == 1
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[\s.]", "", text.lower())
+    return re.sub(r"\s|(?<=[a-z])\.", "", text.lower())
 
 
 def _words(text: str) -> str:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from spo_rlhf.graders.numbers import number
+from spo_rlhf.graders.numbers import compound, number
 from spo_rlhf.graders.words import symbols_for_words
 
 MAX_DEPTH = 12
@@ -12,7 +12,7 @@ MAX_NAME_CHARS = 60
 OPEN, CLOSE = "([{", ")]}"
 WORDS_AS_TEXT = frozenset("yes no odd even none true false east west north south".split())
 _TEXT_BLOCK = re.compile(r"\\text\s*\{([^{}]*)\}")
-_MATRIX = re.compile(r"[(\[]?\s*\\begin\{pmatrix\}(.*)\\end\{pmatrix\}\s*[)\]]?", re.DOTALL)
+_MATRIX = re.compile(r"[(\[]?\s*\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}\s*[)\]]?", re.DOTALL)
 # A name that an answer may be given to: "x", "f(x)", "S_{10}", "P(A \cap B)", "\angle ABC", "\text{Area}",
 # "\frac{dy}{dx}", "|AB|".
 _NAME = re.compile(
@@ -30,6 +30,17 @@ _OWNER = re.compile(
     r"(?:\((?:\s*[A-Za-z](?:_\w)?\s*,?)++\)\s*=|(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in(?![A-Za-z])|"
     r"(?:[A-Za-z]|\\(?:text|vec)\s*\{[A-Za-z]+\})(?:_\w|\^\{-1\}|\^\{?T\}?)?\s*=\s*(?=\\begin\{pmatrix\}))\s*(.+)",
     re.DOTALL,
+)
+_LETTER = r"(?:[A-Za-z](?:_\w|_\{\w+\})?'?|\\(?:vec|overrightarrow|mathbf|mathcal)\s*\{[A-Za-z]+\})"
+_OBJECT = re.compile(
+    rf"(?:(?P<letters>{_LETTER}(?:\s*\\c[au]p\s*{_LETTER})*)\s*=|"
+    r"(?:\\text\s*\{\s*)?(?P<words>[A-Za-z][A-Za-z ]*)(?:\s*\}\s*[:=]|[:=]\s*\}?|\s+is\s*\}?))"
+    r"\s*(?P<object>(?:[\[\](]|\\\{|\\begin\{pmatrix\}|\\emptyset).*)",
+    re.DOTALL,
+)
+OBJECT_WORDS = frozenset(
+    "the a an of domain range image vertex vertices center centre centroid focus foci point points interval set solution "
+    "solutions coordinates coordinate midpoint intersection vector answer pair triple ordered origin".split()
 )
 _SET_BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\})?\s*(?:\\mid(?![A-Za-z])|:|\|)\s*(.+?)\s*\\\}")
 _WITHOUT = re.compile(r"(?:\\mathbb\{R\}|\(-\\infty\s*,\s*\\infty\s*\))\s*(?:\\setminus|\\backslash|-)\s*\\\{(.+)\\\}")
@@ -97,6 +108,8 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
     text = text.strip()
     if match := _OWNER.fullmatch(text):
         text = match[1]
+    if named := _named_object(text, depth):
+        return named
     if match := _MATRIX.fullmatch(text):
         rows = [row for row in re.split(r"\\\\", match[1]) if row.strip()]
         return Node(
@@ -113,12 +126,16 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
         text = ("(" if text[0] == "]" else text[0]) + text[1:-1] + (")" if text[-1] == "[" else text[-1])
     parts = [part for part in split_top(text, ",;") if part]
     if len(parts) > 1:
+        if compound(" ".join(parts)):  # "1 hour and 30 minutes"
+            return Node("expr", " ".join(parts))
         return Node("list", items=_grouped(_flatten(parse(part, depth + 1) for part in parts)))
     unions = re.split(r"\\cup(?![A-Za-z])", text)
     if len(unions) > 1 and all(part.strip() for part in unions):
         return Node("union", items=tuple(parse(part, depth + 1) for part in unions))
     if text.startswith(r"\{") and text.endswith(r"\}") and closes_at_end(text, 2, 2):
         inner = text[2:-2].strip()
+        if not inner:
+            return _leaf(r"\emptyset")
         return Node("set", items=_flatten(parse(part, depth + 1) for part in split_top(inner, ",;") if part))
     if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and closes_at_end(text, 1, 1):
         parts = split_top(text[1:-1], ",;")
@@ -131,6 +148,17 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
     if (match := _UNEQUAL.fullmatch(text)) and "=" not in match[2]:
         return _all_but([match[2]], depth)
     return _inequality(text, depth) or _plus_minus(text, depth) or _leaf(text)
+
+
+def _named_object(text: str, depth: int) -> Node | None:
+    """A tuple, interval, set, union or matrix with its name: "S = (0, 1)", "A \\cup B = \\{1\\}", "Domain: [0, 3)"."""
+    match = _OBJECT.fullmatch(text)
+    if not match or match["words"] and not set(match["words"].lower().split()) <= OBJECT_WORDS:
+        return None
+    node = parse(match["object"], depth + 1)
+    if node.kind not in ("bracket", "set", "union", "matrix") and node.text != r"\emptyset":
+        return None
+    return replace(node, name=re.sub(r"\s+", "", match["letters"])) if match["letters"] else node
 
 
 def _flatten(nodes) -> tuple[Node, ...]:
@@ -242,5 +270,5 @@ def is_text(text: str) -> bool:
 def as_text(text: str) -> str:
     """Words in lower case, without \\text{}, punctuation, brackets around the whole and a leading article."""
     text = _TEXT_BLOCK.sub(lambda m: f" {m.group(1)} ", text).replace("\\", " ")
-    text = re.sub(r"(?<=\w)\.(?=\w|\s|$)|[\"',;:!?.(){}\[\]]", "", text.lower())
-    return re.sub(r"^(?:the|an|a) (?=\w\w)", "", " ".join(text.replace("-", " ").split()))
+    text = re.sub(r"(?<!\d)\.|\.(?!\d)|[\"',;!?(){}\[\]]|:(?!\d)", "", text.lower())
+    return re.sub(r"^(?:the|an|a) (?=\w\w)", "", " ".join(re.sub(r"-(?!\d)", " ", text).split()))

@@ -1,6 +1,6 @@
 """Units of measure by name: which are the same, and which convert exactly into each other.
 
-Units that are not listed are not compared: "18 apples" and "18 fruits" are both 18.
+What is not listed is no unit: `vocabulary` compares such words by their letters.
 """
 
 import re
@@ -20,6 +20,7 @@ _UNITS: dict[str, dict[str, Fraction | int]] = {
         "yd yard": 36 * _INCH,
         "mi mile": 63_360 * _INCH,
     },
+    "area": {"hectare ha": 10_000, "acre": 4840 * (36 * _INCH) ** 2},
     "time": {
         "s second sec": 1,
         "min minute": 60,
@@ -27,8 +28,7 @@ _UNITS: dict[str, dict[str, Fraction | int]] = {
         "d day": 86_400,
         "week wk": 604_800,
     },
-    "month": {"month": 1},
-    "year": {"year yr": 1},
+    "year": {"year yr": 1, "month": Fraction(1, 12), "decade": 10, "century centurie": 100},
     "mass": {
         "g gram": 1,
         "kg kilogram": 1000,
@@ -37,7 +37,8 @@ _UNITS: dict[str, dict[str, Fraction | int]] = {
         "oz ounce": Fraction(45_359_237, 1_600_000),
     },
     "volume": {"l liter litre": 1, "ml milliliter millilitre": Fraction(1, 1000)},
-    "gallon": {"gal gallon": 1},
+    "ton": {"ton tonne": 1},  # long, short or metric: not comparable with kilograms
+    "gallon": {"gal gallon": 1, "quart": Fraction(1, 4), "pint": Fraction(1, 8)},
     "dollar": {"$ dollar usd us$ buck": 1, "cent ¢": Fraction(1, 100)},
     "euro": {"€ euro eur": 1},
     "sterling": {"£ gbp": 1},
@@ -94,6 +95,8 @@ def unit_of(words: str, power: str | None = None) -> Unit | None:
         size *= known[1] ** exponent
     if dimensions.get("volume") == 1 and len(dimensions) == 1:  # a litre is (10 cm)^3
         dimensions, size = {"length": 3}, size / 1000
+    if dimensions.get("area") == 1 and len(dimensions) == 1:
+        dimensions = {"length": 2}
     return Unit(tuple(sorted(dimensions.items())), size)
 
 

@@ -26,6 +26,7 @@ _WORD = re.compile(r"\s*(-)?\s*([A-Za-z]+)")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _PHRASES = {
     r"\emptyset": r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set",
+    r"\mathbb{Z}": r"(?:the set of )?all (?:the )?integers|the (?:set of )?integers",
     r"\mathbb{R}": r"(?:the set of )?all (?:real numbers|reals)|(?:the )?(?:set of )?real numbers",
     r"\infty": r"(?:positive )?infinity",
     r"-\infty": r"(?:negative|minus) infinity",
@@ -47,14 +48,17 @@ _NO_SENTENCE = frozenset(
 
 
 def lone_number(text: str) -> str | None:
-    """The one number in a short sentence ("Janet makes \\$18 every day" -> "\\$18"); None for other text."""
+    """The one number in a short sentence, and the words after it; None for other text.
+
+    "Janet makes \\$18 every day" -> "\\$18 every day".
+    """
     plain = " ".join(_TEXT.sub(r" \1 ", text).split())
     match = _LONE_NUMBER.fullmatch(plain) if len(plain) <= MAX_CHARS else None
     if not match or not _VERB.search(match[1]):
         return None
     if _NO_SENTENCE & set(re.findall(r"[a-z]+", (match[1] + match[3]).lower())):
         return None
-    return match[2].rstrip(".,:;")
+    return match[2].rstrip(".,:;") + match[3].rstrip(".,")
 
 
 def symbols_for_words(text: str) -> str:

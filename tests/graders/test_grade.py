@@ -34,6 +34,16 @@ def test_labelled_answers():
     check(agreement.measure_labelled())
 
 
+def test_answers_that_were_once_judged_wrong():
+    """Each kind of false credit and false refusal that was found from outside, with the right verdict."""
+    wrong = []
+    for case in agreement.read_rows(agreement.HERE / "cases.jsonl"):
+        verdict = grade_here(Question(case["gold"], case.get("problem")), case["pred"])
+        if verdict.correct != case["correct"]:
+            wrong.append((case["category"], case["gold"], case["pred"], verdict.reason))
+    assert not wrong
+
+
 def test_variants_of_real_answers(data_rows):
     check(agreement.measure_variants([row["answer"] for name in agreement.VARIANT_FILES for row in data_rows(name)]))
 

@@ -1,0 +1,76 @@
+"""Clock times and ratios: "4:30 p.m.", "16:30", "12 o'clock", "3:2", "1:2:3". Both are written with colons."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from spo_rlhf.graders.numbers import number
+from spo_rlhf.graders.vocabulary import Label, read_label
+
+_TIME = re.compile(
+    r"(\d{1,2})(?:\s*:\s*(\d{2}))?(?:\s*:\s*(\d{2}))?\s*"
+    r"(?P<mark>a\.?\s?m\b\.?|p\.?\s?m\b\.?|o'?\s?clock|noon|midnight|hours\b|(?=\s|$|[a-z]))\s*(?P<rest>[a-z., ]*)",
+    re.IGNORECASE,
+)
+_RATIO = re.compile(r"[^:]+(?::[^:]+)+")
+NOON = {"noon": (12, "pm"), "midnight": (12, "am")}
+HOURS = 24
+
+
+@dataclass(frozen=True)
+class ClockTime:
+    """`half` is "am", "pm" or None where it is not said; `hour` is of 12 with a half, else of 24.
+
+    marked: said to be a time of day, not only written like one ("4:30" may be a ratio or a duration).
+    """
+
+    hour: int
+    minute: int
+    second: int
+    half: str | None
+    marked: bool
+    rest: Label
+
+    def same(self, other: "ClockTime") -> bool:
+        """The same time; a half of the day, or a word such as "Monday", may be left out by one of them."""
+        if (self.minute, self.second) != (other.minute, other.second) or not self.rest.agrees_with(other.rest):
+            return False
+        if self.half and other.half:
+            return (self.hour, self.half) == (other.hour, other.half)
+        return self.hour == other.hour
+
+
+def clock_time(text: str) -> ClockTime | None:
+    """The time of day that a normalised answer says, or is written like; None where it does not look like one."""
+    plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).replace("\\", "").split())
+    if plain.lower() in NOON:
+        hour, half = NOON[plain.lower()]
+        return ClockTime(hour, 0, 0, half, True, Label())
+    match = _TIME.fullmatch(plain)
+    if not match:
+        return None
+    mark = re.sub(r"[^a-z]", "", match["mark"].lower())
+    hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3))
+    if not (mark or match[2]) or mark == "hours" and not match[2] or hour > HOURS or max(minute, second) >= 60:
+        return None
+    half = mark if mark in ("am", "pm") else NOON.get(mark, (0, None))[1]
+    if half and not 1 <= hour <= 12:
+        if hour < 12 or half == "am":
+            return None
+        half = None  # "16:30 p.m."
+    rest = read_label(match["rest"])
+    if not mark and (rest.unit or rest.unknown):
+        return None  # "2:30 hours" is a duration in other dress
+    if hour > 12 and hour < HOURS:
+        hour, half = hour - 12, "pm"
+    return ClockTime(hour, minute, second, half, bool(mark) or half is not None, rest)
+
+
+def ratio(text: str) -> tuple[Fraction, ...] | None:
+    """The terms of a ratio of numbers, with the last term 1; None for anything else."""
+    if not _RATIO.fullmatch(text):
+        return None
+    terms = [number(term) for term in text.split(":")]
+    if None in terms or not terms[-1]:
+        return None
+    return tuple(term / terms[-1] for term in terms if term is not None and terms[-1])

@@ -1,0 +1,54 @@
+"""Computer algebra: what is near is not equal, at any scale."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spo_rlhf.graders.algebra import algebraically_equal
+
+
+@pytest.mark.parametrize(
+    "gold, answer",
+    [
+        (r"\frac{1}{2^{120}}", r"\frac{1}{2^{119}}"),
+        (r"1-\frac{1}{2^{60}}", r"1-\frac{1}{2^{61}}"),
+        (r"\frac{2^{2005}+1}{3\cdot 2^{2006}}", r"\frac{2^{2005}-1}{3\cdot 2^{2006}}"),
+        (r"e^{-50}", r"e^{-60}"),
+        (r"\frac{6.63\times10^{-34}}{2\pi}", r"\frac{6.63\times10^{-34}}{\pi}"),
+        (r"\frac{x}{2^{120}}", r"\frac{x}{2^{119}}"),
+        (r"\sqrt{2}+\frac{1}{10^{30}}", r"\sqrt{2}"),
+        (r"\begin{pmatrix}\frac{\pi}{2^{80}}\\1\end{pmatrix}", r"\begin{pmatrix}\frac{\pi}{2^{81}}\\1\end{pmatrix}"),
+        (r"\sqrt{2}\cdot 10^{-8}", r"0.00000001"),
+    ],
+)
+def test_a_small_difference_is_a_difference(gold, answer):
+    assert algebraically_equal(gold, gold)
+    assert not algebraically_equal(gold, answer) and not algebraically_equal(answer, gold)
+
+
+@given(mantissa=st.integers(1, 99), scale=st.integers(0, 60), radicand=st.sampled_from([2, 3, 5]))
+def test_no_power_of_ten_hides_a_changed_digit(mantissa, scale, radicand):
+    gold, changed = (rf"\frac{{{m}\sqrt{{{radicand}}}}}{{10^{{{scale}}}}}" for m in (mantissa, mantissa + 1))
+    assert algebraically_equal(gold, rf"{mantissa}\cdot 10^{{-{scale}}}\cdot\sqrt{{{radicand}}}")
+    assert not algebraically_equal(gold, changed)
+
+
+@pytest.mark.parametrize("decimal, equal", [("3.141593", True), ("3.141594", False), ("3.14159", False)])
+def test_a_decimal_may_be_rounded_to_six_places(decimal, equal):
+    assert algebraically_equal(r"\pi", decimal) is equal
+
+
+@pytest.mark.parametrize(
+    "gold, answer, equal",
+    [
+        (r"\sqrt{\frac{a}{b}}", r"\frac{\sqrt{a}}{\sqrt{b}}", True),
+        (r"a^{1/2}b^{1/2}", r"\sqrt{ab}", True),
+        (r"\sqrt{\frac{2h}{g}}", r"\frac{\sqrt{2gh}}{g}", True),
+        (r"\sqrt{\frac{a}{b}}", r"\frac{\sqrt{b}}{\sqrt{a}}", False),
+        (r"\sqrt{x^2}", "x", False),
+        (r"\sqrt{x^2y}", r"x\sqrt{y}", False),
+        ("|x|", "x", False),
+    ],
+)
+def test_letters_are_positive_where_a_root_of_the_gold_needs_it(gold, answer, equal):
+    assert algebraically_equal(gold, answer) is equal
