@@ -12,7 +12,7 @@ from evaluation.prompts import choose_prompt, load_examples, published_match, qu
 from evaluation.recorder import Prompted, Recorder
 from evaluation.settings import SAMPLE_KEY, RunOptions, RunSettings, check_folder, graded_contexts, request_seed
 from evaluation.stored import write_results
-from evaluation.tasks import LoadedTask, load_task
+from evaluation.tasks import LoadedTask, load_tasks
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.host.files import is_local
@@ -29,7 +29,7 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     """
     if is_local(settings.model) and not Path(settings.model).is_dir():
         raise UserError(f"--model {settings.model}: no such folder")
-    tasks = [load_task(spec, options.data_dir, settings.limit) for spec in settings.tasks]
+    tasks = load_tasks(settings.tasks, options.data_dir, settings.limit)
     tokenizer, limit = _load_tokenizer(settings, options)
     prompted = [item for task in tasks for item in _prompts(task, settings, tokenizer)]
     engine = _engine_settings(

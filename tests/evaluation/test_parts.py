@@ -78,6 +78,15 @@ def test_wrong_tasks_are_refused(tmp_path, spec, row, message):
         tasks.load_task(spec.format(path=path), tmp_path)
 
 
+def test_two_tasks_of_one_name_are_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text('{"problem": "1+1?", "answer": 2}\n')
+    with pytest.raises(UserError, match="--tasks: mine is there twice; name each once"):
+        tasks.load_tasks((f"mine={tmp_path}/a", f"mine={tmp_path}/b"), None)
+    pair = tasks.load_tasks((f"mine={tmp_path}/a", f"other={tmp_path}/a"), None)
+    assert [task.name for task in pair] == ["mine", "other"]
+
+
 def test_few_shot_prompts_show_solved_examples_first(tmp_path):
     path = tmp_path / "shots.jsonl"
     path.write_text("".join(json.dumps({"problem": f"P{n}", "solution": f"S{n}"}) + "\n" for n in range(3)))
