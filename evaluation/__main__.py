@@ -114,11 +114,14 @@ def _add_run(commands: "argparse._SubParsersAction[Any]") -> argparse.ArgumentPa
     sub = commands.add_parser(
         "run",
         help="sample and grade; run the same command again to continue a stopped run",
-        description="Sample and grade. The same command continues a stopped run; with more --samples it adds to one.",
+        description="Sample and grade. The same command continues a stopped run; with more --samples or other problems "
+        "it samples what is missing, and grades again where a right answer has changed. Samples of other weights, "
+        "prompts or settings are refused.",
     )
     add = sub.add_argument_group("what to evaluate").add_argument
     add("--model", required=True, help="folder or name of a Hugging Face model")
     add("--output", type=Path, required=True, metavar="DIR", help="folder for results.json and samples/")
+    add("--fresh", action="store_true", help="move samples that are of something else to DIR/before-N, and sample anew")
     add("--preset", choices=sorted(PRESETS), help="set everything as a published run did; other flags still win")
     add("--tasks", type=names, default=("math500",), help=f"comma-separated: {', '.join(TASKS)}, or NAME=PATH.jsonl")
     add(

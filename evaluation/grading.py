@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -13,7 +12,7 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.graders.kinds import KINDS, kind_of
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.graders.verdict import Mode, Question
-from spo_rlhf.host.files import read_jsonl, write_jsonl
+from spo_rlhf.host.files import json_line, read_jsonl, write_jsonl
 
 IN_FLIGHT = 64
 AUTO = "auto"  # as --kind: each gold text's own, see `kind_of`
@@ -75,6 +74,4 @@ def run_grade(args: argparse.Namespace) -> None:
         raise UserError("grade needs --file IN.jsonl --output OUT.jsonl, or --gold X --pred Y")
     with Grader(workers=1) as grader:
         grade = grader.grade(question(args.gold, args.problem, args.kind), args.pred, args.mode)
-    print(
-        json.dumps({"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}, ensure_ascii=False)
-    )
+    print(json_line({"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}), end="")

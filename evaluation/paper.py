@@ -1,6 +1,6 @@
 """Table 1 of the paper (arXiv 2505.23564): 1.5B models, three context limits, one sample a problem, lenient grades."""
 
-from evaluation.stats import binomial_interval
+from evaluation.stats import wilson_interval
 
 CONTEXTS = (2048, 4096, 32768)
 PROBLEMS = {"math500": 500, "aime24": 30}
@@ -31,5 +31,5 @@ def published(task: str, context: int) -> dict[str, tuple[float, float, float]]:
         return {}
     n, column = PROBLEMS[task], CONTEXTS.index(context)
     return {
-        model: (scores[column] / n, *binomial_interval(scores[column], n)) for model, scores in _SCORES[task].items()
+        model: (scores[column] / n, *wilson_interval(scores[column] / n, n)) for model, scores in _SCORES[task].items()
     }

@@ -22,13 +22,14 @@ from spo_rlhf.sampling.sample_log import SampleLog
 
 @dataclass(frozen=True)
 class Prompted:
-    """A problem with its prompt."""
+    """A problem with its prompt. `key`: of the prompt's tokens, unique in the task."""
 
     task: LoadedTask
     problem: Problem
     question: str
     text: str
     token_ids: list[int]
+    key: str
 
 
 class Recorder:
@@ -57,11 +58,11 @@ class Recorder:
         self.waiting: list[tuple[dict[str, Any], list[Cut], dict[int, dict[Mode, Future[Verdict]]]]] = []
         self.tokens = 0
         self.right = self.graded = 0
-        stored = sum(len(log.rows) for log in logs.values())
+        stored = sum(key[1:] in logs[str(key[0])].rows for key in items)
         self.progress = functools.partial(
             tqdm,
             total=len(items),
-            initial=min(stored, len(items)),
+            initial=stored,
             unit="sample",
             disable=quiet,
             file=sys.stderr,
@@ -76,7 +77,7 @@ class Recorder:
 
     def add(self, response: Response) -> None:
         """Start grading a response under every context limit that its own one covers."""
-        name, problem_id, sample, context = response.key
+        name, prompt_hash, sample, context = response.key
         item = self.items[response.key]
         contexts = [context] if self.settings.separate_contexts else self.contexts
         cuts = cut_response(
@@ -89,7 +90,7 @@ class Recorder:
             self.decode,
         )
         row = {
-            "id": problem_id,
+            "prompt_hash": prompt_hash,
             "sample": sample,
             "context": context,
             "prompt": item.text,
@@ -97,11 +98,8 @@ class Recorder:
             "finished": response.finished,
             "prompt_tokens": len(item.token_ids),
             "response_tokens": len(response.token_ids),
-            "problem": item.problem.text,
-            "gold": item.problem.gold,
-            "gold_solution": item.problem.gold_solution,
             "task": name,
-            "kind": item.task.task.kind,
+            **about(item),
         }
         futures = {chars: submit_grades(self.grader, row, chars) for chars in grades_needed(cuts)}
         self.waiting.append((row, cuts, futures))
@@ -131,6 +129,43 @@ class Recorder:
                 rate = self.tokens / max(time.monotonic() - self.started, 1e-3)
                 self.bar.set_postfix_str(f"{rate:.0f} tokens/s, correct {self.right / self.graded:.1%}", refresh=False)
             self.bar.update()
+
+
+def about(item: Prompted) -> dict[str, Any]:
+    """What a stored sample says of its problem."""
+    return {"id": item.problem.id, **graded_by(item)}
+
+
+def graded_by(item: Prompted) -> dict[str, Any]:
+    """What of its problem a stored sample is graded by, beside its prompt."""
+    return {
+        "problem": item.problem.text,
+        "gold": item.problem.gold,
+        "gold_solution": item.problem.gold_solution,
+        "kind": item.task.task.kind,
+    }
+
+
+def update(grader: Grader, log: SampleLog, items: dict[tuple[Any, ...], Prompted]) -> int:
+    """Make stored samples say what their problems are now; how many were graded again for it.
+
+    Args:
+        items: the log's keys that belong to the run, each with its problem.
+    """
+    pending: list[tuple[dict[str, Any], dict[int, dict[Mode, Future[Verdict]]]]] = []
+    for key, item in items.items():
+        row = log.rows.get(key)
+        if row is None or all(row.get(name) == value for name, value in about(item).items()):
+            continue
+        again = any(row.get(name) != value for name, value in graded_by(item).items())
+        row = {**row, **about(item)}
+        chars = {cut["chars"] for cut in row["grades"].values()} if again else set[int]()
+        pending.append((row, {count: submit_grades(grader, row, count) for count in chars}))
+    for row, futures in pending:
+        if grades := collect_grades(futures):
+            row["grades"] = {context: {**cut, **grades[cut["chars"]]} for context, cut in row["grades"].items()}
+        log.append(row)
+    return sum(bool(futures) for _, futures in pending)
 
 
 def submit_grades(grader: Grader, row: dict[str, Any], chars: int) -> dict[Mode, Future[Verdict]]:

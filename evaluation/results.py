@@ -1,11 +1,10 @@
 """From graded samples to the numbers of a results file."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from evaluation.stats import bootstrap_interval, majority_score, pass_at_k
+from evaluation.stats import majority_score, mean_interval, pass_at_k
 from spo_rlhf.graders.normalize import normalize, squash
 from spo_rlhf.graders.verdict import MODES
 
@@ -50,12 +49,11 @@ def summarize_mode(rows: Sequence[dict[str, Any]], context: int, mode: str) -> d
     means = [sum(values) / len(values) for values in scores.values()]
     fewest = min(map(len, scores.values()))
     ks = sorted({2**i for i in range(1, fewest.bit_length()) if 2**i <= fewest} | ({fewest} if fewest > 1 else set()))
-    low, high = bootstrap_interval(means)
     cuts = [row["grades"][str(context)] for row in rows if str(context) in row["grades"]]
     correct = sum(cut[mode]["correct"] for cut in cuts)
     return {
         "pass@1": sum(means) / len(means),
-        "interval": [_finite(low), _finite(high)],
+        "interval": list(mean_interval(means, sum(map(len, scores.values())))),
         "pass@k": {str(k): sum(pass_at_k(len(v), sum(v), k) for v in scores.values()) / len(scores) for k in ks},
         "majority": _majority(rows, context, mode),
         "tokens_per_correct": sum(cut["tokens"] for cut in cuts) / correct if correct else None,
@@ -74,10 +72,6 @@ def _majority(rows: Sequence[dict[str, Any]], context: int, mode: str) -> float:
             )
             correct.append(at[mode]["correct"])
     return sum(majority_score(*both) for both in votes.values()) / len(votes)
-
-
-def _finite(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def results(

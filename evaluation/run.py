@@ -3,20 +3,29 @@
 import functools
 import hashlib
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from evaluation.contexts import response_budget
 from evaluation.prompts import choose_prompt, load_examples, published_match, question, render
-from evaluation.recorder import Prompted, Recorder
-from evaluation.settings import SAMPLE_KEY, RunOptions, RunSettings, check_folder, graded_contexts, request_seed
+from evaluation.recorder import Prompted, Recorder, update
+from evaluation.settings import (
+    DECIDING,
+    HOLDS,
+    SAMPLE_KEY,
+    RunOptions,
+    RunSettings,
+    graded_contexts,
+    write_settings,
+)
 from evaluation.stored import write_results
-from evaluation.tasks import LoadedTask, load_task
+from evaluation.tasks import LoadedTask, load_tasks
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.host.files import is_local
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
+from spo_rlhf.sampling.manifest import Manifest, claim, manifest_of, prompt_keys, request_seed, text_hash
 from spo_rlhf.sampling.sample_log import SampleLog
 from spo_rlhf.tasks.task import Prompt
 
@@ -29,24 +38,55 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     """
     if is_local(settings.model) and not Path(settings.model).is_dir():
         raise UserError(f"--model {settings.model}: no such folder")
-    tasks = [load_task(spec, options.data_dir, settings.limit) for spec in settings.tasks]
+    tasks = load_tasks(settings.tasks, options.data_dir, settings.limit)
     tokenizer, limit = _load_tokenizer(settings, options)
     prompted = [item for task in tasks for item in _prompts(task, settings, tokenizer)]
     engine = _engine_settings(
         settings, options, _model_length(settings, prompted, limit), _stop_strings(tasks, settings)
     )
-    check_folder(settings, options.output)
+    manifest = _manifest(tasks, settings, tokenizer)
+    if aside := claim(options.output, manifest, HOLDS, options.fresh):
+        _say(f"samples of something else moved to {aside}")
+    write_settings(settings, options.output)
     logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks}
     requests, items = _requests(settings, prompted, logs)
     decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     with Grader(options.grade_workers) as grader:
+        _update(grader, logs, items)
         recorder = Recorder(grader, settings, graded_contexts(settings), logs, items, decode, options.quiet)
         _sample(requests, recorder, engine, options)
         recorder.finish()
-    for task in tasks:
-        logs[task.name].close([problem.id for problem in task.problems])
-    rows = {name: list(log.rows.values()) for name, log in logs.items()}
+    rows = {name: log.close([key[1:] for key in items if key[0] == name]) for name, log in logs.items()}
     return write_results(settings, options.output, tasks_known(prompted), rows)
+
+
+def _say(line: str) -> None:
+    print(f"spo-eval run: {line}", file=sys.stderr)
+
+
+def _update(grader: Grader, logs: dict[str, SampleLog], items: dict[tuple[object, ...], Prompted]) -> None:
+    """Make stored samples say what their problems are now, and tell how many were graded again for it."""
+    again = {
+        name: update(grader, log, {key[1:]: item for key, item in items.items() if key[0] == name})
+        for name, log in logs.items()
+    }
+    for name, count in again.items():
+        if count:
+            _say(f"{name}: {count} stored samples graded again, their right answers have changed")
+
+
+def _manifest(tasks: list[LoadedTask], settings: RunSettings, tokenizer: Any) -> Manifest:
+    """What decides this run's samples, beside the problems."""
+    decides = {name: getattr(settings, name) for name in DECIDING}
+    for task in tasks:
+        prompt, examples, template = _asked(task, settings, tokenizer)
+        chat = repr(template or tokenizer.chat_template) if prompt.chat else None
+        decides |= {
+            f"prompt template of {task.name}": asdict(prompt),
+            f"chat template of {task.name}": None if chat is None else text_hash(chat),
+            f"few-shot examples of {task.name}": text_hash(repr(examples)) if examples else None,
+        }
+    return manifest_of("spo-eval", settings.model, decides, _say)
 
 
 def _sample(requests: list[Request], recorder: Recorder, settings: EngineSettings, options: RunOptions) -> None:
@@ -135,7 +175,10 @@ def _stop_strings(tasks: list[LoadedTask], settings: RunSettings) -> tuple[str, 
     return stops.pop()
 
 
-def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Prompted]:
+def _asked(
+    task: LoadedTask, settings: RunSettings, tokenizer: Any
+) -> tuple[Prompt, list[dict[str, str]] | None, str | None]:
+    """How a task's problems are asked: prompt, solved examples, and the chat template that is not the model's own."""
     prompt = _prompt_of(task, settings)
     examples = None
     if settings.few_shot:
@@ -151,11 +194,18 @@ def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Pr
     is_base_model = not tokenizer.chat_template and template is None
     if is_base_model and settings.chat_template == "auto" and settings.prompt is None:
         prompt = replace(prompt, chat=False)
-    prompted = []
-    for problem in task.problems:
-        asked = question(prompt, problem.text, examples)
-        prompted.append(Prompted(task, problem, asked, *render(prompt, asked, tokenizer, template)))
-    return prompted
+    return prompt, examples, template
+
+
+def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Prompted]:
+    prompt, examples, template = _asked(task, settings, tokenizer)
+    questions = [question(prompt, problem.text, examples) for problem in task.problems]
+    rendered = [render(prompt, asked, tokenizer, template) for asked in questions]
+    keys = prompt_keys(token_ids for _, token_ids in rendered)
+    return [
+        Prompted(task, problem, asked, text, token_ids, key)
+        for problem, asked, (text, token_ids), key in zip(task.problems, questions, rendered, keys)
+    ]
 
 
 def _model_length(settings: RunSettings, prompted: list[Prompted], limit: int | None) -> int:
@@ -175,9 +225,9 @@ def _requests(
     for context in settings.contexts if settings.separate_contexts else [max(settings.contexts)]:
         for item in prompted:
             for sample in range(settings.samples):
-                key = (item.task.name, item.problem.id, sample, context)
+                key = (item.task.name, item.key, sample, context)
                 items[key] = item
                 if key[1:] not in logs[item.task.name].rows:
                     budget = response_budget(context, len(item.token_ids), settings.budget)
-                    requests.append(Request(key, item.token_ids, budget, request_seed(settings.seed, *key[:3])))
+                    requests.append(Request(key, item.token_ids, budget, request_seed(settings.seed, item.key, sample)))
     return requests, items

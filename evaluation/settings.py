@@ -1,23 +1,25 @@
-"""What a run is asked for, and the check that a folder is continued under the same settings."""
+"""What a run is asked for, and what of it decides a sample."""
 
 import argparse
-import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from evaluation.contexts import Budget, curve_contexts
-from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import read_json, write_json
+from spo_rlhf.host.files import write_json
 
-# What a sample is told apart by: problem id, number of the sample, context it was generated for.
-SAMPLE_KEY = ("id", "sample", "context")
+# What a sample is told apart by: key of its prompt's tokens, number of the sample, context it was generated for.
+SAMPLE_KEY = ("prompt_hash", "sample", "context")
+# What decides a sample and where it is graded, beside model, prompt and engine.
+DECIDING = ("contexts", "temperature", "top_p", "seed", "budget", "separate_contexts", "curve", "dtype")
+# What is moved aside with samples of something else.
+HOLDS = ("run.json", "results.json", "samples")
 Settings = TypeVar("Settings", "RunSettings", "RunOptions")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that decides the results. A folder's samples are continued only under the same settings."""
+    """Everything that decides the results, beside what the files hold that it names."""
 
     model: str
     tasks: tuple[str, ...]
@@ -50,6 +52,7 @@ class RunOptions:
     trust_remote_code: bool = False
     grade_workers: int | None = None
     quiet: bool = False
+    fresh: bool = False
 
 
 def from_arguments(kind: type[Settings], args: argparse.Namespace) -> Settings:
@@ -64,34 +67,7 @@ def graded_contexts(settings: RunSettings) -> list[int]:
     return sorted(settings.contexts)
 
 
-def request_seed(seed: int, task: str, problem: str, sample: int) -> int:
-    """A sample's own seed, in [0, 2**31): the same in every run with this seed, whatever else runs and at any context.
-
-    Not `core.seeds.derive_seed`: with other seeds, stored runs could no longer be continued.
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{task}\0{problem}\0{sample}".encode()).digest()[:4], "big") >> 1
-
-
-def check_folder(settings: RunSettings, output: Path) -> None:
-    """Refuse to continue a run under other settings, except with more samples; write down the settings of a new one.
-
-    Raises:
-        UserError: the folder holds a run with other settings.
-    """
-    path, asked = output / "run.json", _plain(asdict(settings))
-    if path.exists():
-        before = read_json(path)
-        changed = [key for key in asked if before.get(key) != asked[key]]
-        if changed == ["samples"] and asked["samples"] > before["samples"]:
-            write_json(path, asked)  # each sample has its own seed, so more of them leave the others as they are
-        elif changed:
-            raise UserError(
-                f"--output {output} holds a run with another {', '.join(changed)}; "
-                "choose another folder, or remove that one (only --samples may grow)"
-            )
-    else:
-        write_json(path, asked)
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+def write_settings(settings: RunSettings, output: Path) -> None:
+    """Write down what was asked for, for `regrade` and the reader."""
+    asked = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+    write_json(output / "run.json", asked)

@@ -1,14 +1,14 @@
-"""The statistics of a table of scores. Pure numpy; formulas and sources in the docstrings."""
+"""The statistics of a table of scores. Formulas and sources in the docstrings."""
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
-BOOTSTRAP_RESAMPLES = 10_000
-BOOTSTRAP_CHUNK = 500
 CONFIDENCE = 0.95
+Z = 1.959963984540054  # the normal quantile at 1 - (1 - CONFIDENCE) / 2
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -22,29 +22,44 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def bootstrap_interval(values_P: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean, resampling the P problems; (nan, nan) of a single one."""
+def mean_interval(values_P: Sequence[float] | np.ndarray, samples: int) -> tuple[float, float]:
+    """95 % interval of the expected pass@1, from the P problems' shares of right samples. Never of width 0.
+
+    Wilson's score interval of the mean m with an effective number of samples N / D (Korn and Graubard 1998; compared
+    with others by Dean and Pagano 2015), where D is the design effect: how much wider the samples of one problem, which
+    are alike, leave the mean than so many independent ones. D is between 1 (all differ) and k = N / P (all samples of
+    a problem agree); it is estimated from the variance between the problems, which has P - 1 degrees of freedom. Where
+    few problems differ from the rest that estimate is worth little: D goes to k with a weight of exp(-E / 2),
+    E = (sum r)^2 / sum r^2 being the effective number of such problems, r their right or wrong samples, whichever are
+    rarer. All right or all wrong counts as one sample a problem. With one sample a problem this is Wilson's interval.
+
+    Args:
+        samples: N, of all problems together, at least P.
+
+    Returns:
+        (low, high); (nan, nan) without problems.
+    """
     values_P = np.asarray(values_P, dtype=float)
-    if len(values_P) < 2:
+    n = len(values_P)
+    if n == 0:
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    means = [
-        values_P[
-            rng.integers(0, len(values_P), (min(BOOTSTRAP_CHUNK, BOOTSTRAP_RESAMPLES - start), len(values_P)))
-        ].mean(axis=1)
-        for start in range(0, BOOTSTRAP_RESAMPLES, BOOTSTRAP_CHUNK)
-    ]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+    mean, k = float(values_P.mean()), samples / n
+    if not 0 < mean < 1 or n == 1:
+        return wilson_interval(mean, n)
+    rare_P = values_P if mean <= 0.5 else 1 - values_P
+    events = float(rare_P.sum() ** 2 / (rare_P**2).sum())
+    spread = (float(stdtrit(n - 1, 1 - (1 - CONFIDENCE) / 2)) / Z) ** 2  # of an estimated variance, Student's
+    design = min(max(float(values_P.var(ddof=1)) * k / (mean * (1 - mean)) * spread, 1.0), k)
+    design += (k - design) * math.exp(-events / 2)
+    return wilson_interval(mean, samples / design)
 
 
-def binomial_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion, for published scores known by the number of problems only."""
-    z = 1.959963984540054  # the normal quantile at 0.975
-    p = correct / n
-    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
+    """95 % Wilson score interval of a share of `n` independent trials; `n` may be an effective number, from 1."""
+    centre, spread = share + Z * Z / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    low, high = (centre - spread) / (1 + Z * Z / n), (centre + spread) / (1 + Z * Z / n)
+    # At the ends exactly: rounding must not leave the share outside of its own interval.
+    return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
 
 
 def majority_score(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
@@ -72,6 +87,22 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def paired_difference(first_P: Sequence[float], second_P: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of second - first over the same P problems, and its 95 % bootstrap interval over problems."""
-    difference_P = np.asarray(second_P, dtype=float) - np.asarray(first_P, dtype=float)
-    return (float(difference_P.mean()), *bootstrap_interval(difference_P))
+    """Mean of second - first over the same P problems, and its 95 % interval over problems. Never of width 0.
+
+    The interval of Bonett and Price (2012): Wald's with two more problems, one for each of the models, here of the size
+    c at which problems differ: c = sum d^2 / sum |d|, with a weight of exp(-E / 2) for 1 instead where few do (E = (sum |d|)^2
+    / sum d^2). With one sample a problem c is 1, and this is their interval itself.
+
+    Returns:
+        (difference, low, high); nan without problems.
+    """
+    d_P = np.asarray(second_P, dtype=float) - np.asarray(first_P, dtype=float)
+    n = len(d_P)
+    if n == 0:
+        return math.nan, math.nan, math.nan
+    total, squares = float(np.abs(d_P).sum()), float((d_P**2).sum())
+    events, size = (total**2 / squares, squares / total) if squares else (0.0, 1.0)
+    size += (1 - size) * math.exp(-events / 2)
+    centre = float(d_P.sum()) / (n + 2)
+    spread = Z * math.sqrt(((squares + 2 * size**2) / (n + 2) - centre**2) / (n + 2))
+    return float(d_P.mean()), max(-1.0, centre - spread), min(1.0, centre + spread)

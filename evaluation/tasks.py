@@ -1,5 +1,6 @@
 """The problems of a task: from local files, or from the Hugging Face hub. What a task is stands in `spo_rlhf.tasks`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ class LoadedTask:
     name: str
     task: Task
     problems: tuple[Problem, ...]
+
+
+def load_tasks(specs: Sequence[str], data_dir: Path | None, limit: int | None = None) -> list[LoadedTask]:
+    """`load_task` of each.
+
+    Raises:
+        UserError: also where two have one name, under which the samples and results of both would be kept.
+    """
+    names = [spec.partition("=")[0] for spec in specs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"--tasks: {', '.join(twice)} is there twice; name each once (another NAME=PATH.jsonl)")
+    return [load_task(spec, data_dir, limit) for spec in specs]
 
 
 def load_task(spec: str, data_dir: Path | None, limit: int | None = None) -> LoadedTask:

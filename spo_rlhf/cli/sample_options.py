@@ -14,9 +14,10 @@ from spo_rlhf.sampling.selection import CORRECT_PER_PROMPT, PAIRS_PER_PROMPT
 
 DESCRIPTION = "n responses to each prompt, with rewards, as JSON lines; selected for supervised or preference training"
 EXAMPLES = f"""\
-writes to DIR: samples.jsonl (id, sample, prompt, label, response, reward, truncated, tokens), with --select also
-correct.jsonl or pairs.jsonl; summary.json, settings.json, sample.log. A stopped run continues when the same command is
-given again. A response ends with the end-of-text token where that was sampled; one that the length limit cut has
+writes to DIR: samples.jsonl (id, prompt_hash, sample, prompt, label, response, reward, truncated, tokens), with --select
+also correct.jsonl or pairs.jsonl; summary.json, manifest.json, sample.log. A stopped run continues when the same command
+is given again, also with more --samples or other data: what is asked already is not sampled again. Other weights or
+settings are refused. A response ends with the end-of-text token where that was sampled; one that the length limit cut has
 reward 0 and is not graded. Every option also takes its name in spo-train.
 
 examples:
@@ -125,6 +126,7 @@ OPTIONS = (
         "--gpu-memory", "vllm.gpu_memory_utilization", "share of a GPU's memory for an engine", share, 0.9, "SHARE"
     ),
     SampleOption("--output", None, "directory for what is written", Path, metavar="DIR", required=True),
+    SampleOption("--fresh", None, "move samples that are of something else to DIR/before-N, and sample anew"),
     SampleOption("--dry-run", None, "check the options, print what would be sampled"),
 )
 

@@ -94,8 +94,18 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """One row of a JSONL file, its line feed included."""
-    return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
+    """One row of a JSONL file, its line feed included. What UTF-8 cannot hold (half of a surrogate pair) is escaped."""
+    line = json.dumps(row, ensure_ascii=False, sort_keys=True)
+    return (line if encodable(line) else json.dumps(row, sort_keys=True)) + "\n"
+
+
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold a text: not one with a lone surrogate, which JSON can spell as an escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A run of spo-sample from its start to its end: checks, prompts, samples, selection, summary."""
 
-import hashlib
 import signal
 import sys
 import time
@@ -13,19 +12,22 @@ from spo_rlhf import upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import processes
 from spo_rlhf.host.console import Console, count, duration
-from spo_rlhf.host.files import is_local, read_json, write_json, write_jsonl
+from spo_rlhf.host.files import is_local, write_json, write_jsonl
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, output_to
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.sampling import selection
-from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect
+from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, sample_keys
 from spo_rlhf.sampling.engine import EngineSettings, start_engine
+from spo_rlhf.sampling.manifest import claim, manifest_of, text_hash
 from spo_rlhf.sampling.sample_log import SampleLog
 
 PROGRAM = "spo-sample"
 INTERRUPTED = "interrupted; what is finished is kept, the same command continues"
-# What decides the samples, beside the prompts and the reward file.
-DECIDING = ("model", "samples", "temperature", "top_p", "max_new_tokens", "max_len", "seed")
+# What decides a sample, beside its prompt, the model and the reward file.
+DECIDING = ("temperature", "top_p", "max_new_tokens", "max_len", "seed")
+# What is moved aside with samples of something else; the log is this run's.
+HOLDS = ("summary.json", "settings.json", "correct.jsonl", "pairs.jsonl", "samples.unused.jsonl", "samples.jsonl")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class SampleJob:
     max_num_seqs: int
     gpu_memory: float
     output: Path
+    fresh: bool  # move samples of something else aside
 
     def for_preflight(self) -> SimpleNamespace:
         """These options in the form of spo-train's, for the checks that both share."""
@@ -121,13 +124,14 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     with processes.leaving_on_interrupt(f"{PROGRAM}: {INTERRUPTED}", console.stream):
         upstream.get_tokenizer  # noqa: B018  the first name that is asked of OpenRLHF loads the stack
     prompts, tokenizer = load_prompts(job)
-    settings = deciding_settings(job, prompts)
-    claim_folder(job.output, settings)
+    claim_folder(job, tokenizer.chat_template, console)
     limits = Limits(job.samples, job.max_new_tokens or job.max_len, job.max_len)
     engine = engine_settings(job, longest_prompt=max(len(prompt.token_ids) for prompt in prompts))
     log = SampleLog(job.output / "samples.jsonl", SAMPLE_KEY)
+    keys = sample_keys(prompts, limits)
+    there = sum(key in log.rows for key in keys)
     console.line(
-        f"{PROGRAM}: {len(prompts)} prompts x {job.samples} responses, {len(log.rows)} of them there; engine log: "
+        f"{PROGRAM}: {len(prompts)} prompts x {job.samples} responses, {there} of them there; engine log: "
         f"{job.output / 'sample.log'}"
     )
     with FileReward(job.reward, job.reward_workers, job.reward_timeout) as reward:
@@ -141,15 +145,17 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
             log=log,
             report=lambda progress: report(console, progress),
         )
-    log.close([prompt.id for prompt in prompts])
-    rows = sorted(log.rows.values(), key=log.key_of)
+    if progress.graded_again:
+        console.line(f"{PROGRAM}: {progress.graded_again} stored responses graded again: their labels have changed")
+    rows = log.close(list(keys))
     this_run = {
         "samples": progress.new,
+        "graded_again": progress.graded_again,
         "reward_timeouts": reward.timeouts,
         "seconds_sampling": round(progress.seconds, 3),
         "seconds_total": round(time.monotonic() - start, 3),
     }
-    summary = summarize(job, rows, prompts=len(prompts)) | {"settings": settings, "this_run": this_run}
+    summary = summarize(job, rows, prompts=len(prompts)) | {"this_run": this_run}
     write_json(job.output / "summary.json", summary)
     return summary
 
@@ -174,28 +180,18 @@ def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any]:
     return prompts, tokenizer
 
 
-def deciding_settings(job: SampleJob, prompts: list[TokenizedPrompt]) -> dict[str, Any]:
-    """Everything that decides the samples; of the prompts and the reward file a hash."""
-    content = hashlib.sha256("\0".join(f"{prompt.id}\1{prompt.text}\1{prompt.label}" for prompt in prompts).encode())
-    reward = hashlib.sha256(Path(job.reward).read_bytes())
+def claim_folder(job: SampleJob, chat_template: Any, console: Console) -> None:
+    """Go on with the folder's samples where they are of the same. Raises UserError where it holds others."""
     settings = {name: getattr(job, name) for name in DECIDING}
-    return settings | {"data": content.hexdigest()[:16], "reward": reward.hexdigest()[:16]}
-
-
-def claim_folder(output: Path, settings: dict[str, Any]) -> None:
-    """Write settings.json, or find it equal. Raises UserError where the folder holds samples of something else."""
-    path = output / "settings.json"
-    if path.exists():
-        before = read_json(path)
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            raise UserError(
-                f"--output {output} holds samples made with another {', '.join(changed)}: choose another folder"
-            )
-    elif (output / "samples.jsonl").exists():
-        raise UserError(f"--output {output} holds samples.jsonl and no settings.json: choose another folder")
-    else:
-        write_json(path, settings)
+    reward = text_hash(Path(job.reward).read_text(encoding="utf-8"))
+    asked = {
+        "prompt template": job.template,
+        "chat template": text_hash(repr(chat_template)) if job.chat_template else None,
+    }
+    decides = {**asked, **settings, "reward file": reward}
+    manifest = manifest_of(PROGRAM, job.model, decides, say=lambda line: console.line(f"{PROGRAM}: {line}"))
+    if aside := claim(job.output, manifest, HOLDS, job.fresh):
+        console.line(f"{PROGRAM}: samples of something else moved to {aside}")
 
 
 def engine_settings(job: SampleJob, longest_prompt: int) -> EngineSettings:

@@ -6,18 +6,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.rollout.protocol import TRUNCATED, Grade
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.sampling.engine import Request, Response, SamplingEngine
+from spo_rlhf.sampling.manifest import prompt_keys, request_seed
 from spo_rlhf.sampling.sample_log import SampleLog
 
-SAMPLE_KEY = ("id", "sample")
+SAMPLE_KEY = ("prompt_hash", "sample")
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt as text and tokens, with what its responses are graded by. `id`: the number of its row in the data."""
+    """A prompt as text and tokens, with what its responses are graded by.
+
+    `id`, the number of its row in the data, is for the reader: its tokens are what its samples are found by.
+    """
 
     id: int
     text: str
@@ -44,25 +47,46 @@ class Progress:
     tokens: int = 0
     reward_sum: float = 0.0
     seconds: float = 0.0
+    graded_again: int = 0  # stored samples whose label has changed
 
     @property
     def seconds_left(self) -> float:
         return self.seconds / max(self.new, 1) * (self.total - self.stored)
 
 
+def sample_keys(prompts: Sequence[TokenizedPrompt], limits: Limits) -> dict[tuple, TokenizedPrompt]:
+    """The key of every sample there is to be, in order, with its prompt."""
+    keys = prompt_keys(prompt.token_ids for prompt in prompts)
+    return {(key, sample): prompt for key, prompt in zip(keys, prompts) for sample in range(limits.responses)}
+
+
 def requests(prompts: Sequence[TokenizedPrompt], limits: Limits, seed: int, known: dict[tuple, Any]) -> list[Request]:
     """Requests of the samples not in `known`. A seed follows from the run's, the prompt and the sample alone."""
     return [
         Request(
-            (prompt.id, sample),
+            key,
             prompt.token_ids,
             min(limits.max_new_tokens, limits.max_len - len(prompt.token_ids)),
-            derive_seed(seed, "sample", prompt.id, sample),
+            request_seed(seed, *key),
         )
-        for prompt in prompts
-        for sample in range(limits.responses)
-        if (prompt.id, sample) not in known
+        for key, prompt in sample_keys(prompts, limits).items()
+        if key not in known
     ]
+
+
+def correct_labels(keys: dict[tuple, TokenizedPrompt], reward: FileReward, log: SampleLog) -> int:
+    """Give stored samples the row number and label that their prompts have now; how many were graded again for it."""
+    graded: list[tuple[dict[str, Any], Future[Grade] | None]] = []
+    for key, prompt in keys.items():
+        row = log.rows.get(key)
+        if row is None or (row["id"], row["label"]) == (prompt.id, prompt.label):
+            continue
+        again = row["label"] != prompt.label and not row["truncated"]
+        future = reward.submit(prompt.text + row["response"], prompt.text, prompt.label) if again else None
+        graded.append(({**row, "id": prompt.id, "label": prompt.label}, future))
+    for row, future in graded:
+        log.append(row if future is None else {**row, "reward": future.result().reward})
+    return sum(future is not None for _, future in graded)
 
 
 def collect(
@@ -75,16 +99,18 @@ def collect(
     log: SampleLog,
     report: Callable[[Progress], None],
 ) -> Progress:
-    """Fill `log` with the samples that are missing. A truncated response has reward 0 and is not graded.
+    """Fill `log` with the samples that are missing, and grade those again whose label has changed. A truncated response
+    has reward 0 and is not graded.
 
     `start_engine` is called where something is missing, and what it returns is closed. Whatever ends this early, what
     was graded by then is in the log. Raises UserError where the reward file is at fault.
     """
+    keys = sample_keys(prompts, limits)
     missing = requests(prompts, limits, seed, log.rows)
-    progress = Progress(stored=len(log.rows), total=len(log.rows) + len(missing))
+    progress = Progress(stored=len(keys) - len(missing), total=len(keys))
+    progress.graded_again = correct_labels(keys, reward, log)
     if not missing:
         return progress
-    of_id = {prompt.id: prompt for prompt in prompts}
     waiting: list[tuple[Response, Future[Grade] | None]] = []
 
     def store(*, wait: bool = False) -> None:
@@ -92,7 +118,7 @@ def collect(
         for entry in ready:
             response, future = entry
             grade = TRUNCATED if future is None else future.result()
-            log.append(_row(of_id[response.key[0]], response, decode, grade.reward))
+            log.append(_row(keys[response.key], response, decode, grade.reward))
             waiting.remove(entry)
             progress.stored, progress.new = progress.stored + 1, progress.new + 1
             progress.tokens += len(response.token_ids)
@@ -104,7 +130,7 @@ def collect(
     start = time.monotonic()
     try:
         for response in engine.generate(missing):
-            prompt = of_id[response.key[0]]
+            prompt = keys[response.key]
             future = None
             if response.finished:
                 future = reward.submit(prompt.text + decode(response.token_ids), prompt.text, prompt.label)
@@ -121,6 +147,7 @@ def _row(
 ) -> dict[str, Any]:
     return {
         "id": prompt.id,
+        "prompt_hash": response.key[0],
         "sample": response.key[1],
         "prompt": prompt.text,
         "label": prompt.label,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import json_line, read_jsonl, write_jsonl
 
 
@@ -13,17 +14,24 @@ class SampleLog:
 
     Args:
         path: of the file; its folder is made.
-        key: names of the fields that tell samples apart, the problem's id first.
+        key: names of the fields that tell samples apart.
 
     Attributes:
-        rows: the samples already there, by key.
+        rows: the samples already there, by key; also those that an earlier `close` has put aside.
+
+    Raises:
+        UserError: a row without the key's fields, or a line before the last that is no JSON object.
     """
 
     def __init__(self, path: Path, key: Sequence[str]) -> None:
         self.path, self.key = path, tuple(key)
+        self.aside = path.with_suffix(f".unused{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_half_line(path)
-        self.rows = {self.key_of(row): row for row in read_jsonl(path)} if path.exists() else {}
+        stored = [row for file in (self.aside, path) if file.exists() for row in read_jsonl(file)]
+        if not all(name in row for row in stored for name in self.key):
+            raise UserError(f"{path}: a sample without {', '.join(self.key)}; remove its line, or give --fresh")
+        self.rows = {self.key_of(row): row for row in stored}
         self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115  until `close`
 
     def key_of(self, row: dict[str, Any]) -> tuple:
@@ -31,20 +39,29 @@ class SampleLog:
         return tuple(row[name] for name in self.key)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a finished sample; it is handed to the operating system before this returns."""
+        """Add a finished sample, or replace it; it is handed to the operating system before this returns."""
         self._file.write(json_line(row))
         self._file.flush()
         self.rows[self.key_of(row)] = row
 
-    def close(self, order: Sequence | None = None) -> None:
-        """Close the file; with `order` (problem ids) also sort it, so that it does not tell in which order samples
-        finished.
+    def close(self, order: Sequence[tuple] | None = None) -> list[dict[str, Any]]:
+        """Close the file; with `order` (keys) it then holds the samples of these, in this order, so that it does not
+        tell in which order they finished. Samples of other keys go to a file beside it and are found there again.
+
+        Returns:
+            The samples of `order`.
         """
         self._file.close()
-        if order is not None:
-            rank = {problem: number for number, problem in enumerate(order)}
-            keys = sorted(self.rows, key=lambda key: (rank.get(key[0], len(rank)), key))
-            write_jsonl(self.path, (self.rows[key] for key in keys))
+        if order is None:
+            return []
+        belong = {key: self.rows[key] for key in order if key in self.rows}
+        others = [row for key, row in sorted(self.rows.items()) if key not in belong]
+        if others:
+            write_jsonl(self.aside, others)  # before they leave the other file
+        write_jsonl(self.path, belong.values())
+        if not others:
+            self.aside.unlink(missing_ok=True)
+        return list(belong.values())
 
 
 def _cut_half_line(path: Path) -> None:

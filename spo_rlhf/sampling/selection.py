@@ -33,15 +33,17 @@ def correct(samples: Iterable[dict[str, Any]], threshold: float, per_prompt: int
 def pairs(samples: Iterable[dict[str, Any]], threshold: float, per_prompt: int, seed: int) -> list[dict[str, Any]]:
     """Every response of at least `threshold` beside every one below it, to the same prompt.
 
-    Where a prompt has more than `per_prompt` pairs, so many of them are drawn, by `seed`.
+    Where a prompt has more than `per_prompt` pairs, so many of them are drawn, by `seed` and its text.
     """
     kept = []
-    for prompt, group in by_prompt(samples).items():
+    for group in by_prompt(samples).values():
         right = [sample for sample in group if sample["reward"] >= threshold]
         wrong = [sample for sample in group if sample["reward"] < threshold]
         combinations = list(product(right, wrong))
         if len(combinations) > per_prompt:
-            drawn = sorted(range(len(combinations)), key=lambda i: derive_seed(seed, "pair", prompt, i))[:per_prompt]
+            drawn = sorted(
+                range(len(combinations)), key=lambda i, asked=group[0]["prompt"]: derive_seed(seed, "pair", asked, i)
+            )[:per_prompt]
             combinations = [combinations[number] for number in sorted(drawn)]
         for chosen, rejected in combinations:
             kept.append(

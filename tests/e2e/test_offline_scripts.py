@@ -77,7 +77,7 @@ def test_restem(task, tmp_path, name):
         assert f"round {number}: reward" in stdout
     if rounds == 2:  # the second round samples from what the first one trained
         models = [
-            json.loads((tmp_path / f"round_{n}" / "samples" / "settings.json").read_text())["model"] for n in (1, 2)
+            json.loads((tmp_path / f"round_{n}" / "samples" / "manifest.json").read_text())["model"] for n in (1, 2)
         ]
         assert models == [str(task / "model"), str(tmp_path / "round_1" / "model")]
     assert (tmp_path / "model").resolve().parent.parent == tmp_path.resolve()

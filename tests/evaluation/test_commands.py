@@ -39,6 +39,17 @@ def test_grade_keeps_the_order_and_adds_its_columns(tmp_path, capsys):
     assert "1 of 4 correct" in capsys.readouterr().out
 
 
+def test_half_a_surrogate_pair_in_one_answer_costs_no_other_row(tmp_path):
+    (tmp_path / "in.jsonl").write_text(
+        '{"gold": "5", "pred": "#### 5"}\n{"gold": "5", "pred": "\\\\boxed{\\ud8005}"}\n{"gold": "6", "pred": "é #### 6"}\n'
+    )
+    files = ["--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["grade", *files, "--workers", "1"]) == 0
+    assert [row["correct"] for row in read_jsonl(tmp_path / "out.jsonl")] == [True, False, True]
+    assert list(read_jsonl(tmp_path / "out.jsonl"))[1]["pred"] == "\\boxed{\ud8005}", "and it comes back as it was"
+    assert "é" in (tmp_path / "out.jsonl").read_text()
+
+
 def test_grade_one_pair_and_both_modes(capsys):
     assert main(["grade", "--gold", "0.5", "--pred", r"It is \boxed{\frac12}."]) == 0
     assert json.loads(capsys.readouterr().out)["correct"] is True

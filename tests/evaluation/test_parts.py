@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation import contexts, prompts, tasks
-from evaluation.settings import SAMPLE_KEY, request_seed
+from evaluation.settings import SAMPLE_KEY
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.host.files import read_jsonl
@@ -76,6 +76,15 @@ def test_wrong_tasks_are_refused(tmp_path, spec, row, message):
     path.write_text(row or "")
     with pytest.raises(UserError, match=message):
         tasks.load_task(spec.format(path=path), tmp_path)
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text('{"problem": "1+1?", "answer": 2}\n')
+    with pytest.raises(UserError, match="--tasks: mine is there twice; name each once"):
+        tasks.load_tasks((f"mine={tmp_path}/a", f"mine={tmp_path}/b"), None)
+    pair = tasks.load_tasks((f"mine={tmp_path}/a", f"other={tmp_path}/a"), None)
+    assert [task.name for task in pair] == ["mine", "other"]
 
 
 def test_few_shot_prompts_show_solved_examples_first(tmp_path):
@@ -148,17 +157,8 @@ def test_a_thought_may_start_in_the_prompt():
     assert opens_thought("...<｜Assistant｜><think>\n") and not opens_thought("...<｜Assistant｜>")
 
 
-def test_seeds_differ_and_repeat():
-    seeds = {request_seed(0, task, problem, sample) for task in "ab" for problem in "cd" for sample in range(50)}
-    assert len(seeds) == 200 and request_seed(0, "a", "c", 1) in seeds and request_seed(1, "a", "c", 1) not in seeds
-
-
-def test_seeds_stay_those_of_stored_runs():
-    assert request_seed(1234, "math500", "test/algebra/1.json", 3) == 1432251405
-
-
 def sample(number: int) -> dict:
-    return {"id": f"p{number}", "sample": 0, "context": 8, "response": "é" * number}
+    return {"id": f"p{number}", "prompt_hash": f"p{number}", "sample": 0, "context": 8, "response": "é" * number}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_damaged_end_is_cut_and_the_rest_kept(tmp_path, damage):
     log = SampleLog(path, SAMPLE_KEY)
     assert list(log.rows.values()) == [sample(0), sample(1)]
     log.append(sample(2))
-    log.close(["p2", "p1", "p0"])
+    log.close([("p2", 0, 8), ("p1", 0, 8), ("p0", 0, 8)])
     assert [row["id"] for row in read_jsonl(path)] == ["p2", "p1", "p0"]
 
 
@@ -185,6 +185,6 @@ def test_two_equal_runs_in_different_order_leave_the_same_file(tmp_path):
         log = SampleLog(tmp_path / name, SAMPLE_KEY)
         for number in order:
             log.append(sample(number))
-        log.close(["p0", "p1", "p2"])
+        log.close([(f"p{number}", 0, 8) for number in range(3)])
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1]

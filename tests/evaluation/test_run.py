@@ -1,6 +1,7 @@
 """A whole run of the command, with an engine that answers from a script in place of vLLM."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 class Scripted:
     """Answers 2n to the n-th problem, but for the first sample of each; remembers what it was asked."""
 
@@ -45,8 +51,9 @@ class Scripted:
     def generate(self, requests):
         for request in requests:
             self.asked.append(request)
-            _, problem, sample, _ = request.key
-            text = rf"So \boxed{{{2 * int(problem[1:]) if sample else 99}}}"
+            asked = self.tokenizer.decode(request.prompt_ids)
+            number = int(re.findall(r"is ?(\d+)", asked.replace(" ", ""))[-1])
+            text = rf"So \boxed{{{2 * number if request.key[2] else 99}}}"
             ids = tuple(self.tokenizer(text)["input_ids"])[: request.max_tokens]
             yield Response(request.key, ids, self.tokenizer.decode(ids), len(ids) < request.max_tokens)
 
@@ -95,9 +102,82 @@ def test_a_finished_run_starts_no_engine_and_more_samples_ask_for_those_alone(fo
     assert [request.key[2] for request in engine.asked] == [0] * 4 + [1] * 4
 
 
+def samples_of(output: Path) -> dict[tuple[str, int], dict]:
+    return {(row["id"], row["sample"]): row for row in read_jsonl(output / "samples" / "sums.jsonl")}
+
+
+def test_changed_problems_are_sampled_and_the_others_kept_whatever_their_rows(folder, engine, tmp_path, capsys):
+    """Rows without ids, whose numbers are their problems' ids."""
+    rows = [{"problem": row["problem"], "answer": row["answer"]} for row in ROWS]
+    write_jsonl(tmp_path / "sums.jsonl", rows[:3])
+    run = command(tmp_path, tmp_path / "out", "--samples", "2")
+    run[run.index("--model") + 1] = str(folder / "model")
+    assert main(run) == 0
+    first = samples_of(tmp_path / "out")
+    corrected = {**rows[0], "answer": "99"}
+    write_jsonl(tmp_path / "sums.jsonl", [rows[3], rows[1], corrected, rows[1]])
+    engine.asked.clear()
+    capsys.readouterr()
+    assert main(run) == 0
+    assert "sums: 2 stored samples graded again, their right answers have changed" in capsys.readouterr().err
+    assert len(engine.asked) == 4 and len({request.seed for request in engine.asked}) == 4
+    now = samples_of(tmp_path / "out")
+    assert list(now) == [(str(row), sample) for row in range(4) for sample in range(2)]
+    assert [now[str(row), 1]["problem"] for row in range(4)] == [rows[n]["problem"] for n in (3, 1, 0, 1)]
+    assert now["1", 1] == first["1", 1] and now["3", 0]["prompt_hash"] == now["1", 0]["prompt_hash"] + "-2"
+    assert [now["2", sample]["grades"]["200"]["strict"]["correct"] for sample in (0, 1)] == [True, False]
+    assert {**now["2", 0], "id": 0, "gold": 0, "grades": 0} == {**first["0", 0], "id": 0, "gold": 0, "grades": 0}
+    results = read_json(tmp_path / "out" / "results.json")["tasks"]["sums"]
+    assert results["problems"] == 4 and results["contexts"]["200"]["samples"] == 8
+    assert results["contexts"]["200"]["strict"]["pass@1"] == 0.5
+
+    run[run.index("--output") + 1] = str(tmp_path / "unbroken")
+    assert main(run) == 0
+    for name in ("results.json", "samples/sums.jsonl"):
+        assert (tmp_path / "unbroken" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_problems_and_samples_that_are_left_out_come_back_without_an_engine(folder, engine, tmp_path):
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0
+    whole = {name: (tmp_path / name).read_bytes() for name in ("results.json", "samples/sums.jsonl")}
+    assert main(command(folder, tmp_path, "--limit", "3")) == 0
+    assert list(samples_of(tmp_path)) == [("p1", 0), ("p2", 0), ("p3", 0)]
+    assert read_json(tmp_path / "results.json")["tasks"]["sums"]["contexts"]["200"]["samples"] == 3
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0 and len(engine.settings) == 1
+    assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
+
+
+def test_another_model_under_the_same_path_is_refused_and_fresh_starts_anew(folder, engine, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    for path in (folder / "model").iterdir():
+        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
+    write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    out = tmp_path / "out"
+    assert main(command(tmp_path, out)) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    build_model(engine.tokenizer, seed=1).save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    for options, told in (
+        ((), "another weights (model.safetensors)"),
+        (("--prompt", "raw"), "prompt template of sums"),
+    ):
+        assert main(command(tmp_path, out, *options)) == 2
+        error = capsys.readouterr().err
+        assert told in error and "--fresh" in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    for _ in range(2):
+        assert main(command(tmp_path, out, "--fresh")) == 0
+        assert len(engine.settings) == 2, "what was sampled anew is kept"
+    assert (out / "before-1" / "results.json").read_bytes() == before[out / "results.json"]
+    (out / "manifest.json").unlink()
+    assert main(command(tmp_path, out)) == 2 and "no manifest.json of this version" in capsys.readouterr().err
+
+
 def test_a_prompt_that_fills_the_context_is_wrong_without_being_sampled(folder, engine, tmp_path):
     assert main(command(folder, tmp_path, "--samples", "2", file="more.jsonl")) == 0
-    assert {request.key[1] for request in engine.asked} == {"p1", "p2", "p3", "p4"}
+    samples = list(read_jsonl(tmp_path / "samples" / "sums.jsonl"))
+    asked = {row["id"] for row in samples for request in engine.asked if row["prompt_hash"] == request.key[1]}
+    assert asked == {"p1", "p2", "p3", "p4"} and len(samples) == 10
     summary = read_json(tmp_path / "results.json")["tasks"]["sums"]["contexts"]["200"]
     assert summary["strict"]["pass@1"] == pytest.approx(4 / 10) and summary["truncated"] == pytest.approx(2 / 10)
 

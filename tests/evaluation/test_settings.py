@@ -1,29 +1,21 @@
-"""Which runs a folder may go on with."""
+"""What of the settings is written down."""
 
-from dataclasses import replace
-
-import pytest
-
-from evaluation.settings import RunSettings, check_folder
-from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import read_json
-
-FIRST = RunSettings("model", ("arithmetic",), (64, 256), samples=2)
+from evaluation.settings import DECIDING, RunSettings, write_settings
+from evaluation.stored import stored_run
+from spo_rlhf.host.files import write_json
 
 
-def test_more_samples_extend_a_run(tmp_path):
-    check_folder(FIRST, tmp_path)
-    check_folder(replace(FIRST, samples=5), tmp_path)
-    assert read_json(tmp_path / "run.json")["samples"] == 5
-    check_folder(replace(FIRST, samples=5), tmp_path)
+def test_settings_come_back_as_they_were_asked_for(tmp_path):
+    asked = RunSettings("model", ("arithmetic",), (64, 256), samples=2, few_shot_file="shots.jsonl", few_shot=2)
+    write_settings(asked, tmp_path)
+    write_json(tmp_path / "results.json", {"tasks": {}})
+    assert stored_run(tmp_path)[0] == asked
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [({"samples": 1}, "samples"), ({"samples": 4, "seed": 1}, "samples, seed"), ({"contexts": (64,)}, "contexts")],
-)
-def test_anything_else_is_refused_and_changes_nothing(tmp_path, changes, named):
-    check_folder(FIRST, tmp_path)
-    with pytest.raises(UserError, match=f"another {named}; .*only --samples may grow"):
-        check_folder(replace(FIRST, **changes), tmp_path)
-    check_folder(FIRST, tmp_path)
+def test_neither_paths_nor_which_problems_nor_how_many_samples_decide_a_sample():
+    fields = set(RunSettings.__dataclass_fields__)
+    # The prompt is told by its own content.
+    assert fields - set(DECIDING) == {
+        *("model", "tasks", "samples", "limit"),
+        *("prompt", "system", "chat_template", "few_shot", "few_shot_file"),
+    }

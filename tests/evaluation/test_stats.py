@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from evaluation import stats
 
 scipy_stats = pytest.importorskip("scipy.stats")
+DRAWS = 4000
+NOISE = 2 * math.sqrt(0.95 * 0.05 / DRAWS)  # two standard errors of a simulated coverage
 
 
 @given(st.integers(1, 9), st.data())
@@ -26,34 +28,93 @@ def test_pass_at_k_refuses_more_than_there_are():
         stats.pass_at_k(3, 1, 4)
 
 
-def test_bootstrap_interval_agrees_with_scipy():
-    values = np.random.default_rng(1).choice([0, 0.25, 0.5, 1], 200)
-    low, high = stats.bootstrap_interval(values)
-    reference = scipy_stats.bootstrap(
-        (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(2)
-    )
-    assert (low, high) == pytest.approx(tuple(reference.confidence_interval), abs=0.005)
+BETWEEN = {
+    "problems equally hard": lambda rng, p, shape: np.full(shape, float(p)),
+    "a few problems half hard": lambda rng, p, shape: (
+        rng.beta(2 * p, 2 * (1 - p), shape) if 0 < p < 1 else np.full(shape, float(p))
+    ),
+    "problems always or never solved": lambda rng, p, shape: (rng.random(shape) < p).astype(float),
+}
+LEVELS, PROBLEMS = (0, 0.01, 0.05, 0.5, 0.95, 1), (30, 60, 500)
 
 
-def test_bootstrap_interval_covers_the_truth_about_95_percent_of_the_time():
-    rng = np.random.default_rng(3)
-    covered = 0
-    for run in range(150):
-        low, high = stats.bootstrap_interval(rng.random(60) < 0.4, seed=run)
-        covered += low <= 0.4 <= high
-    assert 0.88 <= covered / 150 <= 0.99
+def covers(bounds: tuple[float, float], truth: float) -> bool:
+    return bounds[0] - 1e-12 <= truth <= bounds[1] + 1e-12
 
 
-def test_bootstrap_interval_is_the_same_each_time_and_nan_for_one_problem():
-    assert stats.bootstrap_interval([0, 1, 1, 0.5]) == stats.bootstrap_interval([0, 1, 1, 0.5])
-    assert all(math.isnan(bound) for bound in stats.bootstrap_interval([1]))
+@pytest.mark.parametrize("n", PROBLEMS)
+@pytest.mark.parametrize("p", LEVELS)
+def test_the_interval_of_one_sample_a_problem_covers_as_it_says(n, p):
+    """Exactly, by summing over all counts of right answers.
+
+    At p = 0 and 1 there is one count, and it is covered. At p = 0.01 of 60 the counts are too coarse for the band from
+    93 to 97 %: with 0, 1 and 2 it is 97.8 %, without 2 only 87.9 %. p = 0.05 of 60 is at 97.03 %.
+    """
+    chances = scipy_stats.binom.pmf(np.arange(n + 1), n, p)
+    inside = np.array([covers(stats.mean_interval([1] * x + [0] * (n - x), n), p) for x in range(n + 1)])
+    coverage, edges = chances[inside].sum(), chances[np.flatnonzero(inside)[[0, -1]]]
+    assert coverage >= 0.93
+    assert coverage <= 0.9704 or coverage - min(edges) < 0.93, "a count could be left out"
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("n", PROBLEMS)
+def test_the_interval_of_16_samples_a_problem_covers_as_it_says(between, n):
+    """By simulation, whether the samples of a problem agree or not.
+
+    Where a run has hardly a right sample (p = 0.01: 0.3 or 0.6 problems' worth) nothing in it says whether the samples
+    of a problem agree; the interval then allows for it and covers more.
+    """
+    rng = np.random.default_rng(n)
+    for p in LEVELS:
+        shares = rng.binomial(16, BETWEEN[between](rng, p, (DRAWS, n))) / 16
+        coverage = np.mean([covers(stats.mean_interval(row, 16 * n), p) for row in shares])
+        few = n * min(p, 1 - p) <= 3
+        assert 0.93 - NOISE <= coverage <= (1 if few else 0.97 + NOISE), (p, coverage)
+
+
+def test_the_interval_of_few_samples_knows_what_it_does_not_know():
+    assert stats.mean_interval([0] * 60, 60) == pytest.approx((0, 0.060172), abs=1e-6)
+    assert stats.mean_interval([0] * 60, 16 * 60) == stats.mean_interval([0] * 60, 60), "16 samples may well agree"
+    low, high = stats.mean_interval([1], 1)
+    assert low == pytest.approx(0.206549, abs=1e-6) and high == 1
+    assert stats.mean_interval([0.5] * 20, 40) == pytest.approx(stats.wilson_interval(0.5, 40), abs=1e-3)
+    assert all(math.isnan(bound) for bound in stats.mean_interval([], 0))
+
+
+@given(
+    st.integers(1, 40).flatmap(lambda k: st.tuples(st.just(k), st.lists(st.integers(0, k), min_size=1, max_size=30)))
+)
+def test_an_interval_holds_its_mean_between_those_of_all_and_of_no_agreement(case):
+    k, right = case
+    shares = [count / k for count in right]
+    low, high = stats.mean_interval(shares, k * len(shares))
+    mean = sum(shares) / len(shares)
+    assert 0 <= low <= mean + 1e-12 and mean - 1e-12 <= high <= 1 and low < high
+    wide, narrow = (stats.wilson_interval(mean, n) for n in (len(shares), k * len(shares)))
+    assert wide[1] - wide[0] + 1e-9 >= high - low >= narrow[1] - narrow[0] - 1e-9
+
+
+def test_intervals_of_many_problems_agree_with_scipys_bootstrap():
+    rng = np.random.default_rng(1)
+    first, second = (rng.choice([0, 0.25, 0.5, 1], 400) for _ in range(2))
+    for values, interval in (
+        (first, stats.mean_interval(first, 4 * 400)),
+        (second - first, stats.paired_difference(first, second)[1:]),
+    ):
+        reference = scipy_stats.bootstrap(
+            (values,), np.mean, n_resamples=10_000, method="BCa", rng=np.random.default_rng(2)
+        )
+        assert interval == pytest.approx(tuple(reference.confidence_interval), abs=0.004)
 
 
 @given(st.integers(1, 200), st.data())
-def test_binomial_interval_is_wilsons(n, data):
+def test_wilsons_interval_is_that_of_scipy_and_statsmodels(n, data):
     correct = data.draw(st.integers(0, n))
     expected = scipy_stats.binomtest(correct, n).proportion_ci(0.95, "wilson")
-    assert stats.binomial_interval(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert stats.wilson_interval(correct / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    other = pytest.importorskip("statsmodels.stats.proportion").proportion_confint(correct, n, method="wilson")
+    assert stats.mean_interval([1] * correct + [0] * (n - correct), n) == pytest.approx(other, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=50)
@@ -70,6 +131,41 @@ def test_paired_difference_is_narrower_than_two_separate_intervals():
     second = np.clip(first + 0.05 + 0.01 * rng.standard_normal(100), 0, 2)
     mean, low, high = stats.paired_difference(first, second)
     assert mean == pytest.approx(0.05, abs=0.005) and 0.04 < low < high < 0.06
+
+
+@pytest.mark.parametrize("k", [1, 16])
+@pytest.mark.parametrize("between", BETWEEN)
+def test_the_interval_of_a_difference_covers_as_it_says(between, k):
+    """By simulation, over two models that find the same problems hard, the second one not or somewhat better.
+
+    Where next to no problem tells the models apart (up to 0.05 of 30 or 60) their number is too coarse for a band around
+    95 %, and more is covered.
+    """
+    rng = np.random.default_rng(5)
+    for n, p, better in itertools.product(PROBLEMS, LEVELS, (0, 0.05)):
+        hard = BETWEEN[between](rng, p, (DRAWS // 4, n))
+        first, second = (rng.binomial(k, chance) / k for chance in (hard, hard + better * (1 - hard)))
+        found = [stats.paired_difference(*rows)[1:] for rows in zip(first, second)]
+        coverage = np.mean([covers(bounds, better * (1 - p)) for bounds in found])
+        assert coverage >= 0.93 - 2 * NOISE, (n, p, better, coverage)
+        if n == 500 and 0.05 <= p <= 0.5 and better:
+            assert coverage <= 0.97 + 2 * NOISE, (n, p, coverage)
+
+
+def test_a_difference_of_one_sample_a_problem_is_bonett_and_prices():
+    only_first, only_second, n = 3, 9, 60
+    first, second = [1] * 3 + [0] * 57, [0] * 3 + [1] * 9 + [0] * 48
+    a, b = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    spread = scipy_stats.norm.ppf(0.975) * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
+    assert stats.paired_difference(first, second) == pytest.approx((0.1, b - a - spread, b - a + spread), abs=1e-3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
+def test_a_difference_is_within_its_interval_which_has_a_width(counts):
+    first, second = ([pair[model] / 4 for pair in counts] for model in (0, 1))
+    difference, low, high = stats.paired_difference(first, second)
+    assert -1 <= low <= difference + 1e-9 and difference - 1e-9 <= high <= 1 and low < high
+    assert stats.paired_difference(second, first) == pytest.approx((-difference, -high, -low))
 
 
 def test_majority_counts_answers_not_samples():

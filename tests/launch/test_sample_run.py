@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import stack
@@ -11,21 +12,19 @@ from transformers import AutoTokenizer
 from spo_rlhf.cli.sample_options import build_parser
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.console import Console
-from spo_rlhf.host.files import read_json, read_jsonl
+from spo_rlhf.host.files import read_json, read_jsonl, write_jsonl
 from spo_rlhf.launch import sample_run
 from spo_rlhf.launch.sample_run import (
     SampleJob,
     claim_folder,
-    deciding_settings,
     engine_settings,
     report,
     show,
     summarize,
 )
-from spo_rlhf.sampling.collect import Progress, TokenizedPrompt
+from spo_rlhf.sampling.collect import Progress
 from spo_rlhf.sampling.engine import Response
 
-PROMPTS = [TokenizedPrompt(0, "1+1?", "2", [1]), TokenizedPrompt(1, "2+2?", "4", [2])]
 # Prompt 0: right, right again, wrong. Prompt 1: both wrong, one cut.
 ROWS = [
     {"id": 0, "sample": 0, "response": "2", "reward": 1.0, "truncated": False, "tokens": 1},
@@ -46,39 +45,68 @@ def job(folder, **changes) -> SampleJob:
     return SampleJob(**options | changes)
 
 
+@pytest.fixture
+def claimed(tmp_path, monkeypatch):
+    """Claims the output folder for a job with changes, on a model folder; what the terminal shows."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").write_text("weights")
+    mine = functools.partial(job, tmp_path, model=str(tmp_path / "m"))
+
+    def claim(**changes) -> str:
+        stream = io.StringIO()
+        claim_folder(mine(**changes), "{{ messages }}", Console(stream))
+        return stream.getvalue()
+
+    return claim
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{"model": "other"}, {"samples": 9}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_len": 9}, {"seed": 1}],
+    ("changes", "told"),
+    [
+        ({"temperature": 0.5}, r"temperature \(1.0 there, 0.5 now\)"),
+        ({"top_p": 0.5}, "top_p"),
+        ({"max_len": 9}, "max_len"),
+        ({"max_new_tokens": 9}, "max_new_tokens"),
+        ({"seed": 1}, "seed"),
+        ({"template": "{}!"}, "prompt template"),
+        ({"chat_template": True}, "chat template"),
+    ],
     ids=str,
 )
-def test_a_folder_of_other_samples_is_refused(tmp_path, changes):
-    claim_folder(tmp_path, deciding_settings(job(tmp_path), PROMPTS))
-    [name] = changes
-    with pytest.raises(UserError, match=f"made with another {name}: choose another folder"):
-        claim_folder(tmp_path, deciding_settings(job(tmp_path, **changes), PROMPTS))
+def test_a_folder_of_other_samples_is_refused(claimed, changes, told):
+    claimed()
+    with pytest.raises(UserError, match=f"holds samples made with another {told}.*: choose .*--fresh"):
+        claimed(**changes)
+    claimed()
 
 
-def test_a_folder_of_other_prompts_or_another_reward_is_refused(tmp_path):
-    claim_folder(tmp_path, deciding_settings(job(tmp_path), PROMPTS))
-    with pytest.raises(UserError, match="another data"):
-        claim_folder(tmp_path, deciding_settings(job(tmp_path), PROMPTS[:1]))
-    mine = job(tmp_path)
+def test_a_folder_of_another_model_or_reward_is_refused(claimed, tmp_path):
+    claimed()
+    (tmp_path / "m" / "model.safetensors").write_text("others")
+    with pytest.raises(UserError, match=r"another weights \(model.safetensors\)"):
+        claimed()
+    assert "samples of something else moved to" in claimed(fresh=True)
+    job(tmp_path)
+    mine = job(tmp_path, model=str(tmp_path / "m"))
     (tmp_path / "reward.py").write_text("def reward_func(*asked): ...\n")
-    with pytest.raises(UserError, match="another reward"):
-        claim_folder(tmp_path, deciding_settings(mine, PROMPTS))
+    with pytest.raises(UserError, match="another reward file"):
+        claim_folder(mine, "{{ messages }}", Console(io.StringIO()))
 
 
-def test_a_run_goes_on_in_its_own_folder_whatever_does_not_decide_its_samples(tmp_path):
-    claim_folder(tmp_path, deciding_settings(job(tmp_path), PROMPTS))
-    before = read_json(tmp_path / "settings.json")
-    claim_folder(tmp_path, deciding_settings(job(tmp_path, engines=4, select="pairs", max_num_seqs=8), PROMPTS))
-    assert read_json(tmp_path / "settings.json") == before
+def test_a_run_goes_on_in_its_own_folder_whatever_does_not_decide_a_sample(claimed, tmp_path):
+    claimed()
+    before = read_json(tmp_path / "out" / "manifest.json")
+    claimed(engines=4, select="pairs", max_num_seqs=8, samples=99, data="other.jsonl", rows=slice(3, 9))
+    assert read_json(tmp_path / "out" / "manifest.json") == before
 
 
-def test_samples_of_unknown_settings_are_not_added_to(tmp_path):
-    (tmp_path / "samples.jsonl").touch()
-    with pytest.raises(UserError, match=r"samples.jsonl and no settings.json"):
-        claim_folder(tmp_path, deciding_settings(job(tmp_path), PROMPTS))
+@pytest.mark.parametrize("name", ["samples.jsonl", "settings.json"])
+def test_samples_of_an_earlier_version_are_not_added_to(claimed, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).touch()
+    with pytest.raises(UserError, match=f"holds {name} and no manifest.json"):
+        claimed()
 
 
 @pytest.mark.parametrize(
@@ -176,3 +204,17 @@ def test_a_run_that_was_interrupted_goes_on_and_a_finished_one_samples_nothing(t
     assert all(row["response"].endswith("<|endoftext|>") for row in rows), "special tokens are not dropped"
     assert sample_run.sample(mine, Console(io.StringIO()))["this_run"]["samples"] == 0
     assert len(started) == 2 and started[0].max_model_len == 128
+
+    swapped = list(read_jsonl(task / "train.jsonl"))[::-1]
+    write_jsonl(task / "train.jsonl", [{**swapped[0], "answer": "99"}, *swapped[1:]])
+    more = replace(mine, rows=slice(0, 3), samples=3)
+    stream = io.StringIO()
+    summary = sample_run.sample(more, Console(stream))
+    assert (summary["samples"], summary["this_run"]["samples"], summary["this_run"]["graded_again"]) == (9, 5, 2)
+    assert "2 stored responses graded again" in stream.getvalue()
+    again = {(row["id"], row["sample"]): row for row in read_jsonl(more.output / "samples.jsonl")}
+    assert list(again) == [(row, number) for row in range(3) for number in range(3)]
+    for row in rows:
+        kept = again[2 - row["id"], row["sample"]]
+        assert {**kept, "id": row["id"], "label": row["label"]} == row
+    assert again[0, 0]["label"] == "99"

@@ -9,9 +9,11 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.rollout.protocol import Grade
 from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, requests
 from spo_rlhf.sampling.engine import Request, Response
+from spo_rlhf.sampling.manifest import prompt_keys
 from spo_rlhf.sampling.sample_log import SampleLog
 
 PROMPTS = [TokenizedPrompt(id=7, text="1+1?", label="a", token_ids=[1, 2]), TokenizedPrompt(3, "2+2?", "b", [5])]
+FIRST, SECOND = prompt_keys(prompt.token_ids for prompt in PROMPTS)
 LIMITS = Limits(responses=3, max_new_tokens=4, max_len=5)
 
 
@@ -72,9 +74,10 @@ def log(tmp_path):
 def test_every_sample_is_stored_with_its_grade_and_one_that_was_cut_is_not_graded(log, hold):
     engine, reward = Engine(), Reward(hold)
     progress = run(log, engine, reward)
-    assert set(log.rows) == {(prompt, sample) for prompt in (7, 3) for sample in range(3)}
-    assert log.rows[7, 1] == {
+    assert set(log.rows) == {(prompt, sample) for prompt in (FIRST, SECOND) for sample in range(3)}
+    assert log.rows[FIRST, 1] == {
         "id": 7,
+        "prompt_hash": FIRST,
         "sample": 1,
         "prompt": "1+1?",
         "label": "a",
@@ -83,8 +86,8 @@ def test_every_sample_is_stored_with_its_grade_and_one_that_was_cut_is_not_grade
         "truncated": False,
         "tokens": 1,
     }
-    assert log.rows[3, 1]["reward"] == 1.0
-    cut = log.rows[7, 0]
+    assert log.rows[SECOND, 1]["reward"] == 1.0
+    cut = log.rows[FIRST, 0]
     assert (cut["reward"], cut["truncated"], cut["response"]) == (0.0, True, "aaa")
     assert len(reward.asked) == 4 and ("2+2?cc", "2+2?", "b") in reward.asked
     assert (progress.stored, progress.total, progress.new, progress.reward_sum) == (6, 6, 6, 1.0)
@@ -109,9 +112,32 @@ def test_what_an_interrupted_run_has_stored_is_not_sampled_again(log, tmp_path):
     resumed, engine = SampleLog(tmp_path / "samples.jsonl", SAMPLE_KEY), Engine()
     stored = []
     progress = run(resumed, engine, Reward(), lambda progress: stored.append(progress.stored))
-    assert {request.key for request in engine.asked} == {(7, 0), (7, 1)}
+    assert {request.key for request in engine.asked} == {(FIRST, 0), (FIRST, 1)}
     assert stored[0] == 5 and (progress.new, progress.total, len(resumed.rows)) == (2, 6, 6)
-    assert resumed.rows[7, 2] == log.rows[7, 2]
+    assert resumed.rows[FIRST, 2] == log.rows[FIRST, 2]
+
+
+def test_corrected_labels_are_graded_again_and_no_row_number_decides(log):
+    run(log, Engine(), Reward())
+    before = dict(log.rows)
+    changed = [TokenizedPrompt(0, "2+2?", "c", [5]), TokenizedPrompt(1, "1+1?", "a", [1, 2])]
+    reward = Reward()
+    progress = collect(changed, LIMITS, 42, None, decode, reward, log, lambda progress: None)
+    assert (progress.graded_again, progress.new, progress.stored) == (2, 0, 6)
+    assert sorted(reward.asked) == [("2+2?b", "2+2?", "c"), ("2+2?cc", "2+2?", "c")], "the one that was cut is not"
+    assert [log.rows[SECOND, sample]["reward"] for sample in range(3)] == [0.0, 0.0, 1.0]
+    assert {row["label"] for key, row in log.rows.items() if key[0] == SECOND} == {"c"}
+    assert log.rows[FIRST, 2] == {**before[FIRST, 2], "id": 1}
+
+
+def test_only_new_prompts_are_sampled_and_equal_ones_apart(log):
+    run(log, Engine(), Reward())
+    engine = Engine()
+    prompts = [TokenizedPrompt(0, "0?", "a", [9]), *PROMPTS[:1], TokenizedPrompt(2, "1+1?", "a", [1, 2])]
+    progress = collect(prompts, LIMITS, 42, lambda: engine, decode, Reward(), log, lambda progress: None)
+    assert {request.key[0] for request in engine.asked} == {prompt_keys([[9]])[0], f"{FIRST}-2"}
+    assert len({request.seed for request in engine.asked}) == 6
+    assert (progress.stored, progress.total, progress.new) == (9, 9, 6)
 
 
 def test_where_nothing_is_missing_no_engine_starts(log):
