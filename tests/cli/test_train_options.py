@@ -12,6 +12,9 @@ from transformers import ByT5Tokenizer
 from spo_rlhf import upstream
 from spo_rlhf.cli.train import build_parser, main, parse
 from spo_rlhf.errors import UserError
+from spo_rlhf.launch import preflight
+from spo_rlhf.launch.bounds import BOUNDS
+from spo_rlhf.launch.offline_run import COMMANDS
 from spo_rlhf.launch.output import flatten, plain
 from spo_rlhf.methods import METHODS
 
@@ -115,6 +118,34 @@ CONTRADICTIONS = [
     (dict(spo__prob_threshold=1.5), "--spo.prob_threshold 1.5: must be above 0 and at most 1"),
     (dict(spo__reward_timeout=0), "--spo.reward_timeout 0.0: must be above 0"),
     (dict(vllm__num_engines=None), "--vllm.num_engines"),
+    (dict(rollout__temperature=0), "--rollout.temperature 0: must be above 0"),
+    (dict(rollout__temperature=-1), "--rollout.temperature -1: must be above 0"),
+    (dict(rollout__top_p=0), "--rollout.top_p 0: must be above 0 and at most 1"),
+    (dict(rollout__top_p=1.5), "--rollout.top_p 1.5: must be above 0 and at most 1"),
+    (dict(actor__adam__lr="nan"), "--actor.adam.lr nan: must be a finite number above 0"),
+    (dict(actor__adam__lr="inf"), "--actor.adam.lr inf: must be a finite number above 0"),
+    (dict(actor__adam__lr=0), "--actor.adam.lr 0: must be above 0"),
+    (dict(actor__adam__betas=(0.9, 1.5)), "--actor.adam.betas 1.5: must be at least 0 and at most 1"),
+    (dict(algo__kl__init_coef="nan"), "--algo.kl.init_coef nan"),
+    (dict(spo__reward_timeout="inf"), "--spo.reward_timeout inf: must be a finite number"),
+    (dict(train__batch_size=0), "--train.batch_size 0: must be at least 1"),
+    (dict(train__batch_size=-64), "--train.batch_size -64: must be at least 1"),
+    (dict(train__micro_batch_size=0), "--train.micro_batch_size 0"),
+    (dict(rollout__micro_batch_size=0), "--rollout.micro_batch_size 0"),
+    (dict(rollout__batch_size=0), "--rollout.batch_size 0"),
+    (dict(rollout__n_samples_per_prompt=0), "--rollout.n_samples_per_prompt 0"),
+    (dict(rollout__max_new_tokens=0), "--rollout.max_new_tokens 0"),
+    (dict(rollout__max_new_tokens=-5), "--rollout.max_new_tokens -5"),
+    (dict(actor__num_gpus_per_node=0), "--actor.num_gpus_per_node 0"),
+    (dict(actor__num_nodes=0), "--actor.num_nodes 0"),
+    (dict(train__num_episodes=0), "--train.num_episodes 0"),
+    (dict(train__max_epochs=0), "--train.max_epochs 0"),
+    (dict(data__max_len=0), "--data.max_len 0"),
+    (dict(vllm__num_engines=-1), "--vllm.num_engines -1"),
+    (dict(ckpt__save_steps=-2), "--ckpt.save_steps -2: must be at least -1"),
+    (dict(ds__lora__rank=8), "--ds.lora.rank 8: the engines get no adapter's weights"),
+    (dict(ds__param_dtype="fp16"), "--ds.param_dtype fp16: OpenRLHF's engines are bfloat16"),
+    (dict(vllm__sync_backend="gloo"), "--vllm.sync_backend gloo does not go with --train.colocate_all"),
     (dict(train__batch_size=24), "--train.batch_size 24"),
     (dict(train__micro_batch_size=5), "--train.micro_batch_size"),
     (dict(rollout__micro_batch_size=3), "--rollout.micro_batch_size"),
@@ -223,6 +254,35 @@ def test_objective_options_are_settled_in_one_place(task, tmp_path, changes, res
         actor.loss_agg_mode,
         args.spo.entropy_clip,
     )
+
+
+def test_no_steps_between_two_of_a_kind_means_never(task, tmp_path):
+    changes = dict(ckpt__save_steps=0, eval__steps=0, logger__logging_steps=0)
+    args, _ = parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
+    every = (args.ckpt.save_steps, args.eval.steps, args.logger.logging_steps)
+    assert [step for step in range(1, 10_000) if any(step % steps == 0 for steps in every)] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (dict(zero_stage=0, enable_sleep=True), "--ds.zero_stage 0 has no states that --ds.enable_sleep"),
+        (dict(ring_attn_size=2), "--ds.ring_attn_size 2 needs ring-flash-attn"),
+    ],
+)
+def test_what_breaks_only_with_a_gpu_is_refused_there(task, tmp_path, options, says):
+    args, _ = parse([*stack.options(task, tmp_path), "--dry-run"])
+    preflight.refuse_what_breaks(args)
+    vars(args.ds).update(options)
+    with pytest.raises(UserError, match=says):
+        preflight.refuse_what_breaks(args)
+
+
+def test_every_bound_is_of_an_option_that_openrlhf_has():
+    known = {
+        action.dest for cli in ("train_ppo_ray", *COMMANDS.values()) for action in upstream.build_parser(cli)._actions
+    }
+    assert {name for name in BOUNDS if not name.startswith("spo.")} - known == set()
 
 
 def resolved_by_preset(task, tmp_path, **changes) -> dict:
