@@ -13,6 +13,7 @@ from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.launch import bounds, preflight
 from spo_rlhf.launch.offline_run import COMMANDS, PROGRAM, check_inputs, check_options, train
 from spo_rlhf.launch.output import flatten, output_to, plain
+from spo_rlhf.launch.rows import settle_template
 
 EXAMPLES = """\
 examples:
@@ -68,8 +69,9 @@ def parse(command: str, argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     explicit = explicit_options(parser, argv)
     bounds.check_bounds(flat)
     bounds.settle_never(flat)
-    args = upstream.validate(flat, COMMANDS[command])
-    notes = preflight.check_attention(args, explicit)
+    settle_template(flat)
+    args, notes = upstream.validate(flat, COMMANDS[command])
+    notes += preflight.check_attention(args, explicit)
     return args, notes + check_options(args)
 
 

@@ -3,10 +3,13 @@
 import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import is_local, parse_json
+from spo_rlhf.host.files import is_local
+from spo_rlhf.launch.rows import PromptRows, RowFaults, check_jsonl, row_fault
+from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
 
@@ -160,20 +163,51 @@ def check_reward(args: SimpleNamespace) -> None:
 
 
 def check_dataset(
-    args: SimpleNamespace, flag: str, names: str, split: str, *, must_load: bool
-) -> list[tuple[str, str]]:
-    """Prompts and labels of the dataset that `flag` names, every row checked. Empty for a hub name unless `must_load`."""
+    args: SimpleNamespace, flag: str, names: str, split: str, *, must_load: bool, notes: list[str] | None = None
+) -> list[tuple[str, Any]]:
+    """Prompts and labels of the dataset that `flag` names, every row checked. Empty for a hub name unless `must_load`.
+
+    Labels that are numbers, true or false become texts. What is to be shown is added to `notes`. Raises UserError.
+    """
     files = [name.strip().split("@")[0] for name in names.split(",")]
     for name in files:
-        if is_local(name):
-            if not Path(name).exists():
-                raise UserError(f"--{flag} {name}: no such file or folder")
-            if name.endswith(".jsonl"):
-                keys = {"input_key": args.data.input_key, "label_key": args.data.label_key}
-                check_jsonl(flag, name, {option: key for option, key in keys.items() if key})
-        elif not must_load:
-            return []
-    tokenizer = load_tokenizer(args)
+        if is_local(name) and not Path(name).exists():
+            raise UserError(f"--{flag} {name}: no such file or folder")
+    if not (must_load or all(map(is_local, files))):
+        return []
+    keys = {option: key for option in ("input_key", "label_key") if (key := getattr(args.data, option))}
+    chat, tokenizer = bool(args.data.apply_chat_template), load_tokenizer(args)
+    PromptFormat(chat=chat).check(tokenizer, args.actor.model_name_or_path, "--data.apply_chat_template")
+    lines = [name for name in files if is_local(name) and name.endswith(".jsonl")]
+    for name in lines:
+        check_jsonl(flag, name, keys, chat=chat, prompts=prompt_rows(args, tokenizer), most=args.data.max_samples)
+    rows, prompts, faults = load_rows(args, flag, names, split), prompt_rows(args, tokenizer), RowFaults()
+    for number, row in enumerate(rows, start=1):
+        if fault := row_fault(row, keys, chat=chat) or prompts.take(number, row):
+            faults.add(number, fault)
+    if lines != files:
+        prompts.add_long(faults, args.data.max_samples)
+    faults.refuse(flag, names)
+    pairs = list(prompts.pairs.values())
+    if notes is not None and prompts.token_ids.is_doubled(pairs[0][0]):
+        notes.append(f"--{flag}: prompts spell the beginning-of-text token that is added to each; they get it once")
+    return pairs
+
+
+def prompt_rows(args: SimpleNamespace, tokenizer: Any) -> PromptRows:
+    """What makes prompts and labels of rows as OpenRLHF's data set does."""
+    data = args.data
+    template = data.input_template and standard_template(data.input_template, "--data.input_template")
+    chat = tokenizer.apply_chat_template if data.apply_chat_template else None
+
+    def to_pair(row: Any) -> tuple[str, Any]:
+        return upstream.preprocess_data(row, template, data.input_key, data.label_key, chat)
+
+    return PromptRows(to_pair, PromptTokenizer(tokenizer, chat=bool(chat)), data.max_len)
+
+
+def load_rows(args: SimpleNamespace, flag: str, names: str, split: str) -> Any:
+    """The rows of the dataset that the run will use, loaded as OpenRLHF does. Raises UserError."""
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
     probabilities = args.data.prompt_probs if flag == "data.prompt_dataset" else None
     try:
@@ -189,56 +223,7 @@ def check_dataset(
     rows = rows.select(range(min(args.data.max_samples, len(rows))))
     if len(rows) == 0:
         raise UserError(f"--{flag} {names}: it has no rows")
-    template = tokenizer.apply_chat_template if args.data.apply_chat_template else None
-    pairs = []
-    for number, row in enumerate(rows, start=1):
-        for option in ("input_key", "label_key"):
-            key = getattr(args.data, option)
-            if key and row.get(key) is None:
-                raise UserError(
-                    f"--{flag} {names}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})"
-                )
-        pairs.append(
-            upstream.preprocess_data(row, args.data.input_template, args.data.input_key, args.data.label_key, template)
-        )
-    check_lengths(args, flag, names, tokenizer, [prompt for prompt, _ in pairs])
-    return pairs
-
-
-def check_jsonl(flag: str, path: str, keys: dict[str, str]) -> int:
-    """Every line of a local file is a JSON object with the keys (by option), so that the error names the line.
-
-    Returns the number of lines.
-    """
-    with open(path, "rb") as lines:
-        number = 0
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                raise UserError(f"--{flag} {path}: line {number} is {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"--{flag} {path}: line {number} is not a JSON object")
-            for option, key in keys.items():
-                if row.get(key) is None:
-                    raise UserError(
-                        f"--{flag} {path}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})"
-                    )
-        if number == 0:
-            raise UserError(f"--{flag} {path}: it is empty; give a file with one JSON object a line")
-    return number
-
-
-def check_lengths(args: SimpleNamespace, flag: str, names: str, tokenizer, prompts: list[str]) -> None:
-    """Every prompt leaves room for at least one token of response."""
-    for start in range(0, len(prompts), 1000):
-        batch = tokenizer(prompts[start : start + 1000], add_special_tokens=False)["input_ids"]
-        for number, ids in enumerate(batch, start=start + 1):
-            if len(ids) >= args.data.max_len:
-                raise UserError(
-                    f"--{flag} {names}: the prompt of row {number} has {len(ids)} tokens and --data.max_len is {args.data.max_len}; "
-                    "raise it or drop the row"
-                )
+    return rows
 
 
 def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
@@ -254,8 +239,11 @@ def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
             )
 
 
-def check_inputs(args: SimpleNamespace, *, must_load: bool) -> None:
-    """Model, datasets and reward. Names on a hub are read only where `must_load` (a dry run leaves them)."""
+def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | None = None) -> None:
+    """Model, datasets and reward. Names on a hub are read only where `must_load` (a dry run leaves them).
+
+    What is to be shown is added to `notes`.
+    """
     check_model("actor", args.actor.model_name_or_path, must_load=must_load)
     if args.critic.model_name_or_path:
         check_model("critic", args.critic.model_name_or_path, must_load=must_load)
@@ -267,7 +255,7 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool) -> None:
     if readable:
         check_token_texts(args)
     for flag, names, split in datasets if readable else []:
-        pairs = check_dataset(args, flag, names, split, must_load=must_load)
+        pairs = check_dataset(args, flag, names, split, must_load=must_load, notes=notes)
         if pairs and flag == "data.prompt_dataset":
             if len(pairs) < args.rollout.batch_size:
                 raise UserError(

@@ -171,21 +171,97 @@ def test_wrong_options_are_one_line(refused, changes, says):
     assert says in refused(**changes)
 
 
+GOOD, LONG = {"problem": "1 + 1?", "answer": "2"}, {"problem": "a" * 900, "answer": "2"}
+MESSAGES = [{"role": "user", "content": "1 + 1?"}]
+
+
+def lines_of(rows) -> str:
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("rows", "says"),
     [
-        ("", "empty"),
-        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem": "1 + 2?"}\n', "row 2 has no 'answer'"),
-        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem": "1 + 2?", "answer": null}\n', "row 2 has no 'answer'"),
-        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem\n', "line 2 is not JSON"),
-        ("[1, 2]\n", "line 1 is not a JSON object"),
-        ("".join(json.dumps({"problem": "a" * length, "answer": "2"}) + "\n" for length in (5, 5, 900)), "row 3"),
+        ([], "empty"),
+        ([GOOD, {"problem": "1 + 2?"}], "row 2 has no 'answer'"),
+        ([GOOD, {**GOOD, "answer": None}], "row 2 has no 'answer'; set --data.label_key (the row has problem, answer)"),
+        ([GOOD, {**GOOD, "answer": ""}], "row 2 has an empty 'answer'"),
+        ([GOOD, {**GOOD, "problem": " "}], "row 2 has an empty 'problem'"),
+        ([GOOD, {**GOOD, "problem": 7}], "row 2 has a number as 'problem'; give a text"),
+        (
+            [GOOD, {**GOOD, "problem": MESSAGES}],
+            "row 2 has a list of chat messages as 'problem'; set --data.apply_chat",
+        ),
+        ([GOOD, '{"problem'], "line 2 is not JSON"),
+        (["[1, 2]"], "line 1 is not a JSON object"),
+        ([GOOD, GOOD, LONG], "row 3 has a prompt of 9"),
+        (
+            [GOOD, {**GOOD, "answer": 2}],
+            "'answer' is a text in row 1 and a number in row 2; write all of them as texts",
+        ),
     ],
 )
-def test_wrong_data_names_the_row(refused, tmp_path, content, says):
+def test_wrong_data_names_the_row(refused, tmp_path, rows, says):
     path = tmp_path / "data.jsonl"
-    path.write_text(content, encoding="utf-8")
+    path.write_text(lines_of(rows), encoding="utf-8")
     assert says in refused(data__prompt_dataset=path)
+
+
+def test_wrong_rows_are_told_together(refused, tmp_path):
+    path = tmp_path / "data.jsonl"
+    wrong = ["{", {**GOOD, "answer": ""}, {"problem": "1?"}, "[]", {**GOOD, "problem": MESSAGES}]
+    path.write_text(lines_of([GOOD, *wrong, GOOD, LONG, LONG]), encoding="utf-8")
+    told = refused(data__prompt_dataset=path).partition("data.jsonl: ")[2].split("; ")
+    assert [one.partition(" ")[2][:8] for one in told if one.startswith(("row", "line"))] == [
+        "2 is not", "3 has an", "4 has no", "5 is not", "6 has a "
+    ]  # fmt: skip
+    assert told[-1] == "and 2 more rows\n"
+
+
+@pytest.mark.parametrize(("name", "row"), [("data.csv", "1 + 2?,\n"), ("data.json", '{"problem": "1 + 2?"}\n')])
+def test_rows_of_other_files_are_looked_at_too(refused, tmp_path, name, row):
+    path = tmp_path / name
+    good = "problem,answer\n1 + 1?,2\n" if name.endswith("csv") else json.dumps(GOOD) + "\n"
+    path.write_text(good + row * 8)
+    assert "row 2 has no 'answer'" in refused(data__prompt_dataset=path)
+
+
+@pytest.mark.parametrize("answer", [21, 2.5, True, "21"])
+def test_labels_that_are_no_texts_work(task, tmp_path, answer):
+    path, reward = tmp_path / "data.jsonl", tmp_path / "reward.py"
+    path.write_text(lines_of([{"problem": "1 + 1?", "answer": answer}] * 8))
+    reward.write_text(
+        "def reward_func(queries, prompts, labels):\n"
+        f"    assert labels == [{str(answer)!r}], labels\n"
+        "    return {'rewards': [0.0]}\n"
+    )
+    parse([*stack.options(task, tmp_path, data__prompt_dataset=path, reward__remote_url=reward), "--dry-run"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(data__input_template="Solve:"), "--data.input_template 'Solve:': it has no places {} for the prompt"),
+        (dict(data__input_template="{} {}"), "it has 2 places {}"),
+        (dict(data__input_template=r"Answer in \boxed{}."), "it has no places {}"),
+        (dict(data__apply_chat_template=True), "--data.apply_chat_template: the tokenizer of "),
+    ],
+)
+def test_a_way_to_prompts_that_leads_nowhere_is_refused(refused, changes, says):
+    assert says in refused(**changes)
+
+
+def test_braces_beside_the_place_are_text(task, tmp_path):
+    template = r"{} Answer in \boxed{}, as in \boxed{\frac{1}{2}}."
+    args, _ = parse([*stack.options(task, tmp_path, data__input_template=template), "--dry-run"])
+    prompt, _ = upstream.preprocess_data({"problem": "1 + 1?"}, args.data.input_template, "problem")
+    assert prompt == template.replace("{}", "1 + 1?", 1)
+
+
+def test_what_openrlhf_warns_of_is_a_note(task, tmp_path):
+    _, notes = parse([*stack.options(task, tmp_path, data__input_template=r"{}\nAnswer:"), "--dry-run"])
+    [note] = [note for note in notes if note.startswith("OpenRLHF: ")]
+    assert "input_template contains \\n characters instead of newline" in note
 
 
 @pytest.mark.parametrize(
