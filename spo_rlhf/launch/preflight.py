@@ -7,6 +7,7 @@ from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
+from spo_rlhf.host import model_folder
 from spo_rlhf.host.files import is_local
 from spo_rlhf.launch.rows import PromptRows, RowFaults, check_jsonl, row_fault
 from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
@@ -119,9 +120,15 @@ def check_objective(args: SimpleNamespace) -> None:
 
 
 def load_tokenizer(args: SimpleNamespace):
-    """The policy's tokenizer, as OpenRLHF loads it."""
+    """The policy's tokenizer, as OpenRLHF loads it. Raises UserError."""
     name, use_fast = args.actor.model_name_or_path, not args.data.disable_fast_tokenizer
-    return upstream.get_tokenizer(name, None, "left", use_fast=use_fast)
+    try:
+        return upstream.get_tokenizer(name, None, "left", use_fast=use_fast)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"--actor.model_name_or_path {name}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
+        ) from None
 
 
 def check_token_texts(args: SimpleNamespace) -> None:
@@ -134,12 +141,17 @@ def check_token_texts(args: SimpleNamespace) -> None:
 
 
 def check_model(role: str, name: str, *, must_load: bool) -> None:
-    """The model's configuration can be read; a name on a hub only where `must_load`."""
+    """The model's configuration can be read and its files are whole; a name on a hub only where `must_load`.
+
+    Raises UserError.
+    """
+    flag = f"--{role}.model_name_or_path"
     if is_local(name):
         if not (Path(name) / "config.json").is_file():
             raise UserError(
-                f"--{role}.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name"
+                f"{flag} {name}: no such folder with a config.json; give a Hugging Face model folder or name"
             )
+        model_folder.check_folder(Path(name), flag, with_weights=must_load)
     elif must_load:
         from transformers import AutoConfig
 
@@ -147,8 +159,27 @@ def check_model(role: str, name: str, *, must_load: bool) -> None:
             AutoConfig.from_pretrained(name, trust_remote_code=True)
         except Exception as error:
             raise UserError(
-                f"--{role}.model_name_or_path {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
+                f"{flag} {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
             ) from None
+
+
+def check_fit(args: SimpleNamespace) -> None:
+    """A local policy takes as many tokens as a sample may have, and knows all tokens of its tokenizer. Raises UserError."""
+    name = args.actor.model_name_or_path
+    if not is_local(name):
+        return
+    config = model_folder.read_config(Path(name))
+    limit, known = model_folder.positions(config), model_folder.vocabulary_size(config)
+    if limit is not None and args.data.max_len > limit:
+        raise UserError(
+            f"--data.max_len {args.data.max_len}: {name} takes {limit} tokens; lower it, or stretch the model"
+        )
+    tokens = len(getattr(tokenizer := load_tokenizer(args), "tokenizer", tokenizer))
+    if known is not None and tokens > known:
+        raise UserError(
+            f"--actor.model_name_or_path {name}: its tokenizer has {tokens} tokens and the model knows {known}; "
+            "they do not belong together"
+        )
 
 
 def check_reward(args: SimpleNamespace) -> None:
@@ -254,6 +285,7 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
         datasets.append(("eval.dataset", args.eval.dataset, args.eval.split))
     if readable:
         check_token_texts(args)
+        check_fit(args)
     for flag, names, split in datasets if readable else []:
         pairs = check_dataset(args, flag, names, split, must_load=must_load, notes=notes)
         if pairs and flag == "data.prompt_dataset":

@@ -1,7 +1,9 @@
 """spo-train's options: what is refused, in one line and with exit status 2, and what a dry run prints. Nothing is started."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -161,6 +163,7 @@ CONTRADICTIONS = [
     (dict(data__label_key="solutions"), "row 1 has no 'solutions'"),
     (dict(data__input_key="question"), "row 1 has no 'question'"),
     (dict(data__max_len=20), "--data.max_len is 20"),
+    (dict(data__max_len=4096), "takes 2048 tokens; lower it"),
     (dict(eval__dataset="missing.jsonl"), "--eval.dataset missing.jsonl"),
     (dict(reward__remote_url="missing.py"), "missing.py"),
 ]
@@ -283,6 +286,27 @@ def test_wrong_reward_functions_are_found_before_anything_starts(refused, tmp_pa
     assert says in refused(reward__remote_url=path, spo__reward_timeout=1.5)
 
 
+def with_config(path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        ("config.json", lambda path: path.write_text("{"), "config.json: missing or unreadable"),
+        ("config.json", lambda path: with_config(path, vocab_size=5), "tokens and the model knows 5"),
+        ("tokenizer.json", lambda path: path.write_text("{"), "its tokenizer cannot be loaded"),
+        ("model.safetensors", lambda path: os.truncate(path, path.stat().st_size - 1), "bytes and its header says"),
+    ],
+)
+def test_a_spoiled_model_folder_is_refused(task, tmp_path, refused, name, spoil, says):
+    model = tmp_path / "spoiled"
+    shutil.copytree(task / "model", model)
+    spoil(model / name)
+    message = refused(actor__model_name_or_path=model)
+    assert says in message and f"--actor.model_name_or_path {model}" in message
+
+
 def test_wrong_version_of_openrlhf(refused, monkeypatch):
     monkeypatch.setattr(upstream, "OPENRLHF_VERSION", "0.12.0")
     assert "needs exactly 0.12.0" in refused()
@@ -299,6 +323,7 @@ def test_wrong_version_of_openrlhf(refused, monkeypatch):
 def test_a_tokenizer_that_does_not_map_tokens_to_text(task, tmp_path, refused, changes, flag):
     model = tmp_path / "model-without-texts"
     ByT5Tokenizer().save_pretrained(model)
+    shutil.copy(task / "model" / "model.safetensors", model)
     (model / "config.json").write_text((task / "model" / "config.json").read_text().replace("qwen2", "t5"))
     says = refused(actor__model_name_or_path=model, **changes)
     assert f"{flag} needs the text of each token" in says and "does not map tokens to text" in says
