@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import operator
 import os
 import re
@@ -187,14 +188,22 @@ def build_parser(cli: str = "train_ppo_ray") -> argparse.ArgumentParser:
     return _run(cli, statements, {"argparse": argparse, "datetime": datetime})["parser"]
 
 
-def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> SimpleNamespace:
-    """OpenRLHF's own validation: flat names with dots -> nested, derived values filled in. Raises UserError."""
+def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> tuple[SimpleNamespace, list[str]]:
+    """OpenRLHF's own validation: flat names with dots -> nested, derived values filled in; and what it says of them.
+
+    Raises UserError.
+    """
     _stack()
     _, statements = _main_statements(cli)
+    said = io.StringIO()
     try:
-        return _run(cli, statements, {"args": flat})["args"]
+        with contextlib.redirect_stdout(said):
+            args = _run(cli, statements, {"args": flat})["args"]
     except AssertionError as error:
         raise UserError(str(error) or "OpenRLHF refused the options") from None
+    return args, [
+        f"OpenRLHF: {line.removeprefix('[Warning] ')}" for line in said.getvalue().splitlines() if line.strip()
+    ]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
+from spo_rlhf.launch import bounds
 from spo_rlhf.launch.output import output_to
+from spo_rlhf.launch.rows import settle_template
 from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
 
 EXAMPLES = """examples:
@@ -53,15 +55,19 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     flat = parser.parse_args(argv)
     explicit = spo_options.explicit_options(parser, argv)
     presets.apply(flat, explicit)
+    bounds.check_bounds(flat)
+    bounds.settle_never(flat)
     spo, notes = spo_options.settle(flat, explicit)
     dry_run = vars(flat).pop("dry_run")
     notes += settle_device(ask_cluster=not dry_run)
-    args = upstream.validate(flat)
+    settle_template(flat)
+    args, warnings = upstream.validate(flat)
+    notes += warnings
     args.spo, args.dry_run = spo, dry_run
     from spo_rlhf.launch import preflight
 
     notes += preflight.check_options(args, explicit)
-    preflight.check_inputs(args, must_load=not dry_run)
+    preflight.check_inputs(args, must_load=not dry_run, notes=notes)
     return args, notes
 
 

@@ -10,9 +10,10 @@ from spo_rlhf import upstream
 from spo_rlhf.cli.spo_options import explicit_options
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.command import refuse_in_one_line, run_command
-from spo_rlhf.launch import preflight
+from spo_rlhf.launch import bounds, preflight
 from spo_rlhf.launch.offline_run import COMMANDS, PROGRAM, check_inputs, check_options, train
 from spo_rlhf.launch.output import flatten, output_to, plain
+from spo_rlhf.launch.rows import settle_template
 
 EXAMPLES = """\
 examples:
@@ -66,8 +67,11 @@ def parse(command: str, argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     parser = build_parser(command)
     flat = parser.parse_args(argv)
     explicit = explicit_options(parser, argv)
-    args = upstream.validate(flat, COMMANDS[command])
-    notes = preflight.check_attention(args, explicit)
+    bounds.check_bounds(flat)
+    bounds.settle_never(flat)
+    settle_template(flat)
+    args, notes = upstream.validate(flat, COMMANDS[command])
+    notes += preflight.check_attention(args, explicit)
     return args, notes + check_options(args)
 
 

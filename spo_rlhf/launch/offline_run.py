@@ -20,6 +20,7 @@ from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import is_local, write_json
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, flatten, output_to, plain
+from spo_rlhf.launch.rows import check_jsonl
 
 PROGRAM = "upstream_trainer"
 #: OpenRLHF's module of each command.
@@ -60,7 +61,7 @@ def check_inputs(command: str, args: SimpleNamespace) -> None:
         if not Path(name).exists():
             raise UserError(f"--data.dataset {name}: no such file or folder")
         if name.endswith(".jsonl"):
-            rows = preflight.check_jsonl("data.dataset", name, keys)
+            rows = check_jsonl("data.dataset", name, keys)
             # The supervised trainer's optimizer steps go on from one epoch to the next.
             available = rows * (args.train.max_epochs if command == "sft" else 1)
             if available < args.train.batch_size and name == args.data.dataset:

@@ -1,11 +1,16 @@
 """Checks of everything that can be known before an engine starts. Each raises UserError with one line."""
 
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import is_local, parse_json
+from spo_rlhf.host import model_folder
+from spo_rlhf.host.files import is_local
+from spo_rlhf.launch.rows import PromptRows, RowFaults, check_jsonl, row_fault
+from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
 
@@ -62,7 +67,29 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     notes += check_attention(args, explicit)
     if cpu.is_cpu():
         notes += cpu.settle(args)
+    refuse_what_breaks(args)
     return notes
+
+
+def refuse_what_breaks(args: SimpleNamespace) -> None:
+    """Options that OpenRLHF takes and that end a training minutes later, with the reason. Raises UserError."""
+    if args.ds.lora.rank:
+        raise UserError(
+            f"--ds.lora.rank {args.ds.lora.rank}: the engines get no adapter's weights from OpenRLHF {upstream.OPENRLHF_VERSION} "
+            "(its issue 1349); train all weights, or merge an adapter first"
+        )
+    if args.ds.param_dtype == "fp16":
+        raise UserError("--ds.param_dtype fp16: OpenRLHF's engines are bfloat16 and refuse other weights; use bf16")
+    if args.vllm.sync_backend == "gloo" and args.train.colocate_all:
+        raise UserError(
+            "--vllm.sync_backend gloo does not go with --train.colocate_all: policy and engine share a device there; leave it out"
+        )
+    if args.ds.zero_stage == 0 and args.ds.enable_sleep:
+        raise UserError("--ds.zero_stage 0 has no states that --ds.enable_sleep could move away; use stage 1, 2 or 3")
+    if args.ds.ring_attn_size > 1 and importlib.util.find_spec("ring_flash_attn") is None:
+        raise UserError(
+            f"--ds.ring_attn_size {args.ds.ring_attn_size} needs ring-flash-attn, which is not installed; leave it out"
+        )
 
 
 def check_attention(args: SimpleNamespace, explicit: set[str]) -> list[str]:
@@ -93,9 +120,15 @@ def check_objective(args: SimpleNamespace) -> None:
 
 
 def load_tokenizer(args: SimpleNamespace):
-    """The policy's tokenizer, as OpenRLHF loads it."""
+    """The policy's tokenizer, as OpenRLHF loads it. Raises UserError."""
     name, use_fast = args.actor.model_name_or_path, not args.data.disable_fast_tokenizer
-    return upstream.get_tokenizer(name, None, "left", use_fast=use_fast)
+    try:
+        return upstream.get_tokenizer(name, None, "left", use_fast=use_fast)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"--actor.model_name_or_path {name}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
+        ) from None
 
 
 def check_token_texts(args: SimpleNamespace) -> None:
@@ -108,12 +141,17 @@ def check_token_texts(args: SimpleNamespace) -> None:
 
 
 def check_model(role: str, name: str, *, must_load: bool) -> None:
-    """The model's configuration can be read; a name on a hub only where `must_load`."""
+    """The model's configuration can be read and its files are whole; a name on a hub only where `must_load`.
+
+    Raises UserError.
+    """
+    flag = f"--{role}.model_name_or_path"
     if is_local(name):
         if not (Path(name) / "config.json").is_file():
             raise UserError(
-                f"--{role}.model_name_or_path {name}: no such folder with a config.json; give a Hugging Face model folder or name"
+                f"{flag} {name}: no such folder with a config.json; give a Hugging Face model folder or name"
             )
+        model_folder.check_folder(Path(name), flag, with_weights=must_load)
     elif must_load:
         from transformers import AutoConfig
 
@@ -121,8 +159,27 @@ def check_model(role: str, name: str, *, must_load: bool) -> None:
             AutoConfig.from_pretrained(name, trust_remote_code=True)
         except Exception as error:
             raise UserError(
-                f"--{role}.model_name_or_path {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
+                f"{flag} {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
             ) from None
+
+
+def check_fit(args: SimpleNamespace) -> None:
+    """A local policy takes as many tokens as a sample may have, and knows all tokens of its tokenizer. Raises UserError."""
+    name = args.actor.model_name_or_path
+    if not is_local(name):
+        return
+    config = model_folder.read_config(Path(name))
+    limit, known = model_folder.positions(config), model_folder.vocabulary_size(config)
+    if limit is not None and args.data.max_len > limit:
+        raise UserError(
+            f"--data.max_len {args.data.max_len}: {name} takes {limit} tokens; lower it, or stretch the model"
+        )
+    tokens = len(getattr(tokenizer := load_tokenizer(args), "tokenizer", tokenizer))
+    if known is not None and tokens > known:
+        raise UserError(
+            f"--actor.model_name_or_path {name}: its tokenizer has {tokens} tokens and the model knows {known}; "
+            "they do not belong together"
+        )
 
 
 def check_reward(args: SimpleNamespace) -> None:
@@ -137,20 +194,51 @@ def check_reward(args: SimpleNamespace) -> None:
 
 
 def check_dataset(
-    args: SimpleNamespace, flag: str, names: str, split: str, *, must_load: bool
-) -> list[tuple[str, str]]:
-    """Prompts and labels of the dataset that `flag` names, every row checked. Empty for a hub name unless `must_load`."""
+    args: SimpleNamespace, flag: str, names: str, split: str, *, must_load: bool, notes: list[str] | None = None
+) -> list[tuple[str, Any]]:
+    """Prompts and labels of the dataset that `flag` names, every row checked. Empty for a hub name unless `must_load`.
+
+    Labels that are numbers, true or false become texts. What is to be shown is added to `notes`. Raises UserError.
+    """
     files = [name.strip().split("@")[0] for name in names.split(",")]
     for name in files:
-        if is_local(name):
-            if not Path(name).exists():
-                raise UserError(f"--{flag} {name}: no such file or folder")
-            if name.endswith(".jsonl"):
-                keys = {"input_key": args.data.input_key, "label_key": args.data.label_key}
-                check_jsonl(flag, name, {option: key for option, key in keys.items() if key})
-        elif not must_load:
-            return []
-    tokenizer = load_tokenizer(args)
+        if is_local(name) and not Path(name).exists():
+            raise UserError(f"--{flag} {name}: no such file or folder")
+    if not (must_load or all(map(is_local, files))):
+        return []
+    keys = {option: key for option in ("input_key", "label_key") if (key := getattr(args.data, option))}
+    chat, tokenizer = bool(args.data.apply_chat_template), load_tokenizer(args)
+    PromptFormat(chat=chat).check(tokenizer, args.actor.model_name_or_path, "--data.apply_chat_template")
+    lines = [name for name in files if is_local(name) and name.endswith(".jsonl")]
+    for name in lines:
+        check_jsonl(flag, name, keys, chat=chat, prompts=prompt_rows(args, tokenizer), most=args.data.max_samples)
+    rows, prompts, faults = load_rows(args, flag, names, split), prompt_rows(args, tokenizer), RowFaults()
+    for number, row in enumerate(rows, start=1):
+        if fault := row_fault(row, keys, chat=chat) or prompts.take(number, row):
+            faults.add(number, fault)
+    if lines != files:
+        prompts.add_long(faults, args.data.max_samples)
+    faults.refuse(flag, names)
+    pairs = list(prompts.pairs.values())
+    if notes is not None and prompts.token_ids.is_doubled(pairs[0][0]):
+        notes.append(f"--{flag}: prompts spell the beginning-of-text token that is added to each; they get it once")
+    return pairs
+
+
+def prompt_rows(args: SimpleNamespace, tokenizer: Any) -> PromptRows:
+    """What makes prompts and labels of rows as OpenRLHF's data set does."""
+    data = args.data
+    template = data.input_template and standard_template(data.input_template, "--data.input_template")
+    chat = tokenizer.apply_chat_template if data.apply_chat_template else None
+
+    def to_pair(row: Any) -> tuple[str, Any]:
+        return upstream.preprocess_data(row, template, data.input_key, data.label_key, chat)
+
+    return PromptRows(to_pair, PromptTokenizer(tokenizer, chat=bool(chat)), data.max_len)
+
+
+def load_rows(args: SimpleNamespace, flag: str, names: str, split: str) -> Any:
+    """The rows of the dataset that the run will use, loaded as OpenRLHF does. Raises UserError."""
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
     probabilities = args.data.prompt_probs if flag == "data.prompt_dataset" else None
     try:
@@ -166,56 +254,7 @@ def check_dataset(
     rows = rows.select(range(min(args.data.max_samples, len(rows))))
     if len(rows) == 0:
         raise UserError(f"--{flag} {names}: it has no rows")
-    template = tokenizer.apply_chat_template if args.data.apply_chat_template else None
-    pairs = []
-    for number, row in enumerate(rows, start=1):
-        for option in ("input_key", "label_key"):
-            key = getattr(args.data, option)
-            if key and row.get(key) is None:
-                raise UserError(
-                    f"--{flag} {names}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})"
-                )
-        pairs.append(
-            upstream.preprocess_data(row, args.data.input_template, args.data.input_key, args.data.label_key, template)
-        )
-    check_lengths(args, flag, names, tokenizer, [prompt for prompt, _ in pairs])
-    return pairs
-
-
-def check_jsonl(flag: str, path: str, keys: dict[str, str]) -> int:
-    """Every line of a local file is a JSON object with the keys (by option), so that the error names the line.
-
-    Returns the number of lines.
-    """
-    with open(path, "rb") as lines:
-        number = 0
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                raise UserError(f"--{flag} {path}: line {number} is {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"--{flag} {path}: line {number} is not a JSON object")
-            for option, key in keys.items():
-                if row.get(key) is None:
-                    raise UserError(
-                        f"--{flag} {path}: row {number} has no {key!r}; set --data.{option} (the row has {', '.join(row)})"
-                    )
-        if number == 0:
-            raise UserError(f"--{flag} {path}: it is empty; give a file with one JSON object a line")
-    return number
-
-
-def check_lengths(args: SimpleNamespace, flag: str, names: str, tokenizer, prompts: list[str]) -> None:
-    """Every prompt leaves room for at least one token of response."""
-    for start in range(0, len(prompts), 1000):
-        batch = tokenizer(prompts[start : start + 1000], add_special_tokens=False)["input_ids"]
-        for number, ids in enumerate(batch, start=start + 1):
-            if len(ids) >= args.data.max_len:
-                raise UserError(
-                    f"--{flag} {names}: the prompt of row {number} has {len(ids)} tokens and --data.max_len is {args.data.max_len}; "
-                    "raise it or drop the row"
-                )
+    return rows
 
 
 def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
@@ -231,8 +270,11 @@ def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
             )
 
 
-def check_inputs(args: SimpleNamespace, *, must_load: bool) -> None:
-    """Model, datasets and reward. Names on a hub are read only where `must_load` (a dry run leaves them)."""
+def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | None = None) -> None:
+    """Model, datasets and reward. Names on a hub are read only where `must_load` (a dry run leaves them).
+
+    What is to be shown is added to `notes`.
+    """
     check_model("actor", args.actor.model_name_or_path, must_load=must_load)
     if args.critic.model_name_or_path:
         check_model("critic", args.critic.model_name_or_path, must_load=must_load)
@@ -243,8 +285,9 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool) -> None:
         datasets.append(("eval.dataset", args.eval.dataset, args.eval.split))
     if readable:
         check_token_texts(args)
+        check_fit(args)
     for flag, names, split in datasets if readable else []:
-        pairs = check_dataset(args, flag, names, split, must_load=must_load)
+        pairs = check_dataset(args, flag, names, split, must_load=must_load, notes=notes)
         if pairs and flag == "data.prompt_dataset":
             if len(pairs) < args.rollout.batch_size:
                 raise UserError(

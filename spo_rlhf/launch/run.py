@@ -115,6 +115,7 @@ def run(args: SimpleNamespace, record: RunRecord) -> None:
             reward_timeout=args.spo.reward_timeout,
             max_num_seqs=args.spo.max_num_seqs,
             use_fast_tokenizer=not args.data.disable_fast_tokenizer,
+            chat_template=bool(args.data.apply_chat_template),
         ),
         policy=actor.RemotePolicyActor,
         critic=actor.RemoteCriticActor,

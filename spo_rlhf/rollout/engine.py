@@ -10,9 +10,10 @@ from vllm.sampling_params import RequestOutputKind
 from spo_rlhf import cpu, upstream
 from spo_rlhf.rollout.chain import StateValues
 from spo_rlhf.rollout.job import PromptJob, RolloutRequest
+from spo_rlhf.rollout.prompts import PromptTokenizer
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
-from spo_rlhf.rollout.reward import FileReward, PromptGrader
+from spo_rlhf.rollout.reward import FileReward, PromptGrader, label_text
 from spo_rlhf.rollout.reward_worker import only_number
 from spo_rlhf.rollout.texts import token_texts
 
@@ -55,12 +56,19 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
     """OpenRLHF's engine actor, with `rollout` beside its `generate_responses`."""
 
     async def __init__(
-        self, *args: Any, reward_workers: int, reward_timeout: float, use_fast_tokenizer: bool, **kwargs: Any
+        self,
+        *args: Any,
+        reward_workers: int,
+        reward_timeout: float,
+        use_fast_tokenizer: bool,
+        chat_template: bool,
+        **kwargs: Any,
     ):
         reward_addresses = kwargs.get("remote_rm_url") or []
         self.by_agent = bool(kwargs.get("agent_func_path"))
         await super().__init__(*args, **kwargs)
         self.tokenizer = upstream.get_tokenizer(kwargs["model"], None, "left", use_fast=use_fast_tokenizer)
+        self._prompt_ids = PromptTokenizer(self.tokenizer, chat=chat_template)
         self.weight_version = 0
         self._state_values: dict[
             tuple[str, str], StateValues
@@ -77,7 +85,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         """Sample one prompt, as the method of the request does."""
         if request.images or self.by_agent:
             return await self._upstream_rollout(request)
-        prompt_ids = self.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+        [prompt_ids] = self._prompt_ids([request.prompt])
         room = request.max_length - len(prompt_ids)
         job = PromptJob(
             request=request,
@@ -144,7 +152,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         return token_texts(self.tokenizer, token_ids)
 
     async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
-        [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label]))[:1]
+        [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label_text(label)]))[:1]
         reward = only_number(result["rewards"], "rewards")
         scores = result.get("scores")
         return Grade(reward, reward if scores is None else only_number(scores, "scores"))
@@ -176,15 +184,16 @@ def conversation_sample(response: dict[str, Any]) -> Sample:
 
 
 def engine_factory(
-    *, reward_workers: int, reward_timeout: float, max_num_seqs: int, use_fast_tokenizer: bool
+    *, reward_workers: int, reward_timeout: float, max_num_seqs: int, use_fast_tokenizer: bool, chat_template: bool
 ) -> upstream.EngineFactory:
-    """What OpenRLHF's `create_vllm_engines` builds engines with."""
+    """What OpenRLHF's `create_vllm_engines` builds engines with; `chat_template` says that one has made the prompts."""
 
     def extra(kwargs: dict[str, Any]) -> dict[str, Any]:
         options = {
             "reward_workers": reward_workers,
             "reward_timeout": reward_timeout,
             "use_fast_tokenizer": use_fast_tokenizer,
+            "chat_template": chat_template,
             "max_num_seqs": max_num_seqs,
             # Probabilities of the behaviour policy: after temperature and top-p.
             "logprobs_mode": "processed_logprobs",

@@ -15,6 +15,11 @@ from spo_rlhf.rollout.protocol import Grade
 TIMED_OUT = Grade(reward=0.0, score=0.0)
 
 
+def label_text(label: Any) -> Any:
+    """The label as reward functions get it: a number, true or false of the data as text; anything else as it is."""
+    return str(label) if isinstance(label, (bool, int, float)) else label
+
+
 class FileReward:
     """`reward_func(queries, prompts, labels)` of a .py file, OpenRLHF's contract for `--reward.remote_url FILE.py`.
 
@@ -28,13 +33,13 @@ class FileReward:
         self._counting = threading.Lock()
         self._pool = WorkerPool(functools.partial(reward_worker.load, path), workers=workers, timeout_s=timeout_s)
 
-    def submit(self, query: str, prompt: str, label: str) -> "Future[Grade]":
+    def submit(self, query: str, prompt: str, label: Any) -> "Future[Grade]":
         """Start grading. The future's result is the grade, or raises UserError where the reward file is at fault.
 
         Cancelling it takes it out of the queue.
         """
         graded: Future[Grade] = Future()
-        answer = self._pool.submit(reward_worker.grade, query, prompt, label)
+        answer = self._pool.submit(reward_worker.grade, query, prompt, label_text(label))
         answer.add_done_callback(functools.partial(self._settle, graded))
 
         def give_up(future: "Future[Grade]") -> None:

@@ -1,7 +1,9 @@
 """spo-train's options: what is refused, in one line and with exit status 2, and what a dry run prints. Nothing is started."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,9 @@ from transformers import ByT5Tokenizer
 from spo_rlhf import upstream
 from spo_rlhf.cli.train import build_parser, main, parse
 from spo_rlhf.errors import UserError
+from spo_rlhf.launch import preflight
+from spo_rlhf.launch.bounds import BOUNDS
+from spo_rlhf.launch.offline_run import COMMANDS
 from spo_rlhf.launch.output import flatten, plain
 from spo_rlhf.methods import METHODS
 
@@ -115,6 +120,34 @@ CONTRADICTIONS = [
     (dict(spo__prob_threshold=1.5), "--spo.prob_threshold 1.5: must be above 0 and at most 1"),
     (dict(spo__reward_timeout=0), "--spo.reward_timeout 0.0: must be above 0"),
     (dict(vllm__num_engines=None), "--vllm.num_engines"),
+    (dict(rollout__temperature=0), "--rollout.temperature 0: must be above 0"),
+    (dict(rollout__temperature=-1), "--rollout.temperature -1: must be above 0"),
+    (dict(rollout__top_p=0), "--rollout.top_p 0: must be above 0 and at most 1"),
+    (dict(rollout__top_p=1.5), "--rollout.top_p 1.5: must be above 0 and at most 1"),
+    (dict(actor__adam__lr="nan"), "--actor.adam.lr nan: must be a finite number above 0"),
+    (dict(actor__adam__lr="inf"), "--actor.adam.lr inf: must be a finite number above 0"),
+    (dict(actor__adam__lr=0), "--actor.adam.lr 0: must be above 0"),
+    (dict(actor__adam__betas=(0.9, 1.5)), "--actor.adam.betas 1.5: must be at least 0 and at most 1"),
+    (dict(algo__kl__init_coef="nan"), "--algo.kl.init_coef nan"),
+    (dict(spo__reward_timeout="inf"), "--spo.reward_timeout inf: must be a finite number"),
+    (dict(train__batch_size=0), "--train.batch_size 0: must be at least 1"),
+    (dict(train__batch_size=-64), "--train.batch_size -64: must be at least 1"),
+    (dict(train__micro_batch_size=0), "--train.micro_batch_size 0"),
+    (dict(rollout__micro_batch_size=0), "--rollout.micro_batch_size 0"),
+    (dict(rollout__batch_size=0), "--rollout.batch_size 0"),
+    (dict(rollout__n_samples_per_prompt=0), "--rollout.n_samples_per_prompt 0"),
+    (dict(rollout__max_new_tokens=0), "--rollout.max_new_tokens 0"),
+    (dict(rollout__max_new_tokens=-5), "--rollout.max_new_tokens -5"),
+    (dict(actor__num_gpus_per_node=0), "--actor.num_gpus_per_node 0"),
+    (dict(actor__num_nodes=0), "--actor.num_nodes 0"),
+    (dict(train__num_episodes=0), "--train.num_episodes 0"),
+    (dict(train__max_epochs=0), "--train.max_epochs 0"),
+    (dict(data__max_len=0), "--data.max_len 0"),
+    (dict(vllm__num_engines=-1), "--vllm.num_engines -1"),
+    (dict(ckpt__save_steps=-2), "--ckpt.save_steps -2: must be at least -1"),
+    (dict(ds__lora__rank=8), "--ds.lora.rank 8: the engines get no adapter's weights"),
+    (dict(ds__param_dtype="fp16"), "--ds.param_dtype fp16: OpenRLHF's engines are bfloat16"),
+    (dict(vllm__sync_backend="gloo"), "--vllm.sync_backend gloo does not go with --train.colocate_all"),
     (dict(train__batch_size=24), "--train.batch_size 24"),
     (dict(train__micro_batch_size=5), "--train.micro_batch_size"),
     (dict(rollout__micro_batch_size=3), "--rollout.micro_batch_size"),
@@ -130,6 +163,7 @@ CONTRADICTIONS = [
     (dict(data__label_key="solutions"), "row 1 has no 'solutions'"),
     (dict(data__input_key="question"), "row 1 has no 'question'"),
     (dict(data__max_len=20), "--data.max_len is 20"),
+    (dict(data__max_len=4096), "takes 2048 tokens; lower it"),
     (dict(eval__dataset="missing.jsonl"), "--eval.dataset missing.jsonl"),
     (dict(reward__remote_url="missing.py"), "missing.py"),
 ]
@@ -140,21 +174,97 @@ def test_wrong_options_are_one_line(refused, changes, says):
     assert says in refused(**changes)
 
 
+GOOD, LONG = {"problem": "1 + 1?", "answer": "2"}, {"problem": "a" * 900, "answer": "2"}
+MESSAGES = [{"role": "user", "content": "1 + 1?"}]
+
+
+def lines_of(rows) -> str:
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("rows", "says"),
     [
-        ("", "empty"),
-        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem": "1 + 2?"}\n', "row 2 has no 'answer'"),
-        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem": "1 + 2?", "answer": null}\n', "row 2 has no 'answer'"),
-        ('{"problem": "1 + 1?", "answer": "2"}\n{"problem\n', "line 2 is not JSON"),
-        ("[1, 2]\n", "line 1 is not a JSON object"),
-        ("".join(json.dumps({"problem": "a" * length, "answer": "2"}) + "\n" for length in (5, 5, 900)), "row 3"),
+        ([], "empty"),
+        ([GOOD, {"problem": "1 + 2?"}], "row 2 has no 'answer'"),
+        ([GOOD, {**GOOD, "answer": None}], "row 2 has no 'answer'; set --data.label_key (the row has problem, answer)"),
+        ([GOOD, {**GOOD, "answer": ""}], "row 2 has an empty 'answer'"),
+        ([GOOD, {**GOOD, "problem": " "}], "row 2 has an empty 'problem'"),
+        ([GOOD, {**GOOD, "problem": 7}], "row 2 has a number as 'problem'; give a text"),
+        (
+            [GOOD, {**GOOD, "problem": MESSAGES}],
+            "row 2 has a list of chat messages as 'problem'; set --data.apply_chat",
+        ),
+        ([GOOD, '{"problem'], "line 2 is not JSON"),
+        (["[1, 2]"], "line 1 is not a JSON object"),
+        ([GOOD, GOOD, LONG], "row 3 has a prompt of 9"),
+        (
+            [GOOD, {**GOOD, "answer": 2}],
+            "'answer' is a text in row 1 and a number in row 2; write all of them as texts",
+        ),
     ],
 )
-def test_wrong_data_names_the_row(refused, tmp_path, content, says):
+def test_wrong_data_names_the_row(refused, tmp_path, rows, says):
     path = tmp_path / "data.jsonl"
-    path.write_text(content, encoding="utf-8")
+    path.write_text(lines_of(rows), encoding="utf-8")
     assert says in refused(data__prompt_dataset=path)
+
+
+def test_wrong_rows_are_told_together(refused, tmp_path):
+    path = tmp_path / "data.jsonl"
+    wrong = ["{", {**GOOD, "answer": ""}, {"problem": "1?"}, "[]", {**GOOD, "problem": MESSAGES}]
+    path.write_text(lines_of([GOOD, *wrong, GOOD, LONG, LONG]), encoding="utf-8")
+    told = refused(data__prompt_dataset=path).partition("data.jsonl: ")[2].split("; ")
+    assert [one.partition(" ")[2][:8] for one in told if one.startswith(("row", "line"))] == [
+        "2 is not", "3 has an", "4 has no", "5 is not", "6 has a "
+    ]  # fmt: skip
+    assert told[-1] == "and 2 more rows\n"
+
+
+@pytest.mark.parametrize(("name", "row"), [("data.csv", "1 + 2?,\n"), ("data.json", '{"problem": "1 + 2?"}\n')])
+def test_rows_of_other_files_are_looked_at_too(refused, tmp_path, name, row):
+    path = tmp_path / name
+    good = "problem,answer\n1 + 1?,2\n" if name.endswith("csv") else json.dumps(GOOD) + "\n"
+    path.write_text(good + row * 8)
+    assert "row 2 has no 'answer'" in refused(data__prompt_dataset=path)
+
+
+@pytest.mark.parametrize("answer", [21, 2.5, True, "21"])
+def test_labels_that_are_no_texts_work(task, tmp_path, answer):
+    path, reward = tmp_path / "data.jsonl", tmp_path / "reward.py"
+    path.write_text(lines_of([{"problem": "1 + 1?", "answer": answer}] * 8))
+    reward.write_text(
+        "def reward_func(queries, prompts, labels):\n"
+        f"    assert labels == [{str(answer)!r}], labels\n"
+        "    return {'rewards': [0.0]}\n"
+    )
+    parse([*stack.options(task, tmp_path, data__prompt_dataset=path, reward__remote_url=reward), "--dry-run"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(data__input_template="Solve:"), "--data.input_template 'Solve:': it has no places {} for the prompt"),
+        (dict(data__input_template="{} {}"), "it has 2 places {}"),
+        (dict(data__input_template=r"Answer in \boxed{}."), "it has no places {}"),
+        (dict(data__apply_chat_template=True), "--data.apply_chat_template: the tokenizer of "),
+    ],
+)
+def test_a_way_to_prompts_that_leads_nowhere_is_refused(refused, changes, says):
+    assert says in refused(**changes)
+
+
+def test_braces_beside_the_place_are_text(task, tmp_path):
+    template = r"{} Answer in \boxed{}, as in \boxed{\frac{1}{2}}."
+    args, _ = parse([*stack.options(task, tmp_path, data__input_template=template), "--dry-run"])
+    prompt, _ = upstream.preprocess_data({"problem": "1 + 1?"}, args.data.input_template, "problem")
+    assert prompt == template.replace("{}", "1 + 1?", 1)
+
+
+def test_what_openrlhf_warns_of_is_a_note(task, tmp_path):
+    _, notes = parse([*stack.options(task, tmp_path, data__input_template=r"{}\nAnswer:"), "--dry-run"])
+    [note] = [note for note in notes if note.startswith("OpenRLHF: ")]
+    assert "input_template contains \\n characters instead of newline" in note
 
 
 @pytest.mark.parametrize(
@@ -176,6 +286,27 @@ def test_wrong_reward_functions_are_found_before_anything_starts(refused, tmp_pa
     assert says in refused(reward__remote_url=path, spo__reward_timeout=1.5)
 
 
+def with_config(path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        ("config.json", lambda path: path.write_text("{"), "config.json: missing or unreadable"),
+        ("config.json", lambda path: with_config(path, vocab_size=5), "tokens and the model knows 5"),
+        ("tokenizer.json", lambda path: path.write_text("{"), "its tokenizer cannot be loaded"),
+        ("model.safetensors", lambda path: os.truncate(path, path.stat().st_size - 1), "bytes and its header says"),
+    ],
+)
+def test_a_spoiled_model_folder_is_refused(task, tmp_path, refused, name, spoil, says):
+    model = tmp_path / "spoiled"
+    shutil.copytree(task / "model", model)
+    spoil(model / name)
+    message = refused(actor__model_name_or_path=model)
+    assert says in message and f"--actor.model_name_or_path {model}" in message
+
+
 def test_wrong_version_of_openrlhf(refused, monkeypatch):
     monkeypatch.setattr(upstream, "OPENRLHF_VERSION", "0.12.0")
     assert "needs exactly 0.12.0" in refused()
@@ -192,6 +323,7 @@ def test_wrong_version_of_openrlhf(refused, monkeypatch):
 def test_a_tokenizer_that_does_not_map_tokens_to_text(task, tmp_path, refused, changes, flag):
     model = tmp_path / "model-without-texts"
     ByT5Tokenizer().save_pretrained(model)
+    shutil.copy(task / "model" / "model.safetensors", model)
     (model / "config.json").write_text((task / "model" / "config.json").read_text().replace("qwen2", "t5"))
     says = refused(actor__model_name_or_path=model, **changes)
     assert f"{flag} needs the text of each token" in says and "does not map tokens to text" in says
@@ -223,6 +355,35 @@ def test_objective_options_are_settled_in_one_place(task, tmp_path, changes, res
         actor.loss_agg_mode,
         args.spo.entropy_clip,
     )
+
+
+def test_no_steps_between_two_of_a_kind_means_never(task, tmp_path):
+    changes = dict(ckpt__save_steps=0, eval__steps=0, logger__logging_steps=0)
+    args, _ = parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
+    every = (args.ckpt.save_steps, args.eval.steps, args.logger.logging_steps)
+    assert [step for step in range(1, 10_000) if any(step % steps == 0 for steps in every)] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (dict(zero_stage=0, enable_sleep=True), "--ds.zero_stage 0 has no states that --ds.enable_sleep"),
+        (dict(ring_attn_size=2), "--ds.ring_attn_size 2 needs ring-flash-attn"),
+    ],
+)
+def test_what_breaks_only_with_a_gpu_is_refused_there(task, tmp_path, options, says):
+    args, _ = parse([*stack.options(task, tmp_path), "--dry-run"])
+    preflight.refuse_what_breaks(args)
+    vars(args.ds).update(options)
+    with pytest.raises(UserError, match=says):
+        preflight.refuse_what_breaks(args)
+
+
+def test_every_bound_is_of_an_option_that_openrlhf_has():
+    known = {
+        action.dest for cli in ("train_ppo_ray", *COMMANDS.values()) for action in upstream.build_parser(cli)._actions
+    }
+    assert {name for name in BOUNDS if not name.startswith("spo.")} - known == set()
 
 
 def resolved_by_preset(task, tmp_path, **changes) -> dict:

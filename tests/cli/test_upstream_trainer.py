@@ -48,6 +48,10 @@ def arguments(files, command, **changes) -> list[str]:
         ("dpo", {"data__chosen_key": "good"}, "has no 'good'; set --data.chosen_key"),
         ("dpo", {"train__batch_size": 8}, "4 rows do not fill"),
         ("dpo", {"model__beta": "high"}, "--model.beta"),
+        ("sft", {"train__batch_size": 0}, "--train.batch_size 0: must be at least 1"),
+        ("sft", {"train__micro_batch_size": 0}, "--train.micro_batch_size 0: must be at least 1"),
+        ("sft", {"adam__lr": "nan"}, "--adam.lr nan: must be a finite number above 0"),
+        ("dpo", {"model__beta": 0}, "--model.beta 0: must be above 0"),
         ("ppo", {}, "'ppo' is neither sft nor dpo"),
     ],
 )

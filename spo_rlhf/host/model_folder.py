@@ -1,0 +1,85 @@
+"""A Hugging Face model folder, read without loading it: configuration, and whether the files of the weights are whole."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import read_json
+
+LFS_POINTER = b"version https://git-lfs"
+LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
+LARGEST_HEADER = 100_000_000  # that safetensors reads
+OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "consolidated*.pth")
+
+
+def check_folder(folder: Path, flag: str, *, with_weights: bool) -> None:
+    """The folder has a readable config.json, and weights files that are whole; weights at all where `with_weights`.
+
+    Raises UserError, which names `flag`.
+    """
+    try:
+        read_config(folder)
+        present = [_check_safetensors(path) for path in weights_files(folder)]
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{flag} {folder}: {error}") from None
+    if with_weights and not present and not any(path for pattern in OTHER_WEIGHTS for path in folder.glob(pattern)):
+        raise UserError(f"{flag} {folder}: it has no weights (*.safetensors); copy the whole model folder")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises ValueError or UserError where it is no JSON object."""
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise ValueError("config.json is no JSON object; copy the model again")
+    return config
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The safetensors files of the weights: those of the index where there is one, missing ones too."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    parts = read_json(index).get("weight_map", {})
+    return [folder / name for name in sorted(set(parts.values()))]
+
+
+def _check_safetensors(path: Path) -> None:
+    """The file is as long as its header says. Raises ValueError."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing, which its index names; copy the whole model folder")
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        begin = file.read(LENGTH_BYTES)
+        if begin + file.read(len(LFS_POINTER) - LENGTH_BYTES) == LFS_POINTER:
+            raise ValueError(f"{path.name} is a Git LFS pointer; run `git lfs pull` there")
+        file.seek(LENGTH_BYTES)
+        length = int.from_bytes(begin, "little")
+        if len(begin) < LENGTH_BYTES or length > min(size - LENGTH_BYTES, LARGEST_HEADER):
+            raise ValueError(f"{path.name} is no whole safetensors file; copy or save it again")
+        try:
+            tensors = json.loads(file.read(length))
+            ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise ValueError(f"{path.name} has no readable header; copy or save it again") from None
+    wanted = LENGTH_BYTES + length + max(ends, default=0)
+    if size != wanted:
+        raise ValueError(f"{path.name} has {size} bytes and its header says {wanted}; copy or save it again")
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """Tokens that the model of this configuration takes, its stretched rotary embedding counted in; None where it does not say."""
+    text = config.get("text_config") or config
+    found = [text[name] for name in ("max_position_embeddings", "n_positions", "max_seq_len") if text.get(name)]
+    if not found or os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1":
+        return None
+    # The largest that vLLM can make of it; what it does with each kind of stretching is left to it.
+    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    factor = rope.get("factor") if isinstance(rope, dict) else None
+    return int(found[0] * max(1.0, factor or 1.0))
+
+
+def vocabulary_size(config: dict[str, Any]) -> int | None:
+    """Tokens that the model of this configuration has an embedding for; None where it does not say."""
+    return (config.get("text_config") or config).get("vocab_size")

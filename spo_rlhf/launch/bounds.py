@@ -1,0 +1,86 @@
+"""Bounds of OpenRLHF's options, which its parser does not have: checked before anything divides by one or trains with it."""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from spo_rlhf.core.options import Bounds
+from spo_rlhf.errors import UserError
+
+POSITIVE, SHARE = Bounds(above=0), Bounds(at_least=0, at_most=1)
+COUNT, NOT_NEGATIVE, STEPS = Bounds(at_least=1), Bounds(at_least=0), Bounds(at_least=-1)
+
+#: Per option of train_ppo_ray, train_sft or train_dpo what a value, or each of several, has to be. None stands for no value.
+BOUNDS = {
+    **dict.fromkeys(
+        (
+            *(f"{role}.{size}" for role in ("actor", "ref", "critic", "reward") for size in ("num_nodes", "num_gpus_per_node")),
+            *("vllm.num_engines", "vllm.tensor_parallel_size", "ds.tensor_parallel_size", "ds.ring_attn_size"),
+            *("rollout.batch_size", "rollout.micro_batch_size", "rollout.n_samples_per_prompt"),
+            *("rollout.vllm_generate_batch_size", "rollout.max_new_tokens", "rollout.max_tokens_per_gpu"),
+            *("train.batch_size", "train.micro_batch_size", "train.max_epochs", "train.num_episodes"),
+            *("train.max_tokens_per_gpu", "data.max_len", "data.max_samples", "eval.n_samples_per_prompt"),
+            *("ckpt.max_num", "algo.kl.horizon"),
+        ),
+        COUNT,
+    ),
+    **dict.fromkeys(
+        (
+            *(f"{part}.lr" for part in ("actor.adam", "critic.adam", "actor.muon", "critic.muon", "adam", "muon")),
+            *(f"{part}.eps" for part in ("actor.adam", "critic.adam", "adam")),
+            *("rollout.temperature", "actor.eps_clip", "critic.value_clip", "ckpt.max_mem", "model.beta"),
+        ),
+        POSITIVE,
+    ),
+    **dict.fromkeys(
+        (
+            *(f"{part}.weight_decay" for part in ("actor.adam", "critic.adam", "adam")),
+            *("actor.max_norm", "critic.max_norm", "max_norm", "ds.lora.rank", "eval.temperature", "algo.kl.init_coef"),
+            *("spo.dpo_positive", "actor.aux_loss_coef", "model.aux_loss_coef"),
+        ),
+        NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(
+        (
+            *(f"{role}{name}" for role in ("actor.", "critic.", "") for name in ("lr_warmup_ratio", "min_lr_ratio", "adam.betas")),
+            *("algo.advantage.gamma", "algo.advantage.lambd", "train.ema_beta"),
+        ),
+        SHARE,
+    ),
+    **dict.fromkeys(("rollout.top_p", "vllm.gpu_memory_utilization"), Bounds(above=0, at_most=1)),
+    **dict.fromkeys(("eval.steps", "ckpt.save_steps"), STEPS),
+    "logger.logging_steps": NOT_NEGATIVE,
+    "ds.zero_stage": Bounds(at_least=0, at_most=3),
+}  # fmt: skip
+#: The one number without an end that means something: checkpoints may take any room.
+MAY_BE_INFINITE = {"ckpt.max_mem"}
+#: Options that count steps, where 0 means never.
+EVERY_STEPS = ("eval.steps", "ckpt.save_steps", "logger.logging_steps")
+NEVER = sys.maxsize  # OpenRLHF takes the step modulo this
+
+
+def check_bounds(flat: argparse.Namespace) -> None:
+    """Every number on the command line is finite and, where it is OpenRLHF's, within its bounds. Raises UserError."""
+    for name, value in vars(flat).items():
+        for number in _numbers(value):
+            bounds = BOUNDS.get(name, Bounds())
+            if math.isnan(number) or (math.isinf(number) and name not in MAY_BE_INFINITE):
+                raise UserError(f"--{name} {number}: must be a finite number {bounds}".rstrip())
+            if not bounds.holds(number):
+                raise UserError(f"--{name} {number:g}: must be {bounds}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(one, (int, float)) and not isinstance(one, bool):
+            yield one
+
+
+def settle_never(flat: argparse.Namespace) -> None:
+    """0 steps between two evaluations, checkpoints or log lines means never, in place; OpenRLHF would divide by it."""
+    options = vars(flat)
+    for name in EVERY_STEPS:
+        if options.get(name) == 0:
+            options[name] = NEVER
