@@ -81,7 +81,7 @@ def _apart(gold: Any, answer: Any) -> bool:
     from sympy import Expr, MatrixBase, Tuple
 
     if isinstance(gold, MatrixBase) and isinstance(answer, MatrixBase):
-        return gold.shape != answer.shape or any(map(_apart, gold, answer))
+        return gold.shape != answer.shape or any(map(_apart, gold.flat(), answer.flat()))
     if isinstance(gold, Tuple) and isinstance(answer, Tuple):
         return len(gold) != len(answer) or any(map(_apart, gold, answer))
     if not isinstance(gold, Expr) or not isinstance(answer, Expr):
@@ -133,9 +133,10 @@ def _under_roots(expression: Any) -> set[Any]:
         return set()
     letters: set[Any] = set()
     for power in expression.atoms(Pow):
-        if power.exp.is_Rational and power.exp.q == 2:
-            exponents = power.base.as_powers_dict()
-            if all(base.is_Symbol and exponent.is_odd or base.is_positive for base, exponent in exponents.items()):
+        root: Any = power.exp
+        factors: Any = power.base.as_powers_dict()
+        if root.is_Rational and root.q == 2:
+            if all(base.is_Symbol and exponent.is_odd or base.is_positive for base, exponent in factors.items()):
                 letters |= power.base.free_symbols
     return letters
 
