@@ -12,6 +12,7 @@ from typing import Any
 
 EXACT_DIGITS = 60
 FLOAT_ERROR = "1e-12"  # of the parser, which makes floating-point numbers of decimals inside an expression
+NEARLY = 1e-9
 ROUNDED = 5e-6  # six significant digits
 
 
@@ -78,10 +79,12 @@ def _apart(gold: Any, answer: Any) -> bool:
     Rational numbers are compared exactly, other numbers to EXACT_DIGITS digits of their own, expressions with letters at
     one point. A decimal that stands alone may be a rounded value, to six digits.
     """
-    from sympy import Expr, MatrixBase, Tuple
+    from sympy import Eq, Expr, MatrixBase, Tuple
 
+    if isinstance(gold, Eq) and isinstance(answer, Eq):
+        return _nearly_proportional(gold.lhs - gold.rhs, answer.lhs - answer.rhs)
     if isinstance(gold, MatrixBase) and isinstance(answer, MatrixBase):
-        return gold.shape != answer.shape or any(map(_apart, gold, answer))
+        return gold.shape != answer.shape or any(map(_apart, gold.flat(), answer.flat()))
     if isinstance(gold, Tuple) and isinstance(answer, Tuple):
         return len(gold) != len(answer) or any(map(_apart, gold, answer))
     if not isinstance(gold, Expr) or not isinstance(answer, Expr):
@@ -94,12 +97,31 @@ def _apart(gold: Any, answer: Any) -> bool:
         return False  # no number comes out: infinite, or an unknown function
 
 
+def _nearly_proportional(gold: Any, answer: Any) -> bool:
+    """Two equations, as expressions that are to be 0, with the same solutions but for a small difference."""
+    if gold.free_symbols != answer.free_symbols:
+        return False
+    one, other = _point(gold), _point(gold, shift=5)
+    try:
+        crossed = gold.subs(one) * answer.subs(other), gold.subs(other) * answer.subs(one)
+        return bool(_tolerance(*crossed) < _difference(*crossed) < NEARLY)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return False
+
+
+def _point(expression: Any, shift: int = 0) -> dict[Any, Any]:
+    """A positive value for each letter of an expression."""
+    from sympy import Rational, prime
+
+    symbols = sorted(expression.free_symbols, key=str)
+    return {symbol: Rational(prime(index + 7 + shift), prime(index + 3)) for index, symbol in enumerate(symbols)}
+
+
 def _difference(gold: Any, answer: Any) -> Any:
     """The difference of two expressions relative to the larger of them, at one point."""
-    from sympy import Abs, Float, Rational, prime
+    from sympy import Abs, Float, Rational
 
-    symbols = sorted(gold.free_symbols, key=str)
-    point = {symbol: Rational(prime(index + 7), prime(index + 3)) for index, symbol in enumerate(symbols)}
+    point = _point(gold)
     sides = []
     for side in (gold, answer):
         exact = {decimal: Rational(str(decimal)) for decimal in side.atoms(Float)}
@@ -133,9 +155,10 @@ def _under_roots(expression: Any) -> set[Any]:
         return set()
     letters: set[Any] = set()
     for power in expression.atoms(Pow):
-        if power.exp.is_Rational and power.exp.q == 2:
-            exponents = power.base.as_powers_dict()
-            if all(base.is_Symbol and exponent.is_odd or base.is_positive for base, exponent in exponents.items()):
+        root: Any = power.exp
+        factors: Any = power.base.as_powers_dict()
+        if root.is_Rational and root.q == 2:
+            if all(base.is_Symbol and exponent.is_odd or base.is_positive for base, exponent in factors.items()):
                 letters |= power.base.free_symbols
     return letters
 

@@ -18,8 +18,9 @@ def grade(question: Question, output: str) -> Verdict:
     return Verdict(correct, found.answer[: compare.MAX_SHOWN_CHARS], reason)
 
 
-def gold_answer(gold: str) -> str:
-    """The answer inside a gold text: what is boxed or after "####", else the whole."""
+def gold_answer(gold: str | float) -> str:
+    """The answer inside a gold text: what is boxed or after "####", else the whole; a number, as JSON has it, as text."""
+    gold = str(gold)
     if "boxed" in gold or "####" in gold:
         return extract(gold).answer or gold
     return gold

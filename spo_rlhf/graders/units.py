@@ -56,7 +56,9 @@ UNIT_OF = {
     for names, size in units.items()
     for name in names.split()
 }
-SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h"}
+FIRST_SPELLING = {name: names.split()[0] for units in _UNITS.values() for names in units for name in names.split()}
+CURRENCIES = frozenset("dollar euro sterling rupee yen".split())
+SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mpg": "mi/gal"}
 MAX_WORDS = 6
 _PART = re.compile(r"(?:(square|sq|cubic|cu)\s+)?([a-z$€£¢₹¥]+)(?:\s+(squared|cubed))?\s*(?:\^\s*\{?(-?\d)\}?)?")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}

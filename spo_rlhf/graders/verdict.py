@@ -31,3 +31,8 @@ class Verdict:
     correct: bool
     extracted: str | None
     reason: str
+
+    def __post_init__(self) -> None:
+        """A lone surrogate, half of a character that was cut in two, has no UTF-8: what is printed shows "?" for it."""
+        if self.extracted is not None and not self.extracted.isascii():
+            object.__setattr__(self, "extracted", self.extracted.encode("utf-8", "replace").decode("utf-8"))

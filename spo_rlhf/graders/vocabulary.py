@@ -7,7 +7,7 @@ Empty words say nothing of the value. Every other word is unknown, and equals it
 import re
 from dataclasses import dataclass, field
 
-from spo_rlhf.graders.units import Unit, unit_of
+from spo_rlhf.graders.units import CURRENCIES, FIRST_SPELLING, Unit, unit_of
 
 _SENSES = {
     "increase": "increase increased increases increasing more rise higher up",
@@ -62,6 +62,7 @@ EMPTY = frozenset(
     "a an the of in on at for to per each every and unit units total altogether overall in-all only exactly us "
     "square squared sq cubic cubed cu".split()
 )
+_PRICE = re.compile(r"\s*([a-z]+)\s*(?:\b(?:per|a|an|each|every)\b|/)\s*")
 _UNIT_GRAMMAR = frozenset("a an per square squared sq cubic cubed cu".split())  # words that `unit_of` reads itself
 _IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child", "feet": "foot", "mice": "mouse"}
 
@@ -91,6 +92,9 @@ def read_label(words: str, power: str | None = None) -> Label:
 
     power: an exponent that stood behind the words.
     """
+    if (price := _PRICE.match(words.lower())) and (money := unit_of(price[1])) and money.dimensions[0][0] in CURRENCIES:
+        per = re.findall(r"[a-z]+", words[price.end() :].lower())  # "dollars per pound" and "$ per pound" are the same
+        return Label(money, unknown=frozenset(map(singular, per)) - EMPTY)
     text = re.sub(r"\\text|[{}()\\,;]", " ", words.lower()).replace("a.m", "am").replace("p.m", "pm")
     tokens = re.sub(r"(?<=[a-z])\.", "", text).split()
     senses = frozenset(SENSE_OF[token] for token in tokens if token in SENSE_OF)
@@ -114,13 +118,15 @@ def senses_of(sentence: str) -> frozenset[str]:
 
 
 def singular(word: str) -> str:
+    """The singular of a word; of a unit, which may stand among unknown words ("eggs per hour"), its first spelling."""
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if re.search(r"(?:x|ch|sh|ss|z)es$", word):
         return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
+    word = word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
+    return FIRST_SPELLING.get(word, word)
 
 
 def _nested(one: frozenset[str], other: frozenset[str]) -> bool:

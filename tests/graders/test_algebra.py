@@ -1,7 +1,7 @@
 """Computer algebra: what is near is not equal, at any scale."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spo_rlhf.graders.algebra import algebraically_equal
@@ -19,6 +19,7 @@ from spo_rlhf.graders.algebra import algebraically_equal
         (r"\sqrt{2}+\frac{1}{10^{30}}", r"\sqrt{2}"),
         (r"\begin{pmatrix}\frac{\pi}{2^{80}}\\1\end{pmatrix}", r"\begin{pmatrix}\frac{\pi}{2^{81}}\\1\end{pmatrix}"),
         (r"\sqrt{2}\cdot 10^{-8}", r"0.00000001"),
+        (r"2x+3y=\frac{1}{10^{20}}", r"2x+3y=\frac{2}{10^{20}}"),
     ],
 )
 def test_a_small_difference_is_a_difference(gold, answer):
@@ -26,11 +27,17 @@ def test_a_small_difference_is_a_difference(gold, answer):
     assert not algebraically_equal(gold, answer) and not algebraically_equal(answer, gold)
 
 
+@settings(deadline=None)  # simplifying may take long
 @given(mantissa=st.integers(1, 99), scale=st.integers(0, 60), radicand=st.sampled_from([2, 3, 5]))
 def test_no_power_of_ten_hides_a_changed_digit(mantissa, scale, radicand):
     gold, changed = (rf"\frac{{{m}\sqrt{{{radicand}}}}}{{10^{{{scale}}}}}" for m in (mantissa, mantissa + 1))
     assert algebraically_equal(gold, rf"{mantissa}\cdot 10^{{-{scale}}}\cdot\sqrt{{{radicand}}}")
     assert not algebraically_equal(gold, changed)
+
+
+def test_an_equation_may_be_a_multiple():
+    assert algebraically_equal(r"2x+3y=\frac{1}{10^{20}}", r"4x+6y=\frac{2}{10^{20}}")
+    assert algebraically_equal("2x+3y=0.1", "20x+30y=1") and not algebraically_equal("2x+3y=0.1", "20x+30y=2")
 
 
 @pytest.mark.parametrize("decimal, equal", [("3.141593", True), ("3.141594", False), ("3.14159", False)])

@@ -100,6 +100,22 @@ def test_grading_is_symmetric_for_identical_text(data_rows):
         assert compare.equal_answers(row["answer"], row["answer"], row["problem"])[0]
 
 
+def test_a_label_may_be_a_number():
+    for label in (21, 21.0):
+        assert gold_answer(label) == str(label)
+        assert grade_here(Question(gold_answer(label)), r"\boxed{21}").correct
+
+
+def test_half_a_character_costs_no_other_row():
+    """A lone surrogate has no UTF-8, so that a verdict that shows it could not be written to a file."""
+    with Grader(workers=1) as grader:
+        for mode in ("strict", "lenient"):
+            verdict = grader.grade(Question("5"), "\\boxed{5\ud83d}", mode)
+            assert not verdict.correct and verdict.extracted is not None
+            assert verdict.extracted.encode("utf-8").startswith(b"5")
+            assert grader.grade(Question("5"), "\ud83d \\boxed{5}", mode).correct
+
+
 def test_lenient_gives_what_strict_refuses():
     text = "So the final answer is $5$. I hope it is correct."
     assert grade_here(Question("5"), text, mode="lenient").correct and not grade_here(Question("5"), text).correct

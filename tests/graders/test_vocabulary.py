@@ -58,6 +58,9 @@ def test_two_different_words_are_two_answers(one, other):
         (r"18\text{ months}", r"1.5\text{ years}"),
         (r"6\text{ ft}", r"72\text{ in}"),
         ("6", r"6\text{ in total}"),
+        (r"\$4.50\text{ per pound}", "4.50 dollars per pound"),
+        (r"15\text{ dollars/hr}", r"\$15\text{ per hour}"),
+        (r"\$4.50", "4.50 dollars per pound"),
     ],
 )
 def test_empty_and_equal_words_say_the_same(gold, answer):
