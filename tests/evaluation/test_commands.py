@@ -315,7 +315,7 @@ def test_a_comparison_goes_by_what_was_asked_not_by_row_numbers(tmp_path):
         rows[2]["gold"] = "6" if folder.name == "b" else "5"
         write_jsonl(folder / "samples" / "demo.jsonl", rows)
         regrade(folder, workers=1)
-    # a: w right, x right, y wrong, y wrong; b: new right, w right, x right (of another gold), y wrong
+    # a: w right, x right, y wrong, y wrong; b: new right, w right, x, whose gold is another one, y wrong
     (row,) = [row for row in tables.comparisons(tables.load_runs(folders)) if row["context"] == 64]
     assert (row["problems"], row["difference"], row["only_first"], row["only_second"]) == (2, 0, 0, 0)
 
