@@ -1,6 +1,6 @@
 """From graded samples to the numbers of a results file."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +18,18 @@ def problem_scores(rows: Sequence[dict[str, Any]], context: int, mode: str) -> d
         if (at := row["grades"].get(str(context))) is not None:
             scores[row["id"]].append(at[mode]["correct"])
     return dict(scores)
+
+
+def problem_contents(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, str, int]]:
+    """Problem id -> text, right answer, and how many such problems come before: the same in every run, unlike an id."""
+    seen: Counter[tuple[str, str]] = Counter()
+    contents: dict[str, tuple[str, str, int]] = {}
+    for row in rows:
+        if row["id"] not in contents:
+            content = row["problem"], row["gold"]
+            contents[row["id"]] = (*content, seen[content])
+            seen[content] += 1
+    return contents
 
 
 def summarize(rows: Sequence[dict[str, Any]], context: int) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     write_settings(settings, options.output)
     logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks}
     requests, items = _requests(settings, prompted, logs)
+    if requests:  # until they are answered the results are those of other samples than the folder's
+        (options.output / "results.json").unlink(missing_ok=True)
     decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     with Grader(options.grade_workers) as grader:
         _update(grader, logs, items)

@@ -13,6 +13,7 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
+from spo_rlhf.sampling.sample_log import unused_file
 
 VERSIONS = (
     "vllm",
@@ -87,17 +88,30 @@ def regrade(output: Path, workers: int | None) -> tuple[int, int]:
     changed = total = 0
     with Grader(workers) as grader:
         for name, samples in rows.items():
-            pending = [
-                (row, {cut["chars"]: submit_grades(grader, row, cut["chars"]) for cut in row["grades"].values()})
-                for row in samples
-            ]
-            for row, futures in pending:
-                graded = collect_grades(futures)
-                for cut in row["grades"].values():
-                    new = graded[cut["chars"]]
-                    total += len(new)
-                    changed += sum(cut[mode]["correct"] != new[mode]["correct"] for mode in new)
-                    cut.update(new)
-            write_jsonl(output / "samples" / f"{name}.jsonl", samples)
+            path = output / "samples" / f"{name}.jsonl"
+            counts = _grade_again(grader, samples)
+            changed, total = changed + counts[0], total + counts[1]
+            write_jsonl(path, samples)
+            if (aside := unused_file(path)).exists():  # samples that are not in the results, and may be again
+                others = list(read_jsonl(aside))
+                _grade_again(grader, others)
+                write_jsonl(aside, others)
     write_results(settings, output, known, rows)
+    return changed, total
+
+
+def _grade_again(grader: Grader, samples: list[dict[str, Any]]) -> tuple[int, int]:
+    """Give the samples new grades; how many of how many changed."""
+    changed = total = 0
+    pending = [
+        (row, {cut["chars"]: submit_grades(grader, row, cut["chars"]) for cut in row["grades"].values()})
+        for row in samples
+    ]
+    for row, futures in pending:
+        graded = collect_grades(futures)
+        for cut in row["grades"].values():
+            new = graded[cut["chars"]]
+            total += len(new)
+            changed += sum(cut[mode]["correct"] != new[mode]["correct"] for mode in new)
+            cut.update(new)
     return changed, total

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.paper import published
-from evaluation.results import problem_scores
+from evaluation.results import problem_contents, problem_scores
 from evaluation.stats import mcnemar, paired_difference
 from spo_rlhf.graders.verdict import MODES
 from spo_rlhf.host.files import read_json, read_jsonl
@@ -67,7 +67,8 @@ def cells(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def comparisons(runs: list[Run], mode: str = "strict") -> list[dict[str, Any]]:
-    """Every pair of runs on every task and context that both have, over the problems that both have.
+    """Every pair of runs on every task and context that both have, over the problems that both have: those of one text
+    and right answer, whatever their ids, which may be row numbers of different files.
 
     The difference of pass@1 (second minus first) with its interval, and McNemar's exact p, where a problem counts as
     solved if at least half of its samples are right.
@@ -78,11 +79,15 @@ def comparisons(runs: list[Run], mode: str = "strict") -> list[dict[str, Any]]:
             if task not in second.value["tasks"]:
                 continue
             samples = [list(read_jsonl(run.folder / "samples" / f"{task}.jsonl")) for run in (first, second)]
+            contents = [problem_contents(own) for own in samples]
             for context in sorted(
                 set(map(int, first.value["tasks"][task]["contexts"]))
                 & set(map(int, second.value["tasks"][task]["contexts"]))
             ):
-                scores = [problem_scores(own, context, mode) for own in samples]
+                scores = [
+                    {names[problem]: right for problem, right in problem_scores(own, context, mode).items()}
+                    for own, names in zip(samples, contents)
+                ]
                 shared = sorted(scores[0].keys() & scores[1].keys())
                 if not shared:
                     continue

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import read_jsonl
+from spo_rlhf.host.files import encodable, read_jsonl
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import Task
 
@@ -100,6 +100,8 @@ def _problem(name: str, task: Task, number: int, row: dict[str, Any]) -> Problem
     is_answer = isinstance(gold, (str, int, float)) and not isinstance(gold, bool) and gold != ""
     if not (is_text and is_answer):
         raise UserError(f'--tasks {name}: row {number + 1} needs a text "problem" and an "answer"')
+    if not encodable(f"{text}{gold}"):
+        raise UserError(f"--tasks {name}: row {number + 1} holds half of a surrogate pair, which no tokenizer takes")
     solution = row.get("solution")
     solution = solution if isinstance(solution, str) and r"\boxed" in solution else None
     return Problem(str(row.get("id", row.get("unique_id", number))), str(text), str(gold), solution)

@@ -130,6 +130,8 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     log = SampleLog(job.output / "samples.jsonl", SAMPLE_KEY)
     keys = sample_keys(prompts, limits)
     there = sum(key in log.rows for key in keys)
+    if there < len(keys):  # until they are there the summary is that of other samples than the folder's
+        (job.output / "summary.json").unlink(missing_ok=True)
     console.line(
         f"{PROGRAM}: {len(prompts)} prompts x {job.samples} responses, {there} of them there; engine log: "
         f"{job.output / 'sample.log'}"

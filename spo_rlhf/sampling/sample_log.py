@@ -25,7 +25,7 @@ class SampleLog:
 
     def __init__(self, path: Path, key: Sequence[str]) -> None:
         self.path, self.key = path, tuple(key)
-        self.aside = path.with_suffix(f".unused{path.suffix}")
+        self.aside = unused_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_half_line(path)
         stored = [row for file in (self.aside, path) if file.exists() for row in read_jsonl(file)]
@@ -62,6 +62,11 @@ class SampleLog:
         if not others:
             self.aside.unlink(missing_ok=True)
         return list(belong.values())
+
+
+def unused_file(path: Path) -> Path:
+    """Where samples of a log go that no longer belong to it."""
+    return path.with_name(f"{path.stem}.unused{path.suffix}")
 
 
 def _cut_half_line(path: Path) -> None:

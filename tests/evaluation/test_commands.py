@@ -16,6 +16,7 @@ from evaluation.results import summarize
 from evaluation.settings import RunOptions, RunSettings, from_arguments
 from evaluation.stored import regrade, write_results
 from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
+from spo_rlhf.sampling.sample_log import unused_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -288,6 +289,12 @@ def test_regrade_gives_the_stored_samples_their_grades(two_runs):
         and cut["strict"]["tokens_per_correct"] is None
     )
     assert regrade(two_runs[0], workers=1) == (0, 32)
+    path = two_runs[0] / "samples" / "demo.jsonl"
+    row = {**next(read_jsonl(path)), "gold": "7"}
+    write_jsonl(unused_file(path), [row])
+    assert regrade(two_runs[0], workers=1) == (0, 32)
+    (row,) = read_jsonl(unused_file(path))
+    assert row["grades"]["64"]["strict"]["correct"] is False, "what is put aside is graded too, and not counted"
 
 
 def test_comparison_pairs_problems(two_runs):
@@ -296,6 +303,21 @@ def test_comparison_pairs_problems(two_runs):
     assert (row["only_first"], row["only_second"], row["p"]) == (0, 1, 1.0) and row["low"] <= row["difference"] <= row[
         "high"
     ]
+
+
+def test_a_comparison_goes_by_what_was_asked_not_by_row_numbers(tmp_path):
+    """The second run's file has a row in front, one right answer corrected, and one problem twice."""
+    folders = [make_run(tmp_path / name, name, [[5], [5], [6], [6]], samples=1) for name in ("a", "b")]
+    problems = {"a": ["w", "x", "y", "y"], "b": ["new", "w", "x", "y"]}
+    for folder in folders:
+        rows = list(read_jsonl(folder / "samples" / "demo.jsonl"))
+        rows = [{**row, "problem": text} for row, text in zip(rows, problems[folder.name])]
+        rows[2]["gold"] = "6" if folder.name == "b" else "5"
+        write_jsonl(folder / "samples" / "demo.jsonl", rows)
+        regrade(folder, workers=1)
+    # a: w right, x right, y wrong, y wrong; b: new right, w right, x, whose gold is another one, y wrong
+    (row,) = [row for row in tables.comparisons(tables.load_runs(folders)) if row["context"] == 64]
+    assert (row["problems"], row["difference"], row["only_first"], row["only_second"]) == (2, 0, 0, 0)
 
 
 def test_report_writes_every_format(two_runs, tmp_path, capsys):

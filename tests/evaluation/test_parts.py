@@ -68,6 +68,7 @@ def test_any_jsonl_is_a_task(tmp_path):
         ("mine={path}", "", "no problems found"),
         ("mine={path}", '{"problem": "x"}', 'needs a text "problem"'),
         ("mine={path}", '{"problem": "x", "answer": ""}', 'needs a text "problem"'),
+        ("mine={path}", '{"problem": "\\ud800", "answer": 1}', "row 1 holds half of a surrogate pair"),
         ("math500", None, "no math500.jsonl"),
     ],
 )

@@ -147,6 +147,18 @@ def test_problems_and_samples_that_are_left_out_come_back_without_an_engine(fold
     assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
 
 
+def test_while_samples_are_missing_there_are_no_results(folder, engine, tmp_path, monkeypatch):
+    assert main(command(folder, tmp_path)) == 0 and (tmp_path / "results.json").exists()
+
+    def broken(requests):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "generate", broken)
+    assert main(command(folder, tmp_path, "--samples", "2")) == 130
+    assert not (tmp_path / "results.json").exists(), "its numbers would be those of other samples"
+    assert main(command(folder, tmp_path)) == 0 and (tmp_path / "results.json").exists()
+
+
 def test_another_model_under_the_same_path_is_refused_and_fresh_starts_anew(folder, engine, tmp_path, capsys):
     (tmp_path / "model").mkdir()
     for path in (folder / "model").iterdir():
@@ -191,7 +203,7 @@ def test_an_engine_that_fails_is_closed_and_keeps_what_was_sampled(folder, engin
     assert main(command(folder, tmp_path)) == 130
     assert "the same command continues" in capsys.readouterr().err and engine.closed == 1
     kept = [json.loads(line) for line in (tmp_path / "samples" / "sums.jsonl").read_text().splitlines()]
-    assert len(kept) < 4
+    assert len(kept) < 4 and not (tmp_path / "results.json").exists()
     monkeypatch.undo()
     monkeypatch.setattr(evaluation.run, "start_engine", engine.start)
     assert main(command(folder, tmp_path)) == 0

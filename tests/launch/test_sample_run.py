@@ -172,6 +172,7 @@ class Engine:
 
 @pytest.mark.timeout(120)
 def test_a_run_that_was_interrupted_goes_on_and_a_finished_one_samples_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     task = stack.make_task(tmp_path / "task", train=3, test=1)
     reward = stack.ROOT / "spo_rlhf" / "tasks" / "math_reward.py"
     mine = job(
@@ -218,3 +219,8 @@ def test_a_run_that_was_interrupted_goes_on_and_a_finished_one_samples_nothing(t
         kept = again[2 - row["id"], row["sample"]]
         assert {**kept, "id": row["id"], "label": row["label"]} == row
     assert again[0, 0]["label"] == "99"
+
+    monkeypatch.setattr(sample_run, "start_engine", functools.partial(start_engine, interrupted=True))
+    with pytest.raises(KeyboardInterrupt):
+        sample_run.sample(replace(more, samples=4), Console(io.StringIO()))
+    assert not (mine.output / "summary.json").exists(), "its numbers would be those of other samples"
