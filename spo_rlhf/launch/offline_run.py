@@ -17,7 +17,7 @@ from spo_rlhf import cpu, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import ray_start
 from spo_rlhf.host.console import Console, duration
-from spo_rlhf.host.files import is_local, write_json
+from spo_rlhf.host.files import check_writable, is_local, write_json
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, flatten, output_to, plain
 from spo_rlhf.launch.rows import check_jsonl
@@ -53,6 +53,8 @@ def check_options(args: SimpleNamespace) -> list[str]:
 
 def check_inputs(command: str, args: SimpleNamespace) -> None:
     """Model and data can be read, and fill an optimizer step. Raises UserError."""
+    check_writable("--spo.run_dir", args.spo.run_dir or ".")
+    check_writable("--ckpt.output_dir", args.ckpt.output_dir)
     preflight.check_model("model", args.model.model_name_or_path, must_load=True)
     keys = {name: key for name in KEYS[command] if (key := getattr(args.data, name))}
     for name in (part.strip() for part in args.data.dataset.split(",")):
