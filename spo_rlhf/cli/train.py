@@ -63,7 +63,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     notes += settle_device(ask_cluster=not dry_run)
     if not dry_run:
         notes += ray_start.settle_temp_dir()
-    settle_template(flat)
+    notes += settle_template(flat, explicit)
     args, warnings = upstream.validate(flat)
     notes += warnings
     args.spo, args.dry_run = spo, dry_run

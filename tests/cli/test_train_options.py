@@ -265,6 +265,16 @@ def test_braces_beside_the_place_are_text(task, tmp_path):
     assert prompt == template.replace("{}", "1 + 1?", 1)
 
 
+def test_a_template_beside_a_chat_template_is_told(task, tmp_path):
+    model = tmp_path / "chatting"
+    shutil.copytree(task / "model", model)
+    chat = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with_config(model / "tokenizer_config.json", chat_template=chat)
+    changes = dict(actor__model_name_or_path=model, data__apply_chat_template=True)
+    _, notes = parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
+    assert any("--data.input_template is not used" in note for note in notes)
+
+
 def test_what_openrlhf_warns_of_is_a_note(task, tmp_path):
     _, notes = parse([*stack.options(task, tmp_path, data__input_template=r"{}\nAnswer:"), "--dry-run"])
     [note] = [note for note in notes if note.startswith("OpenRLHF: ")]
