@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
+from spo_rlhf.host import ray_start
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch import bounds
@@ -60,7 +61,9 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     spo, notes = spo_options.settle(flat, explicit)
     dry_run = vars(flat).pop("dry_run")
     notes += settle_device(ask_cluster=not dry_run)
-    settle_template(flat)
+    if not dry_run:
+        notes += ray_start.settle_temp_dir()
+    notes += settle_template(flat, explicit)
     args, warnings = upstream.validate(flat)
     notes += warnings
     args.spo, args.dry_run = spo, dry_run

@@ -69,9 +69,9 @@ def parse(command: str, argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     explicit = explicit_options(parser, argv)
     bounds.check_bounds(flat)
     bounds.settle_never(flat)
-    settle_template(flat)
-    args, notes = upstream.validate(flat, COMMANDS[command])
-    notes += preflight.check_attention(args, explicit)
+    notes = settle_template(flat, explicit)
+    args, warnings = upstream.validate(flat, COMMANDS[command])
+    notes += warnings + preflight.check_attention(args, explicit)
     return args, notes + check_options(args)
 
 

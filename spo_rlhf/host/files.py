@@ -64,6 +64,16 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def check_writable(flag: str, folder: str) -> None:
+    """The folder, or the nearest one above it that exists, can be written into. Raises UserError, which names `flag`."""
+    path = Path(folder).absolute()
+    there = next(part for part in (path, *path.parents) if part.exists())
+    if not there.is_dir():
+        raise UserError(f"{flag} {folder}: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {folder}: {there} is not writable; choose another folder")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of one object.
 

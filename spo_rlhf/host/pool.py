@@ -37,14 +37,19 @@ class TaskTimeout(TaskError):
     """The task was killed because it ran past the pool's limit."""
 
 
+class _NotReady(TaskError):
+    """The start of a worker ran past its limit."""
+
+
 class WorkerPool:
     """Processes that run importable functions, each call within `timeout_s` seconds and `memory_bytes` bytes.
 
     Args:
         initializer: called once in every new worker before its first task, for instance to import modules or to load a
-            user's file; pickled by reference (use functools.partial for arguments). Has START_LIMIT_S seconds.
+            user's file; pickled by reference (use functools.partial for arguments). Has `start_limit_s` seconds.
         workers: number of processes.
         timeout_s: limit of one task in seconds, counted from when a worker takes it up; the time spent waiting is not.
+        start_limit_s: limit of a worker's start, the initializer included, in seconds.
         memory_bytes: address space (RLIMIT_AS) a worker may use on top of what the initializer took. A worker whose
             resident memory stays above half of it is replaced between two tasks.
 
@@ -58,12 +63,15 @@ class WorkerPool:
         workers: int = 1,
         timeout_s: float = 10.0,
         memory_bytes: int = 4 << 30,
+        start_limit_s: float = START_LIMIT_S,
     ) -> None:
-        if workers < 1 or timeout_s <= 0 or memory_bytes <= 0:
-            raise ValueError("workers, timeout_s and memory_bytes must be positive")
+        if workers < 1 or timeout_s <= 0 or memory_bytes <= 0 or start_limit_s <= 0:
+            raise ValueError("workers, timeout_s, memory_bytes and start_limit_s must be positive")
         start_message = None if initializer is None else pickle.dumps((initializer, ()))
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
-        self._keepers = [_Keeper(self._tasks, start_message, timeout_s, memory_bytes) for _ in range(workers)]
+        self._keepers = [
+            _Keeper(self._tasks, start_message, timeout_s, memory_bytes, start_limit_s) for _ in range(workers)
+        ]
         # Ends the workers when the pool is garbage collected or the interpreter exits, whichever is first.
         self._finalizer = weakref.finalize(self, _close, self._tasks, self._keepers)
 
@@ -116,12 +124,18 @@ class _Keeper:
     """Starts, feeds, watches and replaces one worker process, from one thread."""
 
     def __init__(
-        self, tasks: queue.SimpleQueue, start_message: bytes | None, timeout_s: float, memory_bytes: int
+        self,
+        tasks: queue.SimpleQueue,
+        start_message: bytes | None,
+        timeout_s: float,
+        memory_bytes: int,
+        start_limit_s: float,
     ) -> None:
         self.tasks = tasks
         self.start_message = start_message
         self.timeout_s = timeout_s
         self.memory_bytes = memory_bytes
+        self.start_limit_s = start_limit_s
         self.process: subprocess.Popen | None = None
         self.pipe: Connection | None = None
         self.resident_bytes = 0
@@ -131,14 +145,17 @@ class _Keeper:
         self.thread.start()
 
     def serve(self) -> None:
-        start_error = self.start()
+        start_error, tried = self.start(), True
         while (item := self.tasks.get()) is not None and not self.closing.is_set():
             future, message = item
             if not future.set_running_or_notify_cancel():
                 continue
-            if self.process is None or self.process.poll() is not None:
+            if tried and isinstance(start_error, _NotReady):
+                pass  # the first task tells of a start that took all its time; it does not wait for a second one
+            elif self.process is None or self.process.poll() is not None:
                 self.kill()
                 start_error = self.start()
+            tried = False
             try:
                 if start_error is not None:
                     raise start_error
@@ -169,7 +186,10 @@ class _Keeper:
         theirs.close()
         try:
             self.pipe.send((os.getpid(), sys.path, self.memory_bytes, self.start_message))
-            self.receive(START_LIMIT_S)
+            self.receive(self.start_limit_s)
+        except TaskTimeout:
+            self.kill()
+            return _NotReady(f"a worker was not ready within {self.start_limit_s:g} s")
         except (TaskError, OSError) as error:
             self.kill()
             return TaskError(f"a worker could not start: {error}")

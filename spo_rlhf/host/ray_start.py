@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from typing import Any
 
 from spo_rlhf.errors import UserError
@@ -14,6 +15,10 @@ from spo_rlhf.host import processes
 ATTEMPTS = 3
 GAVE_UP = "timed out during startup"
 CONNECT_S = 10.0
+# A socket's path has 107 bytes on Linux, and Ray's have up to 72 behind the folder for temporary files:
+# /ray/session_2026-01-31_12-00-00_000000_1234567/sockets/plasma_store.100
+LONGEST_TEMP_DIR = 35
+SHORT_TEMP_DIR = "/tmp"
 
 
 def search_path() -> str:
@@ -24,6 +29,23 @@ def search_path() -> str:
     """
     here, others = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath).split(os.pathsep)
     return os.pathsep.join([here, *(folder for folder in others if folder != here)])
+
+
+def settle_temp_dir() -> list[str]:
+    """Let this process, and all that it starts, use /tmp where TMPDIR is too long for a socket's path. Returns lines to show.
+
+    Raises UserError where it is RAY_TMPDIR that is too long.
+    """
+    asked = os.environ.get("RAY_TMPDIR")
+    if asked is not None and len(os.fsencode(asked)) > LONGEST_TEMP_DIR:
+        raise UserError(
+            f"RAY_TMPDIR {asked}: longer than {LONGEST_TEMP_DIR} bytes, and Ray's sockets do not fit below it; choose another"
+        )
+    long = os.environ.get("TMPDIR", "")
+    if len(os.fsencode(long)) <= LONGEST_TEMP_DIR:
+        return []
+    os.environ["TMPDIR"], tempfile.tempdir = SHORT_TEMP_DIR, None
+    return [f"TMPDIR {SHORT_TEMP_DIR}: sockets do not fit below {long}, which has more than {LONGEST_TEMP_DIR} bytes"]
 
 
 def init(**options: Any) -> None:

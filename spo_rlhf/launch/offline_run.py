@@ -17,10 +17,11 @@ from spo_rlhf import cpu, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import ray_start
 from spo_rlhf.host.console import Console, duration
-from spo_rlhf.host.files import is_local, write_json
+from spo_rlhf.host.files import check_writable, is_local, write_json
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, flatten, output_to, plain
 from spo_rlhf.launch.rows import check_jsonl
+from spo_rlhf.rollout.prompts import PromptFormat
 
 PROGRAM = "upstream_trainer"
 #: OpenRLHF's module of each command.
@@ -52,8 +53,15 @@ def check_options(args: SimpleNamespace) -> list[str]:
 
 
 def check_inputs(command: str, args: SimpleNamespace) -> None:
-    """Model and data can be read, and fill an optimizer step. Raises UserError."""
+    """Model and data can be read, every row of a local file too, and fill an optimizer step. Raises UserError."""
+    check_writable("--spo.run_dir", args.spo.run_dir or ".")
+    check_writable("--ckpt.output_dir", args.ckpt.output_dir)
     preflight.check_model("model", args.model.model_name_or_path, must_load=True)
+    chat = bool(args.data.apply_chat_template)
+    if chat and not args.data.tokenizer_chat_template:
+        name, use_fast = args.model.model_name_or_path, not args.data.disable_fast_tokenizer
+        tokenizer = upstream.get_tokenizer(name, None, "right", use_fast=use_fast)
+        PromptFormat(chat=True).check(tokenizer, name, "--data.apply_chat_template")
     keys = {name: key for name in KEYS[command] if (key := getattr(args.data, name))}
     for name in (part.strip() for part in args.data.dataset.split(",")):
         if not is_local(name):
@@ -61,7 +69,7 @@ def check_inputs(command: str, args: SimpleNamespace) -> None:
         if not Path(name).exists():
             raise UserError(f"--data.dataset {name}: no such file or folder")
         if name.endswith(".jsonl"):
-            rows = check_jsonl("data.dataset", name, keys)
+            rows = check_jsonl("data.dataset", name, keys, chat=chat)
             # The supervised trainer's optimizer steps go on from one epoch to the next.
             available = rows * (args.train.max_epochs if command == "sft" else 1)
             if available < args.train.batch_size and name == args.data.dataset:

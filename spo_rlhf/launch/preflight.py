@@ -8,7 +8,7 @@ from typing import Any
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
-from spo_rlhf.host.files import is_local
+from spo_rlhf.host.files import check_writable, is_local
 from spo_rlhf.launch.rows import PromptRows, RowFaults, check_jsonl, row_fault
 from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
 from spo_rlhf.rollout.reward import FileReward
@@ -278,6 +278,9 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
     check_model("actor", args.actor.model_name_or_path, must_load=must_load)
     if args.critic.model_name_or_path:
         check_model("critic", args.critic.model_name_or_path, must_load=must_load)
+    for name in ("spo.run_dir", "ckpt.output_dir", "ckpt.path"):
+        section, option = name.split(".")
+        check_writable(f"--{name}", getattr(getattr(args, section), option) or ".")
     check_reward(args)
     readable = must_load or is_local(args.actor.model_name_or_path)
     datasets = [("data.prompt_dataset", args.data.prompt_dataset, args.data.prompt_split)]

@@ -36,14 +36,17 @@ class RowFaults:
             raise UserError(f"--{flag} {names}: {'; '.join([*self.shown, *more])}")
 
 
-def settle_template(flat: argparse.Namespace) -> None:
+def settle_template(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
     """Make `--data.input_template` one that OpenRLHF can format, in place, unless chat templates make the prompts.
 
-    Raises UserError.
+    Returns lines to show. Raises UserError.
     """
     options, name = vars(flat), "data.input_template"
-    if options[name] and not options["data.apply_chat_template"]:
+    if options["data.apply_chat_template"]:
+        return [f"--{name} is not used: --data.apply_chat_template makes the prompts"] if name in explicit else []
+    if options[name]:
         options[name] = standard_template(options[name], f"--{name}")
+    return []
 
 
 def row_fault(row: Mapping[str, Any], keys: Mapping[str, str], *, chat: bool | None) -> str | None:

@@ -73,12 +73,13 @@ def start_ray(args: SimpleNamespace) -> None:
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
     }
-    options: dict[str, Any] = {}
+    # "local": without an address Ray would join one that somebody else runs on this machine.
+    options: dict[str, Any] = {} if address else {"address": "local"}
     if device.is_cpu():
         environment |= cpu.worker_environment()
         os.environ.update({name: os.environ.get(name, value) for name, value in device.RAY_ENVIRONMENT.items()})
         if not address:
-            options = device.logical_resources(needed)
+            options |= device.logical_resources(needed)
 
     if files := os.environ.get(plugins.VARIABLE):
         environment[plugins.VARIABLE] = files

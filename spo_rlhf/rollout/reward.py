@@ -12,6 +12,7 @@ from spo_rlhf.host.pool import TaskTimeout, WorkerPool
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 
+IMPORT_LIMIT_S = 60.0  # for the reward file to be imported
 TIMED_OUT = Grade(reward=0.0, score=0.0)
 
 
@@ -31,7 +32,12 @@ class FileReward:
     def __init__(self, path: str, workers: int, timeout_s: float):
         self.path, self.timeouts = path, 0
         self._counting = threading.Lock()
-        self._pool = WorkerPool(functools.partial(reward_worker.load, path), workers=workers, timeout_s=timeout_s)
+        self._pool = WorkerPool(
+            functools.partial(reward_worker.load, path),
+            workers=workers,
+            timeout_s=timeout_s,
+            start_limit_s=IMPORT_LIMIT_S,
+        )
 
     def submit(self, query: str, prompt: str, label: Any) -> "Future[Grade]":
         """Start grading. The future's result is the grade, or raises UserError where the reward file is at fault.

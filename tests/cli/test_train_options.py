@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import stack
@@ -19,6 +20,7 @@ from spo_rlhf.launch.bounds import BOUNDS
 from spo_rlhf.launch.offline_run import COMMANDS
 from spo_rlhf.launch.output import flatten, plain
 from spo_rlhf.methods import METHODS
+from spo_rlhf.rollout import reward
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,8 @@ CONTRADICTIONS = [
     (dict(data__input_key="question"), "row 1 has no 'question'"),
     (dict(data__max_len=20), "--data.max_len is 20"),
     (dict(data__max_len=4096), "takes 2048 tokens; lower it"),
+    (dict(spo__run_dir=__file__ + "/run"), "test_train_options.py is a file; choose another folder"),
+    (dict(ckpt__path=__file__ + "/a/b"), "--ckpt.path "),
     (dict(eval__dataset="missing.jsonl"), "--eval.dataset missing.jsonl"),
     (dict(reward__remote_url="missing.py"), "missing.py"),
 ]
@@ -231,14 +235,14 @@ def test_rows_of_other_files_are_looked_at_too(refused, tmp_path, name, row):
 
 @pytest.mark.parametrize("answer", [21, 2.5, True, "21"])
 def test_labels_that_are_no_texts_work(task, tmp_path, answer):
-    path, reward = tmp_path / "data.jsonl", tmp_path / "reward.py"
+    path, checks = tmp_path / "data.jsonl", tmp_path / "reward.py"
     path.write_text(lines_of([{"problem": "1 + 1?", "answer": answer}] * 8))
-    reward.write_text(
+    checks.write_text(
         "def reward_func(queries, prompts, labels):\n"
         f"    assert labels == [{str(answer)!r}], labels\n"
         "    return {'rewards': [0.0]}\n"
     )
-    parse([*stack.options(task, tmp_path, data__prompt_dataset=path, reward__remote_url=reward), "--dry-run"])
+    parse([*stack.options(task, tmp_path, data__prompt_dataset=path, reward__remote_url=checks), "--dry-run"])
 
 
 @pytest.mark.parametrize(
@@ -259,6 +263,16 @@ def test_braces_beside_the_place_are_text(task, tmp_path):
     args, _ = parse([*stack.options(task, tmp_path, data__input_template=template), "--dry-run"])
     prompt, _ = upstream.preprocess_data({"problem": "1 + 1?"}, args.data.input_template, "problem")
     assert prompt == template.replace("{}", "1 + 1?", 1)
+
+
+def test_a_template_beside_a_chat_template_is_told(task, tmp_path):
+    model = tmp_path / "chatting"
+    shutil.copytree(task / "model", model)
+    chat = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with_config(model / "tokenizer_config.json", chat_template=chat)
+    changes = dict(actor__model_name_or_path=model, data__apply_chat_template=True)
+    _, notes = parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
+    assert any("--data.input_template is not used" in note for note in notes)
 
 
 def test_what_openrlhf_warns_of_is_a_note(task, tmp_path):
@@ -284,6 +298,14 @@ def test_wrong_reward_functions_are_found_before_anything_starts(refused, tmp_pa
     path = tmp_path / "reward.py"
     path.write_text(source, encoding="utf-8")
     assert says in refused(reward__remote_url=path, spo__reward_timeout=1.5)
+
+
+def test_a_reward_file_that_does_not_come_to_its_end_is_refused_in_time(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(reward, "IMPORT_LIMIT_S", 1.0)
+    path, start = tmp_path / "reward.py", time.monotonic()
+    path.write_text("import time\ntime.sleep(60)\n")
+    assert f"--reward.remote_url {path}: a worker was not ready within 1 s" in refused(reward__remote_url=path)
+    assert time.monotonic() - start < 15
 
 
 def with_config(path, **changes) -> None:

@@ -12,7 +12,9 @@ from spo_rlhf.cli import upstream_trainer
 def files(tmp_path_factory):
     folder = stack.make_task(tmp_path_factory.mktemp("task"), train=4, test=1)
     rows = [{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}] * 4
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    messages = {**rows[0], "prompt": [{"role": "user", "content": "1+1?"}]}
+    for name, some in (("rows", rows), ("messages", [messages]), ("empty", [rows[0], {**rows[0], "prompt": ""}])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     return folder
 
 
@@ -52,14 +54,25 @@ def arguments(files, command, **changes) -> list[str]:
         ("sft", {"train__micro_batch_size": 0}, "--train.micro_batch_size 0: must be at least 1"),
         ("sft", {"adam__lr": "nan"}, "--adam.lr nan: must be a finite number above 0"),
         ("dpo", {"model__beta": 0}, "--model.beta 0: must be above 0"),
+        ("sft", {"data__input_template": "Q:"}, "--data.input_template 'Q:': it has no places {}"),
+        ("sft", {"data__dataset": "messages.jsonl"}, "row 1 has a list of chat messages as 'prompt'"),
+        ("dpo", {"data__dataset": "empty.jsonl"}, "row 2 has an empty 'prompt'"),
         ("ppo", {}, "'ppo' is neither sft nor dpo"),
     ],
 )
-def test_wrong_usage_is_one_line(files, command, changes, message, capsys):
+def test_wrong_usage_is_one_line(files, command, changes, message, capsys, monkeypatch):
+    monkeypatch.chdir(files)
     assert upstream_trainer.main(arguments(files, command, **changes)) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
     assert not (files / "run").exists()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", ["sft", "dpo"])
+def test_a_tokenizer_without_a_chat_template_is_refused(files, command, capsys):
+    assert upstream_trainer.main([*arguments(files, command), "--data.apply_chat_template"]) == 2
+    assert "--data.apply_chat_template: the tokenizer of " in capsys.readouterr().err
 
 
 @pytest.mark.timeout(120)

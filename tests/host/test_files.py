@@ -8,6 +8,7 @@ import pytest
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import (
+    check_writable,
     is_local,
     parse_json,
     read_json,
@@ -120,3 +121,13 @@ def test_a_hub_name_is_one_unless_there_is_a_folder_of_that_name(tmp_path, monke
     assert not is_local("owner/name") and not is_local("gsm8k") and not is_local("owner/name@folder")
     (tmp_path / "owner" / "name").mkdir(parents=True)
     assert is_local("owner/name")
+
+
+def test_a_folder_that_cannot_be_written_into_is_refused_with_its_flag(tmp_path, monkeypatch):
+    check_writable("--output", str(tmp_path / "new" / "folder"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--output .*file is a file"):
+        check_writable("--output", str(tmp_path / "file" / "folder"))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match="--output .* is not writable"):
+        check_writable("--output", str(tmp_path / "new"))

@@ -72,6 +72,26 @@ def test_too_few_devices_are_said_before_ray_would_wait_for_them():
         run.check_devices(1, None, 0.0)
 
 
+@pytest.mark.parametrize(("address", "given"), [(None, "local"), ("head:6379", None)])
+def test_only_an_address_joins_a_ray_that_others_started(asks, arguments, monkeypatch, address, given):
+    import ray
+
+    started = []
+    monkeypatch.setattr(ray_start, "init", lambda **options: started.append(options))
+    monkeypatch.setattr(ray_start, "check_answers", lambda address: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 4.0})
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(run.os, "environ", dict(run.os.environ))
+    device.settle(device.GPU)
+    try:
+        run.start_ray(arguments(train__colocate_all=True))
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    assert [options.get("address") for options in started] == [given]
+
+
 @pytest.mark.parametrize(("kind", "named"), [(device.CPU, "logical devices (no GPU)"), (device.GPU, "GPUs")])
 def test_a_plan_as_text_has_every_option_the_placement_and_the_notes(asks, arguments, kind, named):
     device.settle(kind)
