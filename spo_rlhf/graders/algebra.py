@@ -82,7 +82,7 @@ def _apart(gold: Any, answer: Any) -> bool:
     from sympy import Eq, Expr, MatrixBase, Tuple
 
     if isinstance(gold, Eq) and isinstance(answer, Eq):
-        return _nearly_proportional(gold.lhs - gold.rhs, answer.lhs - answer.rhs)
+        return _nearly_proportional(gold, answer)
     if isinstance(gold, MatrixBase) and isinstance(answer, MatrixBase):
         return gold.shape != answer.shape or any(map(_apart, gold.flat(), answer.flat()))
     if isinstance(gold, Tuple) and isinstance(answer, Tuple):
@@ -98,7 +98,8 @@ def _apart(gold: Any, answer: Any) -> bool:
 
 
 def _nearly_proportional(gold: Any, answer: Any) -> bool:
-    """Two equations, as expressions that are to be 0, with the same solutions but for a small difference."""
+    """Two equations with the same solutions but for a small difference."""
+    gold, answer = gold.lhs - gold.rhs, answer.lhs - answer.rhs
     if gold.free_symbols != answer.free_symbols:
         return False
     one, other = _point(gold), _point(gold, shift=5)
