@@ -1,5 +1,6 @@
 """Segment advantages, and what the tokens get of them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -61,7 +62,7 @@ def normalize(adv_N: Floats, mask_N: Sequence[bool] | np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalizer:
+class Normalizer(ABC):
     """What is done to the advantages of a whole rollout batch; its fields are its options.
 
     ``moves_zero``: an advantage of 0 may become another number, so samples without one are not idle.
@@ -72,9 +73,9 @@ class Normalizer:
     def __post_init__(self) -> None:
         check(self)
 
+    @abstractmethod
     def __call__(self, adv_N: Floats, mask_N: Sequence[bool] | np.ndarray) -> np.ndarray:
         """Advantages (N,) of all tokens of the batch and which of them are under the loss -> new ones (N,)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

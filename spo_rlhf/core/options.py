@@ -188,6 +188,8 @@ def _walk(cls: type, path: Path) -> Iterator[tuple[Path, Option]]:
         for name, part in (one.parts or {}).items():
             if isinstance(part, type) and not _is_own_dataclass(part):
                 raise ValueError(f"{one.flag} {name}: {part.__name__} is no dataclass; write @dataclass(..) above it")
+            if missing := sorted(getattr(part, "__abstractmethods__", ())):
+                raise ValueError(f"{one.flag} {name}: {part.__name__} lacks {', '.join(missing)}; write it")
             if dataclasses.is_dataclass(part):
                 yield from _walk(part if isinstance(part, type) else type(part), (*path, (one.flag, name)))
 

@@ -34,6 +34,7 @@ improbable tokens drawn against a confident alternative, which happens with prob
 such a state. tests/core/test_unbiased.py checks this by enumeration.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, overload
@@ -139,7 +140,7 @@ def _piece_boundaries(ends_T: list[bool], has_text_T: list[bool]) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Partition:
+class Partition(ABC):
     """How a response is cut; its fields are its options. Raises OptionError for one out of range."""
 
     needs_text: ClassVar[bool] = False  # the text of each token
@@ -147,9 +148,9 @@ class Partition:
     def __post_init__(self) -> None:
         check(self)
 
+    @abstractmethod
     def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
         """Boundaries [0, .., T] (K + 1,) of a response of T > 0 tokens; what a partition is."""
-        raise NotImplementedError
 
     def boundaries(self, prob_T: Any, text_T: Sequence[str] | None = None) -> list[int]:
         """Boundaries [0, .., T] of a response, checked.

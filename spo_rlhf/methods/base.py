@@ -6,6 +6,7 @@ settles, how it samples a prompt on the engine, what it trains, and what belongs
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -76,7 +77,7 @@ class Supply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(ABC):
     """How a prompt is sampled and what of it is trained; its fields are its options."""
 
     # Samples bring the advantages of their segments: there is no critic, no trajectory-level estimator.
@@ -101,9 +102,9 @@ class Method:
         """The option that needs the text of each token, as the command says it; None where none does."""
         return None
 
+    @abstractmethod
     async def rollout(self, job: PromptJob) -> Rollout:
         """Sample one prompt, on its engine."""
-        raise NotImplementedError
 
     def supply(self, services: TrainerServices) -> Supply:
         """What builds the batches of a run."""

@@ -5,6 +5,7 @@ that stay and the values of the inner ones. What it must not do is let the token
 state gets a boundary: the policy gradient would be biased (`core.partition` derives by how much).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,15 +27,15 @@ class AskValue(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimator:
+class Estimator(ABC):
     """Values of the inner states of a response; its fields are its options."""
 
     def __post_init__(self) -> None:
         check(self)
 
+    @abstractmethod
     async def estimate(self, boundary_K: Sequence[int], value: AskValue) -> tuple[list[int], list[ValueEstimate]]:
         """Boundaries [0, .., T] (K + 1,), a subset of `boundary_K`, and the values (K - 1,) of the inner ones."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

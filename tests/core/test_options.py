@@ -1,6 +1,7 @@
 """Options are declared once, as fields; what is built from them, what is refused, and what a part may not do."""
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import pytest
@@ -154,3 +155,21 @@ def test_lists_of_whole_numbers_are_parsed() -> None:
     with pytest.raises(ValueError, match="'6,x' is no list of whole numbers"):
         whole_numbers("6,x")
     assert Option(flag="a", field="a", help="").names() is None
+
+
+def test_a_part_that_leaves_out_what_it_is_for_is_refused_by_name() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Shape(ABC):
+        @abstractmethod
+        def area(self) -> float: ...
+
+    @dataclass(frozen=True, kw_only=True)
+    class Half(Shape):
+        length: int = option(3, help="of it")
+
+    SHAPES.register("half")(Half)
+    try:
+        with pytest.raises(ValueError, match="shape half: Half lacks area; write it"):
+            declared(Whole)
+    finally:
+        del SHAPES["half"]
