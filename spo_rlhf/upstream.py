@@ -96,7 +96,21 @@ def _stack() -> SimpleNamespace:
     _add_step_fields(stack.Experience)
     if cpu.is_cpu():
         cpu.adapt()
+    elif architectures := os.environ.get(_ARCHITECTURES):
+        os.environ[_ARCHITECTURES] = plain_architectures(architectures)
     return stack
+
+
+# What torch compiles extensions for; container images set it.
+_ARCHITECTURES = "TORCH_CUDA_ARCH_LIST"
+
+
+def plain_architectures(listed: str) -> str:
+    """TORCH_CUDA_ARCH_LIST without the letters of architecture-specific targets: 9.0a becomes 9.0.
+
+    DeepSpeed 0.19.6 reads the list as numbers when it compiles its optimizer and ends with a ValueError at such a letter.
+    """
+    return re.sub(r"(?<=\d)[a-z]", "", listed)
 
 
 # Per-token fields (B, T - 1) of our own in an Experience: the ratio unit of each token, and what its clip bounds are multiplied with.

@@ -69,3 +69,18 @@ def test_the_installed_commands_have_the_expected_layout(cli):
 def test_a_name_it_does_not_have_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'PolicyLos'"):
         _ = upstream.PolicyLos
+
+
+@pytest.mark.parametrize(
+    ("listed", "plain"),
+    [
+        ("9.0a", "9.0"),
+        ("8.0 9.0a+PTX", "8.0 9.0+PTX"),
+        ("8.9;10.0f;12.0", "8.9;10.0;12.0"),
+        ("8.0;9.0+PTX", "8.0;9.0+PTX"),
+    ],
+)
+def test_deepspeed_gets_architectures_that_it_can_read(listed, plain):
+    assert upstream.plain_architectures(listed) == plain
+    for name in plain.replace(";", " ").split():  # as DeepSpeed's op builder sorts them
+        assert [int(part.split("+")[0]) for part in name.split(".")]

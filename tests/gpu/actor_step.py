@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import torch
 
-from spo_rlhf import flash_attn_stand_in
+from spo_rlhf import upstream
 from spo_rlhf.core.loss import Clip, policy_mask, spo_loss
 
 MICRO_BATCHES = 2
@@ -33,6 +33,7 @@ def arguments() -> argparse.Namespace:
 
 def strategy_of(options: argparse.Namespace):
     """OpenRLHF's DeepSpeed strategy, from the part of its options that it reads."""
+    upstream.get_strategy  # noqa: B018  the first use of a name of `upstream` adapts the process
     from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
 
     ds = SimpleNamespace(
@@ -102,11 +103,10 @@ def float32_norm(model: str, batches: Batches) -> float:
 
 def main() -> None:
     options = arguments()
-    flash_attn_stand_in.install()
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=options.port, RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    strategy = strategy_of(options)
     from openrlhf.models.actor import Actor
 
-    strategy = strategy_of(options)
     strategy.setup_distributed()
     start = time.monotonic()
     actor = Actor(
@@ -157,7 +157,7 @@ def main() -> None:
         peak_gib=peak_gib,
         float32_norm=float32_norm(options.model, batches),
     )
-    print(json.dumps(figures))
+    print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

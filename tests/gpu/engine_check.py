@@ -21,6 +21,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--attention")
+    parser.add_argument("--utilization", type=float, default=0.3)
     return parser.parse_args()
 
 
@@ -36,7 +37,7 @@ class Engine:
             model=options.model,
             dtype="bfloat16",
             enforce_eager=True,
-            gpu_memory_utilization=0.3,
+            gpu_memory_utilization=options.utilization,
             max_model_len=1024,
             max_num_seqs=512,
             enable_prefix_caching=True,
@@ -116,6 +117,7 @@ def main() -> None:
 
     vocabulary = AutoConfig.from_pretrained(options.model).vocab_size
     engine = Engine(options)
+    print(f"engine ready after {engine.start_s:.0f} s", flush=True)
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, vocabulary, (24,), generator=generator).tolist() for _ in range(options.prompts)]
 
@@ -128,6 +130,7 @@ def main() -> None:
             rates[seeded].append(rate)
             if seeded:
                 outputs, again = sampled, outputs
+        print(f"round {len(rates[True])}: {rates}", flush=True)
     pairs = [(a.token_ids, b.token_ids) for x, y in zip(outputs, again) for a, b in zip(x.outputs, y.outputs)]
     figures = {
         "start_s": engine.start_s,
