@@ -9,6 +9,7 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.finite import Fault
+from spo_rlhf.core.metrics import METRICS
 from spo_rlhf.trainer.experience import trained_tokens
 from spo_rlhf.trainer.faults import faults_of_step
 from spo_rlhf.trainer.guard import FiniteWeights, StepGuard
@@ -94,6 +95,8 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         skipped_before = self.windows.skipped + self.replay_buffer.skipped
         with upstream.loss_windows(self.windows):
             status = super().ppo_train(kl_ctl)
+        for name in METRICS:
+            status.pop(name, None)  # OpenRLHF's, of micro-batches that were not trained too
         status |= self.actor_loss_fn.totals.take(self.strategy)
         self.report = self.guard.take()
         status["nonfinite_steps"] = self.report[0].count(False)

@@ -27,7 +27,9 @@ def test_a_zero_takes_their_place_alone():
 def test_what_stands_around_it_is_told(position):
     values = [float(number) for number in range(40)]
     values[position] = INF
-    fault = Fault.at_token("advantage", position, {"advantage": values, "log-prob": list(range(40))}, token_ids=range(40))
+    fault = Fault.at_token(
+        "advantage", position, {"advantage": values, "log-prob": list(range(40))}, token_ids=range(40)
+    )
     told = fault.around["advantage"]
     assert fault.value == INF and told[position - fault.start] == INF
     assert position - AROUND <= fault.start <= position and len(told) <= 2 * AROUND + 1
@@ -35,7 +37,9 @@ def test_what_stands_around_it_is_told(position):
 
 
 def test_json_has_words_for_them():
-    told = speakable({"value": NAN, "around": {"reward": [1.0, INF, -INF]}, "tokens": (1, 2), "name": "x", "none": None})
+    told = speakable(
+        {"value": NAN, "around": {"reward": [1.0, INF, -INF]}, "tokens": (1, 2), "name": "x", "none": None}
+    )
     assert json.loads(json.dumps(told, allow_nan=False)) == {
         "value": "nan",
         "around": {"reward": [1.0, "inf", "-inf"]},

@@ -49,7 +49,14 @@ def fit(actor, rank: int, advantage: float | None) -> dict:
     status = actor.fit(0.1)
     made, faults = actor.take_report()
     lr = actor.actor_scheduler.get_last_lr()[0]
-    return {"status": status, "made": made, "faults": faults, "weights": vector(actor), "moments": moments(actor), "lr": lr}
+    return {
+        "status": status,
+        "made": made,
+        "faults": faults,
+        "weights": vector(actor),
+        "moments": moments(actor),
+        "lr": lr,
+    }
 
 
 def one_rank(args, task: Path, rank: int, port: int, out: Path, bad: dict[str, float]) -> None:

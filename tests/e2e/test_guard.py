@@ -97,7 +97,9 @@ def test_generated_samples_reach_the_logger(rewarded):
 def test_a_learning_rate_that_blows_up_ends_the_run_and_leaves_the_good_model(task, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_text("good")
-    changes = dict(actor__adam__lr=1e8, actor__max_norm=0, train__num_episodes=50, ckpt__save_steps=1, ckpt__save_hf=True)
+    changes = dict(
+        actor__adam__lr=1e8, actor__max_norm=0, train__num_episodes=50, ckpt__save_steps=1, ckpt__save_hf=True
+    )
     process = stack.start(stack.options(task, tmp_path, **changes))
     run = stack.finish(process, tmp_path, status=1)
     last_line = run["stdout"].splitlines()[-1]

@@ -47,7 +47,9 @@ def test_events_become_summary_metrics_and_lines(tmp_path):
 
 def test_an_event_of_an_unknown_kind_is_refused_by_name(tmp_path):
     record = RunRecord(tmp_path, Console(io.StringIO()))
-    with pytest.raises(ValueError, match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite"):
+    with pytest.raises(
+        ValueError, match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite"
+    ):
         record.take({"event": "stpe", "time": record.start})
     assert not (tmp_path / "metrics.jsonl").exists()
 
@@ -111,7 +113,12 @@ def test_rewards_without_an_answer_are_summed_over_steps_and_evaluations(tmp_pat
     summary = record.finish(True)
     assert (summary["rewards"], summary["reward_timeouts"], summary["reward_crashes"]) == (96, 9, 3)
     assert closing(summary) == "; 9 rewards took too long and were 0; 3 rewards ended their process and were 0"
-    assert closing(RunRecord(tmp_path / "other", Console(io.StringIO())).totals.summary(finished=True, seconds_of_this_start=1)) == ""
+    assert (
+        closing(
+            RunRecord(tmp_path / "other", Console(io.StringIO())).totals.summary(finished=True, seconds_of_this_start=1)
+        )
+        == ""
+    )
 
 
 def test_dear_monte_carlo_is_noted_once(tmp_path):

@@ -86,7 +86,9 @@ def test_a_share_of_rewards_without_an_answer_is_allowed(counts, share, stops):
     assert AT_LEAST == 64 and too_many(counts, share) == stops
 
 
-@pytest.mark.parametrize("name", ["advantages", "action_log_probs", "base_action_log_probs", "rollout_log_probs", "values"])
+@pytest.mark.parametrize(
+    "name", ["advantages", "action_log_probs", "base_action_log_probs", "rollout_log_probs", "values"]
+)
 def test_the_sample_of_a_bad_token_is_found(name):
     batch = experience([[0.5] * 4, [0.5] * 4, [0.5] * 4], [[1.0] * 4] * 3)
     setattr(batch, name, torch.full_like(batch.advantages, 0.25))
