@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import deepspeed_splits
-import stack
 import torch
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401  (before forking)
 
