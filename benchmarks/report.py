@@ -38,6 +38,7 @@ def late_reward(run: dict[str, Any], axis: str = "tokens", end: float | None = N
     """
     steps = run["steps"]
     end = steps[-1][axis] if end is None else end
+    steps = [step for step in steps if step["rollout/reward_mean"] is not None]  # a skipped step may have none
     until = [step for step in steps if step[axis] <= end] or steps[:1]
     late = [step for step in until if step[axis] > 2 / 3 * end] or until[-1:]
     return float(np.mean([step["rollout/reward_mean"] for step in late]))

@@ -229,7 +229,6 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     """Costs of a finished run and its accuracy over tokens and seconds of training, evaluation time left out."""
     with open(run_dir / "metrics.jsonl", encoding="utf-8") as lines:
         events = [json.loads(line) for line in lines]
-    config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
     summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     tokens = seconds = trained_tokens = optimizer_steps = 0.0
     points, curve = [], []
@@ -238,8 +237,7 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         if event["event"] == "step":
             tokens, seconds = metrics["rollout/total_tokens"], seconds + metrics["timing/step_total"]
             trained_tokens += metrics.get("trained_tokens", 0.0)
-            batches = metrics["rollout/num_samples"] * config["train.max_epochs"] / config["train.batch_size"]
-            optimizer_steps += batches - metrics["skipped_steps"]
+            optimizer_steps += metrics["optimizer_steps"]
             values = {name: metrics.get(name) for name in STEP_METRICS}
             curve.append({"step": event["step"], "tokens": tokens, "seconds": seconds, **values})
         elif event["event"] == "eval":

@@ -100,6 +100,14 @@ class SpoConfig:
         help="stop after the step in which the tokens generated for training, Monte Carlo included, reach N",
     )
     reward_timeout: float = option(10.0, above=0, metavar="S", help="seconds a reward may take; then it is 0")
+    max_reward_failures: float = option(
+        0.05,
+        at_least=0,
+        at_most=1,
+        metavar="SHARE",
+        help="a run in which more than this share of the rewards, of a step or since the start, take too long or end "
+        "their process stops; until then they are 0",
+    )
     reward_workers: int = option(2, at_least=1, metavar="N", help="reward processes per engine")
     max_num_seqs: int = option(512, at_least=1, metavar="N", help="sequences in flight per vLLM engine")
     eval_ends: bool = option(

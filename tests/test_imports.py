@@ -18,6 +18,7 @@ ROOMS = (
     "flash_attn_stand_in",
     "cpu",
     "upstream",
+    "upstream_steps",
     "graders",
     "tasks",
     "rollout",

@@ -37,6 +37,10 @@ class TaskTimeout(TaskError):
     """The task was killed because it ran past the pool's limit."""
 
 
+class WorkerDied(TaskError):
+    """The worker ended while it had the task: killed, out of memory, a crash in C code."""
+
+
 class _NotReady(TaskError):
     """The start of a worker ran past its limit."""
 
@@ -201,7 +205,7 @@ class _Keeper:
             self.pipe.send_bytes(message)
             value = self.receive(self.timeout_s)
         except OSError as error:
-            raise TaskError(f"the worker died before the task (exit code {self.kill()})") from error
+            raise WorkerDied(f"the worker died before the task (exit code {self.kill()})") from error
         except TaskTimeout:
             self.kill()
             raise
@@ -217,7 +221,7 @@ class _Keeper:
                 raise TaskTimeout(f"timeout: no result within {limit_s:g} s")
             succeeded, payload, self.resident_bytes = self.pipe.recv()
         except (EOFError, OSError) as error:
-            raise TaskError(f"the worker died (exit code {self.kill(grace_s=1.0)})") from error
+            raise WorkerDied(f"the worker died (exit code {self.kill(grace_s=1.0)})") from error
         if not succeeded:
             raise TaskError(payload)
         try:

@@ -21,7 +21,9 @@ def accuracies(events: Iterable[dict[str, Any]]) -> Points:
 def rewards(events: Iterable[dict[str, Any]]) -> Points:
     """(step, per cent) of the mean reward of every step's responses."""
     return [
-        (event["step"], 100 * event["metrics"]["rollout/reward_mean"]) for event in events if event["event"] == "step"
+        (event["step"], 100 * event["metrics"]["rollout/reward_mean"])
+        for event in events
+        if event["event"] == "step" and "rollout/reward_mean" in event["metrics"]  # a skipped step may have none
     ]
 
 

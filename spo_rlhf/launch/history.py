@@ -7,6 +7,7 @@ from typing import Any
 from spo_rlhf.host.files import read_json, replace_text, write_json
 
 METRICS, SUMMARY, CONFIG = "metrics.jsonl", "summary.json", "config.json"
+NONFINITE = "nonfinite"  # folder of the samples with a number that is not finite
 CUT = "metrics.cut.jsonl"  # events of steps after the checkpoint that a run went on from
 OTHER_CONFIGS = "config.start*.json"
 # Options of one start, not of the run.
@@ -17,7 +18,7 @@ Event = dict[str, Any]
 
 def clear(run_dir: Path) -> None:
     """Remove the record of another run: nothing of it may stand beside the new one."""
-    for name in (METRICS, CUT, SUMMARY, CONFIG, OTHER_CONFIGS):
+    for name in (METRICS, CUT, SUMMARY, CONFIG, OTHER_CONFIGS, f"{NONFINITE}/step-*.json"):
         for path in run_dir.glob(name):
             path.unlink()
 

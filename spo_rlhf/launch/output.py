@@ -10,7 +10,7 @@ from typing import Any
 
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import options
-from spo_rlhf.errors import UserError
+from spo_rlhf.errors import RunStopped, UserError
 from spo_rlhf.host.command import INTERRUPTED, WRONG_INPUT
 from spo_rlhf.host.console import Console
 
@@ -75,4 +75,6 @@ def explain(error: BaseException, log: str | Path) -> tuple[int, str]:
     first_line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, UserError):
         return WRONG_INPUT, f"error: {first_line}"
+    if isinstance(error, RunStopped):
+        return 1, f"stopped: {first_line}"
     return 1, f"error: {type(error).__name__}: {first_line} (log: {log})"

@@ -263,7 +263,7 @@ def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
     if addresses and addresses[0].endswith(".py"):
         with FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout) as reward:
             reward.submit(prompt, prompt, label).result()
-        if reward.timeouts:
+        if reward.counts.timeouts:
             raise UserError(
                 f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "
                 f"{args.spo.reward_timeout:g} s; make it faster or raise the limit"

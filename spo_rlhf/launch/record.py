@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from spo_rlhf.core.finite import speakable
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json
 from spo_rlhf.launch import history
@@ -36,6 +37,8 @@ class RunRecord:
             "stage": self._show_stage,
             "step": self._show_step,
             "eval": self._show_eval,
+            "nonfinite": self._show_nonfinite,
+            "rewards": lambda event: None,
         }
         if not resume:
             history.clear(run_dir)
@@ -48,13 +51,19 @@ class RunRecord:
         if kind == "plan":
             event = {**event, "started": self.start}
             self._go_on_from(event["first_step"])
+        if kind == "nonfinite":
+            event = self._keep_samples(event)
         if kind != "stage":
             self._write(event)
         self.totals.add(event)
         self._shown_by[kind](event)
 
     def finish(self, finished: bool) -> dict[str, Any]:
-        """Write summary.json and return the summary. A resumed run that ended before its plan leaves the file as it was."""
+        """Write summary.json and return the summary. A resumed run that ended before its plan leaves the file as it was.
+
+        A run in which more optimizer steps were skipped than made has not finished, whatever `finished` says.
+        """
+        finished = finished and self.totals.has_trained
         summary = self.totals.summary(finished=finished, seconds_of_this_start=time.time() - self.start)
         if self._earlier is None:
             write_json(self.run_dir / history.SUMMARY, summary)
@@ -85,6 +94,18 @@ class RunRecord:
         with open(self.run_dir / history.METRICS, "a", encoding="utf-8") as file:
             file.write(history.line(event))
 
+    def _keep_samples(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Write what an event tells of samples to a file of its step; the event with the file's name in their place."""
+        name = f"{history.NONFINITE}/step-{event['step']}.json"
+        faults = event["faults"]
+        write_json(self.run_dir / name, speakable({"step": event["step"], "faults": faults}))
+        rest = {key: value for key, value in event.items() if key != "faults"}
+        return {**rest, "numbers": list(dict.fromkeys(fault["number"] for fault in faults)), "file": name}
+
+    def _show_nonfinite(self, event: dict[str, Any]) -> None:
+        what = ", ".join(event["numbers"]) or "a number"
+        self.console.line(f"note: step {event['step']}: {what} not finite, see {self.run_dir / event['file']}")
+
     def _show_plan(self, event: dict[str, Any]) -> None:
         self.first_step, self.planned = event["first_step"], event["steps"]
         self.first_tokens = self.tokens = event["first_tokens"]
@@ -107,10 +128,10 @@ class RunRecord:
         self.tokens = metrics["rollout/total_tokens"]
         mc = f" + {count(metrics['rollout/mc_tokens'])} MC" if metrics["rollout/mc_tokens"] else ""
         text = (
-            f"{self._at(step)}  reward {metrics['rollout/reward_mean']:.3f}"
+            f"{self._at(step)}  reward {metrics.get('rollout/reward_mean', float('nan')):.3f}"
             f"  tokens {count(metrics['rollout/response_tokens'])}{mc}"
             f"  mask {metrics.get('mask_density', float('nan')):.0%}  grad {metrics.get('actor_grad_norm', float('nan')):.3f}"
-            f"  {metrics['timing/step_total']:.1f} s  {self._left()}"
+            f"{self._skipped(metrics)}  {metrics['timing/step_total']:.1f} s  {self._left()}"
         )
         self.console.line(text)
         times = metrics["rollout/mc_tokens"] / max(metrics["rollout/response_tokens"], 1)
@@ -119,6 +140,13 @@ class RunRecord:
                 f"note: Monte Carlo takes {times:.0f} times the responses' tokens; fewer boundaries"
                 " (a coarser --spo.partition) or continuations (--spo.mc_rollouts) take less"
             )
+
+    @staticmethod
+    def _skipped(metrics: dict[str, float]) -> str:
+        skipped, made = int(metrics.get("nonfinite_steps", 0)), int(metrics.get("optimizer_steps", 0))
+        if not skipped:
+            return ""
+        return f"  {skipped} of {skipped + made} updates skipped" if made else "  skipped"
 
     def _show_eval(self, event: dict[str, Any]) -> None:
         accuracy = mean_accuracy(event)

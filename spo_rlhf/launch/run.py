@@ -143,6 +143,25 @@ def shut_down() -> None:
     processes.end(started)
 
 
+def has_not_trained(summary: dict[str, Any]) -> str:
+    """Why a run that came to its end has not finished."""
+    skipped, bad = summary["skipped_steps"], summary["nonfinite_steps"]
+    return (
+        f"not finished: {skipped} optimizer steps were skipped and {summary['optimizer_steps']} made. In {bad} a number was not "
+        f"finite, in {skipped - bad} no token passed the mask"
+    )
+
+
+def closing(summary: dict[str, Any]) -> str:
+    """What did not go as it should, for the line that closes a run."""
+    parts = {
+        "nonfinite_steps": "{} optimizer steps skipped, a number was not finite",
+        "reward_timeouts": "{} rewards took too long and were 0",
+        "reward_crashes": "{} rewards ended their process and were 0",
+    }
+    return "".join(f"; {text.format(summary[name])}" for name, text in parts.items() if summary[name])
+
+
 def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
     """Run a resolved configuration in its run directory; exit status.
 
@@ -171,10 +190,13 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
         finally:
             shut_down()
             summary = record.finish(status == 0)
+        if status == 0 and not summary["finished"]:
+            status, message = 1, has_not_trained(summary)
         if status:
             console.line(f"{PROGRAM}: {message}")
         else:
             console.line(
                 f"done in {duration(summary['seconds_total'])}: {summary['steps']} steps, model in {args.ckpt.output_dir}"
+                f"{closing(summary)}"
             )
     return status

@@ -153,7 +153,7 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     this_run = {
         "samples": progress.new,
         "graded_again": progress.graded_again,
-        "reward_timeouts": reward.timeouts,
+        "reward_timeouts": reward.counts.timeouts,
         "seconds_sampling": round(progress.seconds, 3),
         "seconds_total": round(time.monotonic() - start, 3),
     }

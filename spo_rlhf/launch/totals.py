@@ -12,15 +12,28 @@ PHASES = {
 }
 
 
+# Counts of a step that are summed up under the same name, what stands before the slash left out.
+COUNTS = (
+    "optimizer_steps",
+    "skipped_steps",
+    "nonfinite_steps",
+    "rollout/rewards",
+    "rollout/reward_timeouts",
+    "rollout/reward_crashes",
+)
+
+
 class Totals:
     """Totals over all starts of a run: one that went on from a checkpoint has a "plan" event for each.
 
-    steps: optimizer iterations. Tokens: those sampled for training, in the record's steps. Seconds: of the time from the start
+    steps: iterations, those that were skipped included. optimizer_steps, skipped_steps: made and left out, of all iterations;
+    nonfinite_steps: of the latter those where a number was not finite. Rewards: asked for, evaluations included. Tokens: those sampled for training, in the record's steps. Seconds: of the time from the start
     of a command to its last event in the record, so work after the checkpoint that was gone on from does not count.
     """
 
     def __init__(self) -> None:
         self.steps = self.generated_tokens = self.mc_tokens = 0
+        self.counts = dict.fromkeys(COUNTS, 0)
         self.accuracy: list[list[float]] = []  # [step, accuracy] of every evaluation
         self.phases = {"start": 0.0, **dict.fromkeys(PHASES.values(), 0.0), "evaluate": 0.0}
         self.seconds_of_earlier_starts = 0.0
@@ -41,12 +54,23 @@ class Totals:
             "steps": self.steps,
             "generated_tokens": self.generated_tokens,
             "mc_tokens": self.mc_tokens,
+            **{name.removeprefix("rollout/"): count for name, count in self.counts.items()},
             "accuracy_before": self.accuracy[0][1] if self.accuracy else None,
             "accuracy_after": self.accuracy[-1][1] if self.accuracy else None,
+            "accuracy_best": max((accuracy for _, accuracy in self.accuracy), default=None),
             "accuracy": self.accuracy,
             "seconds_total": round(total, 3),
             "seconds_by_phase": {name: round(seconds, 3) for name, seconds in phases.items()},
         }
+
+    @property
+    def has_trained(self) -> bool:
+        """Not more optimizer steps were skipped than made."""
+        return self.counts["skipped_steps"] <= self.counts["optimizer_steps"]
+
+    def _count(self, event: dict[str, Any]) -> None:
+        for name in COUNTS:
+            self.counts[name] += int(event["metrics"].get(name, 0))
 
     def _plan(self, event: dict[str, Any]) -> None:
         self.seconds_of_earlier_starts += self._last - self._started
@@ -55,6 +79,7 @@ class Totals:
 
     def _step(self, event: dict[str, Any]) -> None:
         metrics, self.steps = event["metrics"], event["step"]
+        self._count(event)
         self.generated_tokens += int(metrics["rollout/response_tokens"] + metrics["rollout/mc_tokens"])
         self.mc_tokens += int(metrics["rollout/mc_tokens"])
         for key, phase in PHASES.items():
@@ -74,6 +99,7 @@ FOLDS: dict[str, Callable[[Totals, dict[str, Any]], None]] = {
     "plan": Totals._plan,
     "step": Totals._step,
     "eval": Totals._eval,
+    "rewards": Totals._count,
 }
 
 

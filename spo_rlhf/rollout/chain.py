@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spo_rlhf.core import advantages, values
+from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.partition import Partition
 from spo_rlhf.rollout.estimators import Estimator, MonteCarlo
 from spo_rlhf.rollout.prompt import PromptSampler, gather
@@ -63,11 +64,12 @@ class PromptRollout(PromptSampler):
         max_tokens: int,
         seed: tuple[object, ...],
         slot: int,
+        faults: list[Fault] | None = None,
         token_texts: TokenTexts | None = None,
         state_values: StateValues | None = None,
         keep_continuations: bool = False,
     ):
-        super().__init__(engine, grader, prompt_ids, max_tokens=max_tokens, seed=seed, slot=slot)
+        super().__init__(engine, grader, prompt_ids, max_tokens=max_tokens, seed=seed, slot=slot, faults=faults)
         self.keep_continuations = keep_continuations
         self.continuations: list[Continuation] = []
         self.token_texts = token_texts

@@ -8,12 +8,13 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
+from spo_rlhf.core.finite import Fault, first, with_zeros
 from spo_rlhf.rollout.chain import StateValues
 from spo_rlhf.rollout.job import PromptJob, RolloutRequest
 from spo_rlhf.rollout.prompts import PromptTokenizer
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
-from spo_rlhf.rollout.reward import FileReward, PromptGrader, label_text
+from spo_rlhf.rollout.reward import FileReward, PromptGrader, RewardCounts, label_text
 from spo_rlhf.rollout.reward_worker import only_number
 from spo_rlhf.rollout.texts import token_texts
 
@@ -75,7 +76,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         ] = {}  # (prompt, label) -> values asked for in this iteration
         self._state_seed: tuple[object, ...] | None = None
         if reward_addresses and reward_addresses[0].endswith(".py"):
-            self._reward = FileReward(reward_addresses[0], reward_workers, reward_timeout)
+            self._reward = FileReward(reward_addresses[0], reward_workers, reward_timeout, supervised=True)
         elif reward_addresses and reward_addresses != ["agent"]:
             self._reward = self._reward_over_http
         else:
@@ -126,7 +127,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         samples = [conversation_sample(response) for response in responses]
         tokens = sum(end - start for sample in samples for start, end in sample.action_ranges)
         counts = RolloutCounts(responses=len(samples), response_tokens=tokens)
-        return Rollout(request.prompt, request.label, request.slot, version, counts, samples)
+        faults = [fault for sample in samples for fault in taken_faults(sample)]
+        return Rollout(request.prompt, request.label, request.slot, version, counts, samples, faults=faults)
 
     async def load_weights(self, state: dict[str, Any]) -> None:
         """New weights on a machine without a GPU; with one, OpenRLHF broadcasts them itself."""
@@ -136,9 +138,9 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         """Number of policy updates behind the weights; every sample records it."""
         self.weight_version = version
 
-    async def reward_timeouts(self) -> int:
-        """Rewards that ran past their limit and counted as 0, since the start."""
-        return getattr(self._reward, "timeouts", 0)
+    async def reward_counts(self) -> RewardCounts:
+        """Rewards of a reward file that were asked for, and those without an answer, since the start."""
+        return self._reward.counts if isinstance(self._reward, FileReward) else RewardCounts()
 
     def _known_values(self, request: RolloutRequest) -> StateValues:
         if request.seed != self._state_seed:
@@ -153,9 +155,9 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
 
     async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
         [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label_text(label)]))[:1]
-        reward = only_number(result["rewards"], "rewards")
+        reward = only_number(result["rewards"], "rewards", finite=False)
         scores = result.get("scores")
-        return Grade(reward, reward if scores is None else only_number(scores, "scores"))
+        return Grade(reward, reward if scores is None else only_number(scores, "scores", finite=False))
 
 
 class Ungraded:
@@ -181,6 +183,21 @@ def conversation_sample(response: dict[str, Any]) -> Sample:
         images=response.get("images"),
         mm_train_inputs=response.get("mm_train_inputs"),
     )
+
+
+def taken_faults(sample: Sample) -> list[Fault]:
+    """Reward and log-probs of a conversation that are not finite; a 0 takes their place, in place."""
+    begin = sample.action_ranges[0][0] if sample.action_ranges else 0
+    context, response, logprob_T = sample.token_ids[:begin], sample.token_ids[begin:], (sample.logprobs or [])[begin:]
+    faults = []
+    if sample.reward is not None and first([float(sample.reward)]) == 0:
+        faults.append(Fault("reward", float(sample.reward), context, response))
+        sample.reward = sample.score = 0.0
+    if (position := first(logprob_T)) is not None:
+        values = {"engine log-prob": logprob_T}
+        faults.append(Fault.at_token("engine log-prob", position, values, context_ids=context, token_ids=response))
+        sample.logprobs = with_zeros(sample.logprobs or ())
+    return faults
 
 
 def engine_factory(

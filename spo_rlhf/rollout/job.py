@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from spo_rlhf.core.finite import Fault
 from spo_rlhf.rollout.chain import StateValues, TokenTexts
 from spo_rlhf.rollout.protocol import Completion, Engine, Grade, ResponseGrader
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -48,6 +49,7 @@ class PromptJob:
     graded: bool  # rewards are known here; False: a reward model grades the responses later
     token_texts: TokenTexts
     state_values: StateValues  # asked for by prompts like this one in the same iteration
+    faults: list[Fault] = field(default_factory=list)  # where samplers leave numbers that are not finite
 
     def sampler_options(self) -> dict[str, Any]:
         """Arguments of the samplers in rollout/."""
@@ -58,6 +60,7 @@ class PromptJob:
             "max_tokens": self.max_tokens,
             "seed": self.request.seed,
             "slot": self.request.slot,
+            "faults": self.faults,
         }
 
     def sample(self, prefix: Sequence[int], completion: Completion, grade: Grade, **more: Any) -> Sample:
@@ -69,4 +72,5 @@ class PromptJob:
     def rollout(self, counts: RolloutCounts, **content: Any) -> Rollout:
         """What goes back to the controller."""
         request = self.request
+        content = {"faults": self.faults, **content}
         return Rollout(request.prompt, request.label, request.slot, self.weight_version, counts, **content)

@@ -1,9 +1,11 @@
 """What the samplers of one prompt share: requests with their own seeds, grades, counts."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
+from spo_rlhf.core.finite import Fault, first, with_zeros
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.rollout.protocol import TRUNCATED, Completion, Engine, Grade, ResponseGrader
 from spo_rlhf.rollout.records import RolloutCounts
@@ -21,6 +23,8 @@ class PromptSampler:
         max_tokens: longest response, in tokens; a continuation of b tokens has max_tokens - b left.
         seed: what the seeds of all requests derive from, e.g. (run seed, iteration, "train").
         slot: position of the prompt in the batch: equal prompts get different responses, equal states equal seeds.
+        faults: where log-probs and rewards that are not finite go. A 0 takes their place, for the algorithm takes finite
+            numbers alone; whoever asked for the rollout must not train on it.
     """
 
     def __init__(
@@ -32,12 +36,14 @@ class PromptSampler:
         max_tokens: int,
         seed: tuple[object, ...],
         slot: int,
+        faults: list[Fault] | None = None,
     ):
         if max_tokens < 1:
             raise ValueError(f"no room for a response: the prompt of slot {slot} has {len(prompt_ids)} tokens")
         self.engine, self.grader, self.prompt_ids, self.max_tokens = engine, grader, list(prompt_ids), max_tokens
         self.seed, self.slot = seed, slot
         self.counts = RolloutCounts()
+        self.faults = [] if faults is None else faults
 
     async def _sample(
         self, prefix: Sequence[int], n: int, name: tuple[object, ...], *, logprobs: bool, limit: int | None = None
@@ -56,12 +62,28 @@ class PromptSampler:
             raise RuntimeError(f"the engine returned {len(completions)} of {n} continuations")
         self.counts.prompt_tokens += n * len(state)
         self.counts.cached_tokens += sum(completion.cached_tokens for completion in completions)
-        return completions
+        return [self._with_finite_logprobs(state, completion) for completion in completions]
+
+    def _with_finite_logprobs(self, state: Sequence[int], completion: Completion) -> Completion:
+        logprob_T = completion.logprobs or []
+        position = first(logprob_T)
+        if position is None:
+            return completion
+        sample = {"context_ids": list(state), "token_ids": completion.token_ids}
+        self.faults.append(Fault.at_token("engine log-prob", position, {"engine log-prob": logprob_T}, **sample))
+        return dataclasses.replace(completion, logprobs=with_zeros(logprob_T))
 
     async def _grade(self, prefix: Sequence[int], completion: Completion) -> Grade:
+        """Grade of a whole response, of which `completion` is what follows `prefix`."""
         if completion.truncated:
             return TRUNCATED
-        return await self.grader.grade([*prefix, *completion.token_ids])
+        response = [*prefix, *completion.token_ids]
+        grade = await self.grader.grade(response)
+        if first([grade.reward, grade.score]) is None:
+            return grade
+        bad = "reward" if first([grade.reward]) == 0 else "score"
+        self.faults.append(Fault(bad, getattr(grade, bad), context_ids=self.prompt_ids, token_ids=response))
+        return dataclasses.replace(grade, reward=0.0, score=0.0)
 
 
 async def gather(awaitables: Iterable[Awaitable[T]]) -> list[T]:

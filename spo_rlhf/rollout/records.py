@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.tree import TokenTree
 from spo_rlhf.rollout.protocol import Completion, Grade
 
@@ -86,3 +87,4 @@ class Rollout:
     samples: list[Sample] = field(default_factory=list)
     continuations: list[Sample] = field(default_factory=list)
     tree: TokenTree | None = None
+    faults: list[Fault] = field(default_factory=list)  # numbers that were not finite; a 0 stands in their places

@@ -5,15 +5,16 @@ import functools
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.pool import TaskTimeout, WorkerPool
+from spo_rlhf.host.pool import TaskTimeout, WorkerDied, WorkerPool
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 
 IMPORT_LIMIT_S = 60.0  # for the reward file to be imported
-TIMED_OUT = Grade(reward=0.0, score=0.0)
+NOT_GRADED = Grade(reward=0.0, score=0.0)
 
 
 def label_text(label: Any) -> Any:
@@ -21,16 +22,34 @@ def label_text(label: Any) -> Any:
     return str(label) if isinstance(label, (bool, int, float)) else label
 
 
+@dataclass
+class RewardCounts:
+    """Rewards that were asked for, and those of them that are 0 since there was no answer."""
+
+    rewards: int = 0
+    timeouts: int = 0  # past their time limit
+    crashes: int = 0  # whose process died
+
+    def add(self, other: "RewardCounts", times: int = 1) -> "RewardCounts":
+        """These and `times` the others."""
+        return RewardCounts(
+            *(mine + times * theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
+        )
+
+
 class FileReward:
     """`reward_func(queries, prompts, labels)` of a .py file, OpenRLHF's contract for `--reward.remote_url FILE.py`.
 
     It returns a dict with `rewards` and, if it likes, `scores` and `extra_logs`, one number per query (lists or tensors).
-    A reward that takes longer than `timeout_s` counts as 0 (`timeouts` counts them); one that raises or returns something
-    else is a UserError, since training on a wrong reward helps nobody. Use as a context, or `close` it.
+    A reward that takes longer than `timeout_s` counts as 0 (`counts.timeouts` counts them); one that raises or returns
+    something else is a UserError, since training on a wrong reward helps nobody. Use as a context, or `close` it.
+
+    `supervised`: whoever asks looks after numbers that are not finite and after `counts`, so such a number is handed on and
+    a reward whose process dies counts as 0 (`counts.crashes`); else both are a UserError.
     """
 
-    def __init__(self, path: str, workers: int, timeout_s: float):
-        self.path, self.timeouts = path, 0
+    def __init__(self, path: str, workers: int, timeout_s: float, *, supervised: bool = False):
+        self.path, self.supervised, self.counts = path, supervised, RewardCounts()
         self._counting = threading.Lock()
         self._pool = WorkerPool(
             functools.partial(reward_worker.load, path),
@@ -45,7 +64,7 @@ class FileReward:
         Cancelling it takes it out of the queue.
         """
         graded: Future[Grade] = Future()
-        answer = self._pool.submit(reward_worker.grade, query, prompt, label_text(label))
+        answer = self._pool.submit(reward_worker.grade, query, prompt, label_text(label), not self.supervised)
         answer.add_done_callback(functools.partial(self._settle, graded))
 
         def give_up(future: "Future[Grade]") -> None:
@@ -63,12 +82,14 @@ class FileReward:
         if not graded.set_running_or_notify_cancel():
             return
         error = answer.exception()
+        timed_out = isinstance(error, TaskTimeout)
+        crashed = isinstance(error, WorkerDied) and self.supervised
+        with self._counting:
+            self.counts = self.counts.add(RewardCounts(1, timed_out, crashed))
         if error is None:
             graded.set_result(Grade(*answer.result()))
-        elif isinstance(error, TaskTimeout):
-            with self._counting:
-                self.timeouts += 1
-            graded.set_result(TIMED_OUT)
+        elif timed_out or crashed:
+            graded.set_result(NOT_GRADED)
         else:
             graded.set_exception(UserError(f"--reward.remote_url {self.path}: {error}"))
 

@@ -38,8 +38,11 @@ def load(path: str) -> None:
     _reward_func = module.reward_func
 
 
-def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, float]]:
-    """(reward, score, logs) of one response. `query` is the prompt followed by the response. Raises RewardFileError."""
+def grade(query: str, prompt: str, label: str, finite: bool = True) -> tuple[float, float, dict[str, float]]:
+    """(reward, score, logs) of one response. `query` is the prompt followed by the response.
+
+    Raises RewardFileError; for a reward or score that is not finite only with `finite`.
+    """
     assert _reward_func is not None, "load() comes first"
     try:
         result = _reward_func([query], [prompt], [label])
@@ -47,9 +50,9 @@ def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, 
         raise RewardFileError(f"reward_func raised {type_and_first_line(error)}") from error
     if not isinstance(result, dict) or "rewards" not in result:
         raise RewardFileError(f'reward_func must return a dict with "rewards", got {type(result).__name__}')
-    reward = only_number(result["rewards"], "rewards")
+    reward = only_number(result["rewards"], "rewards", finite)
     scores = result.get("scores")
-    score = reward if scores is None else only_number(scores, "scores")
+    score = reward if scores is None else only_number(scores, "scores", finite)
     logs = {
         str(name): only_number(value, f"extra_logs[{name!r}]")
         for name, value in (result.get("extra_logs") or {}).items()
@@ -57,8 +60,8 @@ def grade(query: str, prompt: str, label: str) -> tuple[float, float, dict[str, 
     return reward, score, logs
 
 
-def only_number(values: Any, name: str) -> float:
-    """The one finite number in a list, array or tensor of length 1."""
+def only_number(values: Any, name: str, finite: bool = True) -> float:
+    """The one number in a list, array or tensor of length 1; `finite`: any other raises RewardFileError."""
     numbers = values.tolist() if hasattr(values, "tolist") else values
     numbers = list(numbers) if isinstance(numbers, (list, tuple)) else [numbers]
     if len(numbers) != 1:
@@ -67,7 +70,7 @@ def only_number(values: Any, name: str) -> float:
         number = float(numbers[0])
     except (TypeError, ValueError):
         raise RewardFileError(f"reward_func returned {numbers[0]!r} as {name}: return one number per query") from None
-    if not math.isfinite(number):
+    if finite and not math.isfinite(number):
         raise RewardFileError(f"reward_func returned {number} as {name}: return a finite number")
     return number
 

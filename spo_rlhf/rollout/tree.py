@@ -54,7 +54,7 @@ class TreeRollout(PromptSampler):
         [completion] = await self._sample(prefix, 1, ("node", self.slot, place), logprobs=True, limit=limit)
         response = [*prefix, *completion.token_ids]
         if not completion.truncated:
-            return _Node(completion, await self.grader.grade(response))
+            return _Node(completion, await self._grade(prefix, completion))
         if len(place) == len(shape.branching) or len(response) >= self.max_tokens:
             return _Node(completion, TRUNCATED)
         return _Node(completion, children=await self._expand(response, place, shape))

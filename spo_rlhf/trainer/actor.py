@@ -8,7 +8,11 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.finite import Fault
+from spo_rlhf.core.metrics import METRICS
 from spo_rlhf.trainer.experience import trained_tokens
+from spo_rlhf.trainer.faults import faults_of_step
+from spo_rlhf.trainer.guard import FiniteWeights, StepGuard
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 
 
@@ -84,21 +88,38 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         self.args.algo.kl = copy.copy(self.args.algo.kl)
         self.args.algo.kl.use_loss = False
         self.windows = LossWindows(spo)
+        self.guard = StepGuard(strategy, self._faults)
+        self.report: tuple[list[bool], list[Fault]] = [], []  # of the guard, from the last `ppo_train`
 
     def ppo_train(self, kl_ctl: float) -> dict:
         skipped_before = self.windows.skipped + self.replay_buffer.skipped
         with upstream.loss_windows(self.windows):
             status = super().ppo_train(kl_ctl)
+        for name in METRICS:
+            status.pop(name, None)  # OpenRLHF's, of micro-batches that were not trained too
         status |= self.actor_loss_fn.totals.take(self.strategy)
-        status["skipped_steps"] = self.windows.skipped + self.replay_buffer.skipped - skipped_before
+        self.report = self.guard.take()
+        status["nonfinite_steps"] = self.report[0].count(False)
+        status["optimizer_steps"] = self.report[0].count(True)
+        without_tokens = self.windows.skipped + self.replay_buffer.skipped - skipped_before
+        status["skipped_steps"] = without_tokens + status["nonfinite_steps"]
         return status
 
     def training_step(self, experience, kl_ctl: float, step: int, loss_batch_info=None) -> dict:
+        totals = self.actor_loss_fn.totals
+        if self.guard.micro_batches == 0:
+            self._totals_before = dict(totals.values)
         self.actor_loss_fn.bind(experience, kl_ctl)
-        return super().training_step(experience, kl_ctl, step, loss_batch_info)
+        status = super().training_step(experience, kl_ctl, step, loss_batch_info)
+        if self.guard.micro_batches == 0 and self.guard.left_out:
+            totals.values = self._totals_before  # those of what was trained
+        return status
+
+    def _faults(self, number: str) -> list[Fault]:
+        return faults_of_step(number, self.actor_loss_fn.experience, self.actor_loss_fn.log_probs)
 
 
-class SegmentPolicyActor(upstream.PolicyModelActor):
+class SegmentPolicyActor(FiniteWeights, upstream.PolicyModelActor):
     """OpenRLHF's policy actor around SegmentActorTrainer; tells the engines which weights they have."""
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
@@ -121,7 +142,24 @@ class SegmentPolicyActor(upstream.PolicyModelActor):
         entropies, self.entropies = self.entropies, []
         return entropies
 
+    def fit(self, kl_ctl: float = 0) -> dict:
+        self.weights_are_finite = False
+        return super().fit(kl_ctl)
+
+    def take_report(self) -> tuple[list[bool], list[Fault]]:
+        """Which optimizer steps of the last `fit` were made, in their order, and what this rank saw of the others."""
+        return self.trainer.report
+
+    def save_model(self) -> None:
+        self.require_finite_weights(self.strategy, self.actor, self.ema_model)
+        super().save_model()
+
+    def save_checkpoint(self, *args, **kwargs) -> None:
+        self.require_finite_weights(self.strategy, self.actor, self.ema_model)
+        super().save_checkpoint(*args, **kwargs)
+
     def broadcast_to_vllm(self) -> None:
+        self.require_finite_weights(self.strategy, self.actor, self.ema_model)
         super().broadcast_to_vllm()
         self.weight_version += 1
         if torch.distributed.get_rank() == 0:
@@ -132,8 +170,41 @@ class ReferenceActor(upstream.ReferenceModelActor):
     """OpenRLHF's reference model; a class of this project, so that the worker that unpickles it is adapted."""
 
 
-class CriticActor(upstream.CriticModelActor):
-    """OpenRLHF's critic, likewise."""
+class CriticActor(FiniteWeights, upstream.CriticModelActor):
+    """OpenRLHF's critic, likewise; its optimizer steps and weights are guarded as the policy's are."""
+
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
+        self.guard = StepGuard(self.trainer.strategy, self._faults)
+        training_step = self.trainer.training_step
+
+        def bound_training_step(experience, *args, **kwargs):
+            self.experience = experience
+            return training_step(experience, *args, **kwargs)
+
+        self.trainer.training_step = bound_training_step
+
+    def fit(self) -> dict:
+        self.weights_are_finite = False
+        status = super().fit()
+        self.report = self.guard.take()
+        status["critic_nonfinite_steps"] = self.report[0].count(False)
+        return status
+
+    def take_report(self) -> tuple[list[bool], list[Fault]]:
+        """As of the policy."""
+        return self.report
+
+    def save_model(self) -> None:
+        self.require_finite_weights(self.strategy, self.critic)
+        super().save_model()
+
+    def save_checkpoint(self, *args, **kwargs) -> None:
+        self.require_finite_weights(self.strategy, self.critic)
+        super().save_checkpoint(*args, **kwargs)
+
+    def _faults(self, number: str) -> list[Fault]:
+        return faults_of_step(f"critic {number}", self.experience, None)
 
 
 class RewardActor(upstream.RewardModelActor):

@@ -12,6 +12,8 @@ from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.advantages import Normalizer
 from spo_rlhf.core.loss import policy_mask
 from spo_rlhf.core.ratio import entropy_scale, unit_index
+from spo_rlhf.trainer.faults import faults_in_batch
+from spo_rlhf.trainer.watch import NonFinite
 
 
 def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Tensor:
@@ -67,6 +69,8 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             experiences = super().compute_advantages_and_returns(experiences)
         self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
         finish_batch(experiences, spo)
+        if faults := [fault for experience in experiences for fault in faults_in_batch(experience)]:
+            raise NonFinite(faults)
         return experiences
 
 

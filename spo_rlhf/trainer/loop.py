@@ -2,18 +2,21 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import ray
 import torch
 
 from spo_rlhf import upstream
+from spo_rlhf.core.finite import Fault, finite_only
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.experience import SegmentExperienceMaker
+from spo_rlhf.trainer.rewards import RewardWatch
 from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, with_equal_logs
+from spo_rlhf.trainer.watch import FaultWatch, NonFinite
 
 
 def planned_steps(prompts: int, episodes: int, batch_size: int, fills_step: Callable[[int], bool]) -> int:
@@ -44,6 +47,13 @@ class SegmentTrainer(upstream.PPOTrainer):
             strategy=strategy,
             tokenizer=self.tokenizer,
         )
+        self.rewards = RewardWatch(self.vllm_engines, self.args.spo.max_reward_failures, self.reporter)
+        rollout, train = self.args.rollout, self.args.train
+        self.faults = FaultWatch(
+            self.reporter,
+            self.tokenizer.decode,
+            rollout.batch_size * rollout.n_samples_per_prompt // train.batch_size * train.max_epochs,
+        )
         self.samples_generator = SegmentSamplesGenerator(
             strategy=strategy,
             prompts_dataloader=self.prompts_dataloader,
@@ -51,6 +61,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             tokenizer=self.tokenizer,
             vllm_engines=self.vllm_engines,
             reporter=self.reporter,
+            check_rewards=self.rewards.check,
         )
         self.supply = self.args.spo.method.supply(
             TrainerServices(
@@ -95,12 +106,13 @@ class SegmentTrainer(upstream.PPOTrainer):
                     iteration + 1,
                     batch.exhausted or self.spent(),
                 )
-                if not samples:
+                if not samples and not batch.faults:
                     continue
                 self.reporter.stage("train")
-                status, step = self.train_step(samples, step)
+                status, step = self.train_step(samples, step, batch.faults)
                 status = self.complete(status, measured, batch.pass_rate)
                 self.report_step(step, status)
+                self.faults.stop_if_hopeless(step)
                 progress = {
                     "episode": episode,
                     "global_step": step,
@@ -115,6 +127,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         if self.args.spo.eval_ends and step % self.args.eval.steps:  # unless it was evaluated just now
             self.evaluate_held_out(step)
         self.supply.report_end()
+        self.rewards.report_rest()
         for logger in filter(None, (self.wandb_logger, self.tensorboard_logger)):
             logger.close()
 
@@ -141,14 +154,37 @@ class SegmentTrainer(upstream.PPOTrainer):
         measured = {"timing/generation": time.monotonic() - start}
         self.counts.add(batch.counts)
         self.tokens += batch.counts.generated_tokens
-        if not batch.rollouts:
+        if not batch.rollouts or batch.faults:
             return batch, [], measured
         samples, more = self.supply.exchange(batch.rollouts, iteration)
         return batch, with_equal_logs(samples), measured | more
 
+    def train_step(
+        self, samples: list[upstream.Experience], step: int, faults: Sequence[Fault] = ()
+    ) -> tuple[dict, int]:
+        """OpenRLHF's step, or a skipped one where `faults`, or the experience made of the samples, is not finite."""
+        try:
+            if faults:
+                raise NonFinite(faults)
+            return super().train_step(samples, step)
+        except NonFinite as found:
+            return self.faults.skip_batch(step + 1, found.faults), step + 1
+
+    def ppo_train(self, global_steps: int) -> dict:
+        """OpenRLHF's optimizer steps; what the guards left out of them is told."""
+        status = super().ppo_train(global_steps)
+        models = {
+            "policy": (self.actor_model_group, "optimizer_steps"),
+            "critic": (self.critic_model_group, "critic_lr"),
+        }
+        for model, (group, sign) in models.items():
+            if sign in status:  # it took part
+                reports = ray.get(group.async_run_method(method_name="take_report"))
+                self.faults.take(model, global_steps + 1, reports)
+        return finite_only(status)
+
     def complete(self, status: dict, measured: dict[str, float], pass_rate: float | None) -> dict:
         """OpenRLHF's metrics of a step, with what `generate` measured and what the rollouts since the last step cost."""
-        status = {name: value for name, value in status.items() if name != "generated_samples"}
         # The time of an experience is spent in two places where samples wait for their turn.
         making = measured.get("timing/make_experience", 0.0) + status["timing/make_experience"]
         counts, self.counts = self.counts, RolloutCounts()
@@ -157,27 +193,37 @@ class SegmentTrainer(upstream.PPOTrainer):
         status["rollout/total_tokens"] = self.tokens
         status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
         status["rollout/logprob_gap_max"] = self.experience_maker.logprob_gap_max
-        status["rollout/reward_timeouts"] = sum(
-            ray.get([engine.reward_timeouts.remote() for engine in self.vllm_engines])
-        )
+        self.experience_maker.logprob_gap_max = float("nan")  # the next batch may be skipped before it has one
+        status |= self.rewards.take()
         status["timing/step_total"] = sum(value for name, value in status.items() if name.startswith("timing/"))
         if self.args.algo.dynamic_filtering_enable:
             status["dynamic_filtering_pass_rate"] = pass_rate
-        return status
+        return finite_only(status)
 
     def report_step(self, step: int, status: dict) -> None:
         """Tell the command line of a step."""
-        if status.get("skipped_steps"):
-            self.reporter.note(
-                f"step {step}: {status['skipped_steps']} optimizer steps skipped, no token passed the mask"
-            )
-        metrics = {name: float(value) for name, value in status.items() if value is not None}
+        if without_tokens := status.get("skipped_steps", 0) - status.get("nonfinite_steps", 0):
+            self.reporter.note(f"step {step}: {without_tokens} optimizer steps skipped, no token passed the mask")
+        metrics = {
+            name: float(value) for name, value in status.items() if value is not None and name != "generated_samples"
+        }
         self.reporter.send("step", step=step, metrics=metrics)
 
     def save_logs_and_checkpoints(self, global_step: int, logs_dict=None, client_states=None) -> None:
         if global_step % self.args.ckpt.save_steps == 0:
             self.supply.save(global_step)
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
+
+    def restore_best_checkpoint_state(self, checkpoint_states) -> None:
+        """The best value so far goes on with its checkpoint, unless --ckpt.best_metric_key now names another metric."""
+        asked = self.best_eval_metric_key
+        super().restore_best_checkpoint_state(checkpoint_states)
+        if asked and asked != self.best_eval_metric_key:
+            if self.best_eval_metric_key:
+                self.reporter.note(
+                    f"--ckpt.best_metric_key is {asked}; the best checkpoint so far was chosen by {self.best_eval_metric_key}"
+                )
+            self.best_eval_metric_key, self.best_eval_metric_value = asked, float("-inf")
 
     def save_best_checkpoint(self, eval_metrics, global_step, client_states=None) -> None:
         self.supply.save(global_step)  # whether it is the best is decided there; a file too many is pruned later

@@ -38,6 +38,7 @@ class SegmentPolicyLoss:
                 threshold=correction.is_correction_threshold,
             )
         self.totals = MaskedTotals()
+        self.log_probs: torch.Tensor | None = None  # (B, A) of the last call
 
     def bind(self, experience: upstream.Experience, kl_coef: float) -> None:
         """The micro-batch that the next call is about, and the KL coefficient of this iteration."""
@@ -56,6 +57,7 @@ class SegmentPolicyLoss:
     ):
         """(loss, clip fraction, approximate KL, None, None): what OpenRLHF unpacks, all of the masked tokens."""
         mask = trained_tokens(self.experience, self.spo)
+        self.log_probs = log_probs.detach()
         weight = None
         if self.per_response:
             # The mean over responses of their token means, in terms of the sum over tokens divided by Z.

@@ -3,7 +3,8 @@
 This is the one place where positions in a response become columns of OpenRLHF's layout.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.units import needs_ids, unit_ids
 from spo_rlhf.methods.group import Group
 from spo_rlhf.rollout.job import RolloutRequest
@@ -60,10 +62,13 @@ def with_equal_logs(samples: Sequence[upstream.Experience]) -> list[upstream.Exp
 
 
 def is_informative(rollout: Rollout, score_range: Sequence[float]) -> bool:
-    """OpenRLHF's dynamic filtering: the mean score of the responses lies inside the range. Ungraded ones stay."""
+    """OpenRLHF's dynamic filtering: the mean score of the responses lies inside the range.
+
+    Ungraded ones stay, and those with a number that is not finite, for somebody to see.
+    """
     scores = [sample.score for sample in rollout.samples]
     known = [score for score in scores if score is not None]
-    if len(known) < len(scores) or not known:
+    if len(known) < len(scores) or not known or rollout.faults:
         return True
     low, high = score_range
     return low < sum(known) / len(known) < high
@@ -79,17 +84,23 @@ class RolloutBatch:
     pass_rate: float | None = None  # percent of them that dynamic filtering kept
     exhausted: bool = False  # the episode has no prompt left
 
+    @property
+    def faults(self) -> list[Fault]:
+        """Numbers of the rollouts that are not finite: the batch must not be trained."""
+        return [fault for rollout in self.rollouts for fault in rollout.faults]
+
 
 class SegmentSamplesGenerator(upstream.SamplesGenerator):
     """Asks the engines for whole rollouts.
 
     They come in the order of the prompts, whatever the order in which they were finished, so that a run can be repeated.
+    `check_rewards` is called every few seconds, and may raise.
     """
 
-    def __init__(self, *args: Any, reporter: Reporter, **kwargs: Any):
+    def __init__(self, *args: Any, reporter: Reporter, check_rewards: Callable[[], None], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.spo: SpoConfig = self.args.spo
-        self.reporter = reporter
+        self.reporter, self.check_rewards = reporter, check_rewards
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
         self._prompts: Any = None  # iterator over the data of the episode
         self._spare: list[Rollout] = []  # sampled ahead, by --rollout.vllm_generate_batch_size
@@ -117,12 +128,15 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     @torch.no_grad()
     def generate_eval_samples(self, **options: Any) -> list[upstream.Experience]:
         """Responses to all held-out prompts; OpenRLHF's `evaluate` asks for them."""
-        prompts, samples, exhausted = iter(self.eval_dataloader), [], False
+        prompts, samples, exhausted, faults = iter(self.eval_dataloader), [], False, 0
         with upstream.engines_awake(self.vllm_engines, self.args):
             while not exhausted:
                 batch = self._collect(prompts, self.args.rollout.batch_size, ("eval", self.eval_step), None, options)
                 samples += [self._in_layout(rollout, one) for rollout in batch.rollouts for one in rollout.samples]
+                faults += len(batch.faults)
                 exhausted = batch.exhausted
+        if faults:
+            self.reporter.note(f"{faults} numbers of the held-out responses are not finite and count as 0")
         return samples
 
     def to_experience(self, rollout: Rollout, sample: Sample) -> upstream.Experience:
@@ -157,9 +171,12 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     ) -> RolloutBatch:
         """Rollouts of the next prompts of `data`; those outside `score_range` are replaced by further prompts."""
         batch, kept = RolloutBatch([]), 0
-        pending = self._dispatch(data, num_prompts, purpose, options, batch)
+        pending, checked = self._dispatch(data, num_prompts, purpose, options, batch), time.monotonic()
         while pending:
             ready, pending = ray.wait(pending, num_returns=1, timeout=RAY_WAIT_S)
+            if not pending or time.monotonic() - checked > RAY_WAIT_S:
+                self.check_rewards()
+                checked = time.monotonic()
             for rollout in ray.get(ready):
                 batch.counts.add(rollout.counts)
                 if score_range is not None and not is_informative(rollout, score_range):

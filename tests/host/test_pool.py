@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerPool
+from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerDied, WorkerPool
 
 GIB = 1 << 30
 
@@ -77,9 +77,9 @@ def test_errors_are_one_line(pool):
 
 
 def test_a_dying_worker_fails_its_task_only(pool):
-    with pytest.raises(TaskError, match=r"died \(exit code 7\)"):
+    with pytest.raises(WorkerDied, match=r"died \(exit code 7\)"):
         pool.submit(os._exit, 7).result()
-    with pytest.raises(TaskError, match="died"):
+    with pytest.raises(WorkerDied, match="died"):
         pool.submit(os.abort).result()
     assert pool.submit(divmod, 7, 2).result() == (3, 1)
 

@@ -7,6 +7,7 @@ import pytest
 
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.launch.record import RunRecord
+from spo_rlhf.launch.run import closing
 
 PLAN = {"event": "plan", "first_step": 0, "steps": 2, "first_tokens": 0, "token_budget": None}
 STEP = {
@@ -46,9 +47,78 @@ def test_events_become_summary_metrics_and_lines(tmp_path):
 
 def test_an_event_of_an_unknown_kind_is_refused_by_name(tmp_path):
     record = RunRecord(tmp_path, Console(io.StringIO()))
-    with pytest.raises(ValueError, match="unknown event 'stpe'; a record takes plan, note, stage, step, eval"):
+    with pytest.raises(
+        ValueError, match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite"
+    ):
         record.take({"event": "stpe", "time": record.start})
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+SKIPPED = {"optimizer_steps": 0, "skipped_steps": 4, "nonfinite_steps": 4}
+MADE = {"optimizer_steps": 4, "skipped_steps": 0, "nonfinite_steps": 0}
+
+
+def steps(record, *metrics):
+    record.take({**PLAN, "time": record.start})
+    for step, more in enumerate(metrics, start=1):
+        record.take({"event": "step", "time": record.start, "step": step, "metrics": {**STEP, **more}})
+
+
+def test_what_is_not_finite_is_kept_in_a_file_of_its_step(tmp_path):
+    stream = io.StringIO()
+    record = RunRecord(tmp_path, Console(stream))
+    fault = {"number": "reward", "value": float("nan"), "token_ids": [1, 2], "around": {"advantage": [float("inf")]}}
+    record.take({"event": "nonfinite", "time": record.start, "step": 1, "faults": [fault, fault]})
+    steps(record, {**SKIPPED, "rollout/reward_mean": 0.25})
+
+    stored = json.loads((tmp_path / "nonfinite" / "step-1.json").read_text())
+    assert stored["step"] == 1 and stored["faults"][0]["value"] == "nan"
+    assert stored["faults"][0]["around"] == {"advantage": ["inf"]} and len(stored["faults"]) == 2
+    [event] = [one for one in map(json.loads, (tmp_path / "metrics.jsonl").open()) if one["event"] == "nonfinite"]
+    assert event["numbers"] == ["reward"] and event["file"] == "nonfinite/step-1.json" and "faults" not in event
+    assert "step 1: reward not finite, see" in stream.getvalue() and "  skipped  3.0 s" in stream.getvalue()
+    RunRecord(tmp_path, Console(io.StringIO()))
+    assert not list((tmp_path / "nonfinite").iterdir()), "a new run in the folder begins without them"
+
+
+def test_a_step_of_which_a_part_was_skipped_says_so(tmp_path):
+    stream = io.StringIO()
+    steps(RunRecord(tmp_path, Console(stream)), {"optimizer_steps": 3, "skipped_steps": 1, "nonfinite_steps": 1})
+    assert "1 of 4 updates skipped" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "finished"),
+    [
+        ([MADE], True),
+        ([SKIPPED], False),
+        ([MADE, SKIPPED], True),
+        ([SKIPPED, MADE, SKIPPED], False),
+        ([{"optimizer_steps": 1, "skipped_steps": 2, "nonfinite_steps": 0}], False),
+        ([], True),
+    ],
+)
+def test_a_run_that_skipped_more_than_it_made_has_not_finished(tmp_path, metrics, finished):
+    record = RunRecord(tmp_path, Console(io.StringIO()))
+    steps(record, *metrics)
+    assert record.finish(True)["finished"] == finished
+    assert record.finish(False)["finished"] is False
+
+
+def test_rewards_without_an_answer_are_summed_over_steps_and_evaluations(tmp_path):
+    record = RunRecord(tmp_path, Console(io.StringIO()))
+    counts = {"rollout/rewards": 32.0, "rollout/reward_timeouts": 2.0, "rollout/reward_crashes": 1.0}
+    steps(record, counts, counts)
+    record.take({"event": "rewards", "time": record.start, "metrics": {**counts, "rollout/reward_timeouts": 5}})
+    summary = record.finish(True)
+    assert (summary["rewards"], summary["reward_timeouts"], summary["reward_crashes"]) == (96, 9, 3)
+    assert closing(summary) == "; 9 rewards took too long and were 0; 3 rewards ended their process and were 0"
+    assert (
+        closing(
+            RunRecord(tmp_path / "other", Console(io.StringIO())).totals.summary(finished=True, seconds_of_this_start=1)
+        )
+        == ""
+    )
 
 
 def test_dear_monte_carlo_is_noted_once(tmp_path):

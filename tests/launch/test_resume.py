@@ -89,7 +89,7 @@ def test_its_totals_are_those_of_a_run_that_was_never_interrupted(interrupted, t
     whole = Start(one_go, resume=False).plan().train(0, 1, 2, 3, 4, evaluate=(0, 2, 4)).record.finish(True)
     start = Start(interrupted, resume=True, first_step=2).plan().train(3, 4, evaluate=(4,))
     total = start.record.finish(True)
-    for name in ("finished", "steps", "generated_tokens", "mc_tokens", "accuracy", "accuracy_before", "accuracy_after"):
+    for name in ("finished", "steps", "generated_tokens", "mc_tokens", "accuracy", "accuracy_before", "accuracy_best"):
         assert total[name] == whole[name], name
     assert total["accuracy"] == [[0, 0.0], [2, 0.2], [4, 0.4]] and total["generated_tokens"] == 4 * 400
     assert total["seconds_by_phase"]["generate"] == 4 * SECONDS_A_STEP

@@ -1,6 +1,7 @@
 """Reward files: what is graded and how, what is refused in one line, and what a slow one costs."""
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from spo_rlhf.errors import UserError
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
-from spo_rlhf.rollout.reward import FileReward, PromptGrader
+from spo_rlhf.rollout.reward import FileReward, PromptGrader, RewardCounts
 from spo_rlhf.rollout.reward_worker import RewardFileError
 
 HEAD = "def reward_func(queries, prompts, labels):\n    "
@@ -98,11 +99,11 @@ def test_many_grades_at_a_time(reward):
 
 
 def test_a_reward_that_takes_too_long_is_0_counted_and_costs_no_other(reward):
-    before = reward.timeouts
+    before = reward.counts.timeouts
     slow = [reward.submit("sleep", "", "") for _ in range(2)]
     after = reward.submit("q7", "", "7")
     assert [future.result(timeout=30) for future in slow] == [Grade(reward=0.0, score=0.0)] * 2
-    assert reward.timeouts == before + 2 and after.result(timeout=30).reward == 1
+    assert reward.counts.timeouts == before + 2 and after.result(timeout=30).reward == 1
 
 
 def test_a_reward_that_raises_or_dies_is_the_users_to_mend(reward):
@@ -110,6 +111,18 @@ def test_a_reward_that_raises_or_dies_is_the_users_to_mend(reward):
         reward.submit("raise", "", "").result(timeout=30)
     with pytest.raises(UserError, match=r"reward.py: the worker died \(exit code 3\)"):
         reward.submit("die", "", "").result(timeout=30)
+
+
+def test_a_supervised_reward_counts_what_it_would_refuse(tmp_path):
+    """A dead process is a 0 that is counted, and numbers that are not finite are handed on; what raises stays a UserError."""
+    source = OBEDIENT.replace("float(query.endswith(labels[0]))", "float(query) if query in ('nan', 'inf') else 1.0")
+    with FileReward(write(tmp_path, source), workers=2, timeout_s=0.5, supervised=True) as reward:
+        grades = [reward.submit(query, "", "7").result(timeout=30) for query in ("die", "sleep", "nan", "inf", "q7")]
+        assert [grade.reward for grade in grades[:2]] == [0.0, 0.0]
+        assert math.isnan(grades[2].reward) and math.isinf(grades[3].reward) and grades[4].reward == 1
+        assert reward.counts == RewardCounts(rewards=5, timeouts=1, crashes=1)
+        with pytest.raises(UserError, match="raised ValueError: not$"):
+            reward.submit("raise", "", "").result(timeout=30)
 
 
 def test_awaited_it_gives_the_same_grades(reward):
@@ -131,7 +144,7 @@ def test_what_is_no_longer_awaited_is_not_graded(tmp_path):
         )
         assert queued.cancel()
         assert (busy.result(timeout=30).reward, last.result(timeout=30).reward) == (0, 1)
-        assert reward.timeouts == 1, "the one that was cancelled took no time"
+        assert reward.counts.timeouts == 1, "the one that was cancelled took no time"
 
 
 def test_closing_answers_what_waits_and_takes_no_more(tmp_path):

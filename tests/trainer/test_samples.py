@@ -4,9 +4,10 @@ import pytest
 import torch
 from batches import experience
 
+from spo_rlhf.core.finite import Fault
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
 from spo_rlhf.trainer.loop import planned_steps
-from spo_rlhf.trainer.samples import is_informative, with_equal_logs
+from spo_rlhf.trainer.samples import RolloutBatch, is_informative, with_equal_logs
 
 
 def test_logs_that_some_samples_lack_count_as_zero():
@@ -22,6 +23,12 @@ def test_logs_that_some_samples_lack_count_as_zero():
 def test_dynamic_filtering_keeps_prompts_that_are_neither_solved_nor_hopeless(scores, informative):
     samples = [Sample([1], [(0, 1)], None, truncated=False, reward=None, score=score) for score in scores]
     assert is_informative(Rollout("", "", 0, 0, RolloutCounts(), samples), (0.0, 1.0)) == informative
+
+
+def test_dynamic_filtering_keeps_what_is_not_finite_for_somebody_to_see():
+    samples = [Sample([1], [(0, 1)], None, truncated=False, reward=0.0, score=0.0)]
+    rollout = Rollout("", "", 0, 0, RolloutCounts(), samples, faults=[Fault("reward", float("nan"))])
+    assert is_informative(rollout, (0.0, 1.0)) and RolloutBatch([rollout]).faults == rollout.faults
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""On the controller: how many rewards had no answer, and when that ends the run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from spo_rlhf.errors import RunStopped
+from spo_rlhf.rollout.reward import RewardCounts
+from spo_rlhf.trainer.events import Reporter
+
+AT_LEAST = 64  # rewards that a share is taken of: one slow start among few is no reason to stop
+
+
+def too_many(counts: RewardCounts, share: float) -> bool:
+    """More than `share` of the rewards, or of AT_LEAST where there are fewer, had no answer."""
+    return counts.timeouts + counts.crashes > share * max(counts.rewards, AT_LEAST)
+
+
+class RewardWatch:
+    """Asks the engines. `max_failures`: share of rewards without an answer, of a step or since the start, that is allowed."""
+
+    def __init__(self, engines: Sequence[Any], max_failures: float, reporter: Reporter):
+        self.engines, self.max_failures, self.reporter = engines, max_failures, reporter
+        self._taken = RewardCounts()  # since the start, as of the last `take`
+
+    def check(self) -> None:
+        """Raise RunStopped where too many rewards had no answer."""
+        total = self._total()
+        for counts, when in ((total.add(self._taken, times=-1), "in this step"), (total, "since the start")):
+            if too_many(counts, self.max_failures):
+                self.report_rest()
+                raise RunStopped(
+                    f"{counts.timeouts} of {counts.rewards} rewards {when} took longer than --spo.reward_timeout and the "
+                    f"processes of {counts.crashes} died: more than --spo.max_reward_failures {self.max_failures:g}. Mend "
+                    f"the reward file, or raise one of the two"
+                )
+
+    def take(self) -> dict[str, int]:
+        """Metrics: rewards since the last call."""
+        total = self._total()
+        new, self._taken = total.add(self._taken, times=-1), total
+        return {
+            "rollout/rewards": new.rewards,
+            "rollout/reward_timeouts": new.timeouts,
+            "rollout/reward_crashes": new.crashes,
+        }
+
+    def report_rest(self) -> None:
+        """Tell the record of the rewards that no step will tell of."""
+        self.reporter.send("rewards", metrics=self.take())
+
+    def _total(self) -> RewardCounts:
+        total = RewardCounts()
+        for counts in ray.get([engine.reward_counts.remote() for engine in self.engines]):
+            total = total.add(counts)
+        return total

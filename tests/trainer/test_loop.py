@@ -1,0 +1,122 @@
+"""Parts of the training loop that need no engine: the best score over resumes, samples for the loggers."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from openrlhf.utils.logging_utils import TensorboardLogger, WandbLogger
+from test_watch import Heard
+
+from spo_rlhf.rollout.records import RolloutCounts
+from spo_rlhf.trainer.loop import SegmentTrainer
+
+KEY = "eval_default_pass1"
+
+
+class Group:
+    """Stands where the policy's actors are asked; keeps the tags of what is saved."""
+
+    def __init__(self):
+        self.saved = []
+
+    def async_run_method(self, method_name, tag, **_):
+        self.saved.append(tag)
+        return []
+
+
+def trainer(asked: str = "") -> SegmentTrainer:
+    """A controller as far as checkpoints and loggers go."""
+    one = SegmentTrainer.__new__(SegmentTrainer)
+    one.reporter, one.actor_model_group, one.critic_model_group = Heard(), Group(), None
+    one.wandb_logger = one.tensorboard_logger = None
+    one.supply = SimpleNamespace(save=lambda step: None)
+    one.best_eval_metric_value, one.best_eval_metric_key, one._latest_eval_metric_value = -math.inf, asked, None
+    one.args = SimpleNamespace(
+        ckpt=SimpleNamespace(save_steps=1),
+        logger=SimpleNamespace(logging_steps=1),
+        algo=SimpleNamespace(dynamic_filtering_enable=False),
+    )
+    return one
+
+
+def test_a_worse_model_does_not_take_the_place_of_the_best_after_a_resume(monkeypatch):
+    monkeypatch.setattr("ray.get", lambda refs: refs)
+    first = trainer()
+    states = {"global_step": 2}
+    first.save_best_checkpoint({KEY: 0.5}, 2, states)
+    assert first.actor_model_group.saved == ["best_global_step2"]
+    first.save_logs_and_checkpoints(3, {}, states)
+    resumed = trainer()
+    resumed.restore_best_checkpoint_state(states)  # the checkpoint's own, of step 3
+    resumed.save_best_checkpoint({KEY: 0.4}, 4, {})
+    assert resumed.actor_model_group.saved == []
+    resumed.save_best_checkpoint({KEY: 0.6}, 5, {})
+    assert resumed.actor_model_group.saved == ["best_global_step5"]
+
+
+def test_a_metric_that_the_command_names_anew_is_compared_with_its_own_values_alone(monkeypatch):
+    monkeypatch.setattr("ray.get", lambda refs: refs)
+    resumed = trainer(asked="eval_other_pass1")
+    resumed.restore_best_checkpoint_state({"best_eval_metric_key": KEY, "best_eval_metric_value": 0.9})
+    resumed.save_best_checkpoint({KEY: 0.1, "eval_other_pass1": 0.2}, 5, {})
+    assert resumed.actor_model_group.saved == ["best_global_step5"]
+    assert "eval_other_pass1" in resumed.reporter.events[0]["text"]
+
+
+def test_an_evaluation_that_is_no_number_is_not_the_best(monkeypatch):
+    monkeypatch.setattr("ray.get", lambda refs: refs)
+    one = trainer()
+    one.save_best_checkpoint({KEY: math.nan}, 1, {})
+    assert one.actor_model_group.saved == []
+
+
+class Written:
+    """Keeps what a logger writes, in place of wandb and of TensorBoard's writer."""
+
+    def __init__(self):
+        self.said = []
+
+    def __getattr__(self, name):
+        return lambda *args: self.said.append((name, *args))
+
+    class Table:
+        def __init__(self, columns, data=()):
+            self.columns, self.data = columns, list(data)
+
+        def add_data(self, *row):
+            self.data.append(row)
+
+
+@pytest.fixture
+def completed():
+    """The metrics of a step, as they come out of the loop."""
+    one = trainer()
+    one.counts, one.tokens = RolloutCounts(responses=2, response_tokens=20), 20
+    one.experience_maker = SimpleNamespace(logprob_gap_max=0.0)
+    one.rewards = SimpleNamespace(take=lambda: {"rollout/rewards": 2})
+    status = {"policy_loss": 0.5, "kl": math.nan, "timing/make_experience": 1.0, "generated_samples": ["1+1? 2", 1.0]}
+    return one, one.complete(status, {"timing/generation": 1.0}, None)
+
+
+def test_openrlhfs_loggers_get_its_generated_samples(completed):
+    one, status = completed
+    board, wandb = (cls.__new__(cls) for cls in (TensorboardLogger, WandbLogger))
+    board.writer, wandb.handle = Written(), Written()
+    wandb.samples_table = Written.Table(["global_step", "text", "reward"])
+    one.wandb_logger, one.tensorboard_logger = wandb, board
+    one.args.ckpt.save_steps = 10
+    one.save_logs_and_checkpoints(3, status, {})
+    [text] = [said for said in board.writer.said if said[0] == "add_text"]
+    assert text[1] == "train/generated_samples" and "1+1? 2" in text[2] and "1.0000" in text[2] and text[3] == 3
+    assert wandb.samples_table.data == [(3, "1+1? 2", 1.0)]
+    names = {said[1] for said in board.writer.said if said[0] == "add_scalar"}
+    assert "train/policy_loss" in names and "train/kl" not in names, "what is not finite is left out"
+
+
+def test_the_record_gets_numbers_alone(completed):
+    one, status = completed
+    one.report_step(3, status)
+    metrics = one.reporter.events[-1]["metrics"]
+    assert "generated_samples" not in metrics and metrics["rollout/rewards"] == 2
+    assert all(math.isfinite(value) for value in metrics.values()) and torch.is_tensor(metrics["policy_loss"]) is False
