@@ -17,8 +17,9 @@ EXAMPLES = f"""\
 writes to DIR: samples.jsonl (id, prompt_hash, sample, prompt, label, response, reward, truncated, tokens), with --select
 also correct.jsonl or pairs.jsonl; summary.json, manifest.json, sample.log. A stopped run continues when the same command
 is given again, also with more --samples or other data: what is asked already is not sampled again. Other weights or
-settings are refused. A response ends with the end-of-text token where that was sampled; one that the length limit cut has
-reward 0 and is not graded. Every option also takes its name in spo-train.
+settings are refused. id is the row's own where it has one, else its number. A response ends with the end-of-text token
+where that was sampled; one that the length limit cut has reward 0 and is not graded. Every option also takes its name in
+spo-train.
 
 examples:
   # 8 responses to each problem; the right ones kept for supervised training, at most {CORRECT_PER_PROMPT} each
@@ -76,6 +77,9 @@ OPTIONS = (
     SampleOption("--template", "data.input_template", "prompt with {} for the problem; default: the problem", str),
     SampleOption("--chat-template", "data.apply_chat_template", "use the model's chat template"),
     SampleOption(
+        "--system", "spo.system_prompt", "system message; needs --chat-template; default: none", str, metavar="TEXT"
+    ),
+    SampleOption(
         "--reward",
         "reward.remote_url",
         "reward_func(queries, prompts, labels), as in spo-train",
@@ -125,6 +129,7 @@ OPTIONS = (
     SampleOption(
         "--gpu-memory", "vllm.gpu_memory_utilization", "share of a GPU's memory for an engine", share, 0.9, "SHARE"
     ),
+    SampleOption("--trust-remote-code", "spo.trust_remote_code", "run Python code that comes with the model"),
     SampleOption("--output", None, "directory for what is written", Path, metavar="DIR", required=True),
     SampleOption("--fresh", None, "move samples that are of something else to DIR/before-N, and sample anew"),
     SampleOption("--dry-run", None, "check the options, print what would be sampled"),
