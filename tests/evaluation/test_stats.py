@@ -117,7 +117,7 @@ def test_wilsons_interval_is_that_of_scipy_and_statsmodels(n, data):
     assert stats.mean_interval([1] * correct + [0] * (n - correct), n) == pytest.approx(other, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_mcnemar_is_statsmodels_exact_test(b, c):
     contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
