@@ -78,7 +78,7 @@ class _Finder:
 
 def _children(node: ast.AST, in_function: bool) -> Iterator[tuple[ast.AST, bool]]:
     """What is mutated below a node, and whether it is executed by a call."""
-    if isinstance(node, (ast.JoinedStr, ast.Assert)) or _is_type_checking(node):
+    if isinstance(node, (ast.JoinedStr, ast.Assert)):
         return
     skipped = {"annotation", "returns", "decorator_list", "type_comment", "bases"}
     for name, value in ast.iter_fields(node):
@@ -86,12 +86,14 @@ def _children(node: ast.AST, in_function: bool) -> Iterator[tuple[ast.AST, bool]
             continue
         inside = in_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and name == "body"
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not (isinstance(child, ast.keyword) and child.arg in SIZES_ONLY):
+            if isinstance(child, ast.AST) and not _is_left_alone(child):
                 yield child, inside
 
 
-def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+def _is_left_alone(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) == "TYPE_CHECKING"
+    return isinstance(node, ast.keyword) and node.arg in SIZES_ONLY
 
 
 def _lines(statement: ast.stmt) -> tuple[int, int]:

@@ -60,10 +60,24 @@ class Baseline:
         self.files = {str(Path(file).resolve()): file for file in files}
         self.seconds: dict[str, float] = {}
         self.lines: dict[str, set[tuple[str, int]]] = {}
+        self.at_import: set[tuple[str, int]] = set()  # executed while the tests are imported
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_collection(self):
+        with self.traced(self.at_import):
+            yield
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item):
-        hit: set[tuple[str, int]] = set()
+        hit = self.lines[item.nodeid] = set()
+        start = time.monotonic()
+        with self.traced(hit):
+            yield
+        self.seconds[item.nodeid] = time.monotonic() - start
+
+    @contextlib.contextmanager
+    def traced(self, hit: set[tuple[str, int]]):
+        """Puts into `hit` which lines of the files are executed meanwhile, in whatever thread."""
 
         def trace(frame, event, _):
             file = self.files.get(frame.f_code.co_filename)
@@ -76,20 +90,21 @@ class Baseline:
 
             return local(frame, event, None)
 
-        start = time.monotonic()
         threading.settrace(trace)
         sys.settrace(trace)
-        yield
-        sys.settrace(None)
-        threading.settrace(None)  # pyright: ignore[reportArgumentType]
-        self.seconds[item.nodeid], self.lines[item.nodeid] = time.monotonic() - start, hit
+        try:
+            yield
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)  # pyright: ignore[reportArgumentType]
 
     def tests_of(self, file: str, mutant: Mutant) -> list[str]:
         """The tests that execute a mutant, the fastest first."""
         found = self.seconds
         if mutant.lines is not None:
             where = {(file, line) for line in range(mutant.lines[0], mutant.lines[1] + 1)}
-            found = [test for test, lines in self.lines.items() if lines & where]
+            if not where & self.at_import:
+                found = [test for test, lines in self.lines.items() if lines & where]
         return sorted(found, key=self.seconds.__getitem__)
 
 
@@ -154,15 +169,17 @@ def measure(files: list[str], tests: list[str]) -> Baseline:
 
     def work() -> object:
         status = pytest.main([*PYTEST, *tests], plugins=[baseline])
-        return int(status), baseline.seconds, {test: sorted(lines) for test, lines in baseline.lines.items()}
+        lines = {test: sorted(lines) for test, lines in baseline.lines.items()}
+        return int(status), baseline.seconds, lines, sorted(baseline.at_import)
 
     said = forked(work, 1800, cached=True)
     if said is None or said[0] != 0:
         raise SystemExit(
             "error: the tests fail as they are: run `.venv/bin/python -m pytest " + " ".join(tests) + "` first"
         )
-    baseline.seconds = said[1]
-    baseline.lines = {test: {(file, line) for file, line in lines} for test, lines in said[2].items()}
+    _, baseline.seconds, lines, at_import = said
+    baseline.lines = {test: set(map(tuple, hit)) for test, hit in lines.items()}
+    baseline.at_import = set(map(tuple, at_import))
     return baseline
 
 
