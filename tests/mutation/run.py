@@ -51,6 +51,9 @@ GRACE_S, SLOWER = 20, 10  # a mutant's limit: so many seconds, and so many times
 PYTEST = ["-x", "-q", "-m", "not e2e", "--no-header", "--tb=no"]
 # The last two only cost time, at each start and end.
 PYTEST += ["-p", "no:cacheprovider", "-p", "no:anyio", "-p", "no:unraisableexception"]
+# Tests of time limits fail on a busy machine, whatever the mutant.
+BY_TIME = ("test_what_passes_the_guards_is_stopped_by_the_limit", "test_hostile_input_is_wrong_with_a_reason_and_quick")
+PYTEST += [f"--deselect=tests/graders/test_grade.py::{test}" for test in BY_TIME]
 
 
 class Baseline:
