@@ -1,11 +1,14 @@
 """Advantages: telescoping over segments, spreading to tokens, scaling over the batch."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spo_rlhf.core.advantages import chain, normalize, to_tokens
+from spo_rlhf.core.advantages import NORMALIZERS, Normalizer, among_siblings, chain, normalize, to_tokens
+from spo_rlhf.core.options import OptionError, option
 from spo_rlhf.core.partition import Cutpoint
 
 values = st.floats(-10, 10)
@@ -64,3 +67,28 @@ def test_equal_masked_tokens_are_only_centred() -> None:
 def test_nothing_masked_is_returned_as_it_is() -> None:
     assert normalize([1.0, 3.0], [False, False]).tolist() == [1.0, 3.0]
     assert normalize([], []).tolist() == []
+
+
+def test_a_sibling_is_compared_with_the_mean_of_the_others() -> None:
+    assert among_siblings([1.0, 0.0, 0.5]).tolist() == [0.75, -0.75, 0.0]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("none", [0.0, 4.0, 9.0]), ("batch", [-1.0, 1.0, 3.5])])
+def test_a_norm_says_whether_it_moves_zero(name: str, expected: list[float]) -> None:
+    norm = NORMALIZERS[name]()
+    normalized = norm([0.0, 4.0, 9.0], [True, True, False])
+    np.testing.assert_allclose(normalized, expected, atol=1e-7)
+    assert norm.moves_zero == (normalized[0] != 0)
+
+
+def test_a_norm_refuses_options_out_of_their_bounds() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Floored(Normalizer):
+        floor: float = option(1.0, above=0, help="of the scale")
+
+        def __call__(self, adv_N, mask_N):
+            return np.asarray(adv_N) / self.floor
+
+    assert Floored(floor=2.0)([1.0], [True]).tolist() == [0.5] and not Floored.moves_zero
+    with pytest.raises(OptionError, match="floor is 0"):
+        Floored(floor=0)

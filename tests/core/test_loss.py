@@ -113,6 +113,8 @@ def test_gradient_at_ratio_1_is_minus_the_advantage_over_z() -> None:
         (5.0, -1.0, 3.0, 3.0, True),
         (5.0, -1.0, None, 5.0, False),
         (5.0, 1.0, 3.0, -1.2, True),
+        (3.0, -1.0, 3.0, 3.0, False),  # at a bound itself nothing is cut off
+        (1.25, 1.0, None, -1.2, True),
     ],
 )
 def test_clip_cases(ratio, adv, dual, loss, clipped) -> None:
@@ -212,3 +214,33 @@ def test_policy_mask_holds_action_tokens_only() -> None:
     logp = torch.log(torch.tensor([[0.5, 0.5, 0.95, 0.2]]))
     action_mask = torch.tensor([[0, 1, 1, 1]])
     assert policy_mask(logp, action_mask, PROB_THRESHOLD).tolist() == [[False, True, False, True]]
+
+
+def test_a_clip_range_may_be_as_wide_and_as_narrow_as_there_is() -> None:
+    assert (Clip(low=0, high=0).low, Clip(low=1).low, Clip(dual=1.01).dual) == (0, 1, 1.01)
+
+
+def test_one_token_and_none() -> None:
+    """What is divided by their number is right for one and 0 without any."""
+    logp = torch.tensor([[-1.0, -2.0]], dtype=torch.float64)
+    for count in (1, 0):
+        mask = torch.tensor([[count == 1, False]])
+        terms = spo_loss(
+            logp, logp - 0.5, torch.tensor([[2.0, 9.0]]), mask, clip=Clip(), normalizer=1, action_mask=mask
+        )
+        assert terms.mean("policy_loss").item() == pytest.approx(-2.4 * count)
+        assert terms.mask_density.item() == terms.masked_tokens.item() == count
+
+
+def test_the_kl_term_needs_a_coefficient_and_its_mask_alone_adds_none() -> None:
+    logp, ones = torch.tensor([[-1.0, -2.0]]), torch.ones(1, 2)
+    without, unweighted, mask_alone, with_kl = (
+        spo_loss(logp, logp - 0.1, ones, ones, clip=Clip(), normalizer=2, **options).loss.item()
+        for options in (
+            {},
+            {"kl_T": ones, "kl_mask": ones},
+            {"kl_mask": ones},
+            dict(kl_T=ones, kl_mask=ones, kl_coef=2.0),
+        )
+    )
+    assert without == unweighted == mask_alone and with_kl == pytest.approx(without + 2)

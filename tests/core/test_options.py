@@ -12,7 +12,10 @@ from spo_rlhf.core.options import (
     build,
     check,
     choice,
+    decapitalized,
     declared,
+    first_paragraph,
+    name_of,
     option,
     shared,
     values,
@@ -173,3 +176,86 @@ def test_a_part_that_leaves_out_what_it_is_for_is_refused_by_name() -> None:
             declared(Whole)
     finally:
         del SHAPES["half"]
+
+
+def test_a_bound_itself_is_within_or_without_as_it_says() -> None:
+    assert build(Whole, {"limit": 1}).limit == 1 and build(Whole, {"small_size": 1}).shape.size == 1
+
+
+def test_help_says_what_each_part_says_of_itself() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Told:
+        """A shape that
+        is told of.
+
+        And more.
+        """
+
+    shapes = Registry("shape", {"told": Told, "small": Small, "double": double})
+    assert Option(flag="a", field="a", help="which", parts=shapes).meaning() == "which; told: a shape that is told of"
+    assert Option(flag="a", field="a", help="which").meaning() == "which"
+
+
+def test_the_first_paragraph_is_the_authors_own() -> None:
+    assert first_paragraph(Small) == "", "what dataclass() writes is nobody's word"
+    assert first_paragraph(double) == ""
+
+    def small_() -> None:
+        """small_( is how it begins."""
+
+    assert first_paragraph(small_) == "small_( is how it begins"
+    assert first_paragraph(Registry).startswith("Parts by name.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("A boundary", "a boundary"), ("SPO", "SPO"), ("X", "x"), ("no", "no"), ("AbC", "abC")]
+)
+def test_an_abbreviation_stays_as_it_is(text, expected) -> None:
+    assert decapitalized(text) == expected
+
+
+def test_an_option_is_optional_and_given_once_unless_it_says_otherwise() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Plain:
+        number: int = option(3, help="of it")
+        several: tuple[str, ...] = option((), parse=str, repeated=True, help="of them")
+        maybe: int | None = option(parse=int, at_least=1, help="of it")
+
+        def __post_init__(self) -> None:
+            check(self)
+
+    number, several, maybe = declared(Plain)
+    assert (number.required, number.repeated, number.parse, number.default) == (False, False, int, 3)
+    assert several.repeated and maybe.parse is int and Plain().maybe is None and Plain().number == 3
+    bare = Option(flag="a", field="a", help="")
+    assert (bare.required, bare.repeated, bare.is_switch) == (False, False, False)
+    with pytest.raises(OptionError, match="maybe is 0"):
+        Plain(maybe=0)
+
+
+def test_an_option_that_is_needed_has_no_default_in_the_part_either() -> None:
+    with pytest.raises(TypeError, match="size"):
+        Large()
+
+
+def test_what_is_wrong_with_an_option_is_told_in_its_own_name_not_by_a_part_that_shares_it() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Strict:
+        cap: float = shared("limit", 0.5)
+
+        def __post_init__(self) -> None:
+            if not 0 < self.cap <= 1:
+                raise ValueError("told by the part")
+
+    SHAPES.register("strict")(Strict)
+    try:
+        with pytest.raises(ValueError, match="^limit is 7: must be"):
+            build(Whole, {"shape": "strict", "limit": 7})
+    finally:
+        del SHAPES["strict"]
+
+
+def test_a_part_that_stands_in_no_table_has_no_name() -> None:
+    assert (name_of(SHAPES, Small()), name_of(SHAPES, Large), name_of(SCALES, double)) == ("small", "large", "double")
+    with pytest.raises(ValueError, match="3 is no shape of the table"):
+        name_of(SHAPES, 3)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spo_rlhf.core.options import OptionError, build
 from spo_rlhf.core.partition import (
     PARTITIONS,
     PROB_THRESHOLD,
@@ -157,7 +158,7 @@ def test_partitions_of_text_need_one_text_per_token(partition: Partition) -> Non
         partition.boundaries([0.5], ["a", "b"])
 
 
-@pytest.mark.parametrize("boundary_K", [[0], [0, 2], [1, 3], [0, 2, 2, 3], [0, 3, 2]])
+@pytest.mark.parametrize("boundary_K", [[0], [0, 2], [1, 3], [0, 2, 2, 3], [0, 3, 2], [0, 4]])
 def test_boundaries_that_are_none_are_refused(boundary_K: list[int]) -> None:
     class Broken(Partition):
         def cut(self, prob_T, text_T) -> list[int]:
@@ -178,6 +179,7 @@ def test_boundaries_that_are_none_are_refused(boundary_K: list[int]) -> None:
         (Cutpoint, {"interval": 2.0}),
         (Cutpoint, {"interval": True}),
         (Fixed, {"segment_length": -1}),
+        (Fixed, {"segment_length": 0}),
         (EqualSegments, {"segment_count": 0}),
     ],
     ids=str,
@@ -186,3 +188,41 @@ def test_bad_parameters_are_refused_in_one_line(kind: type[Partition], parameter
     with pytest.raises(ValueError, match=re.escape(str(next(iter(parameters.values()))))) as refusal:
         kind(**parameters)
     assert "\n" not in str(refusal.value)
+
+
+def test_an_empty_response_has_no_boundaries_whatever_a_partition_says() -> None:
+    class Blind(Partition):
+        def cut(self, prob_T, text_T) -> list[int]:
+            return [0]
+
+    with pytest.raises(ValueError, match=r"gave \[0\]"):
+        Blind().boundaries([])
+
+
+def test_a_probability_of_1_may_be_the_threshold() -> None:
+    assert Cutpoint(threshold=1, interval=1).boundaries([0.5, 1.0, 0.99]) == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("cut", "names"),
+    [
+        (lambda: cutpoint_boundaries([0.5], 0.9, 0), "the cutpoint interval is 0"),
+        (lambda: fixed_boundaries(5, 0), "the segment length is 0"),
+        (lambda: equal_boundaries(5, 0), "the number of segments is 0"),
+        (lambda: fixed_boundaries(0, 5), "the number of response tokens is 0"),
+        (lambda: equal_boundaries(0, 5), "the number of response tokens is 0"),
+    ],
+)
+def test_a_count_of_0_is_refused_by_name(cut, names: str) -> None:
+    with pytest.raises(ValueError, match=names):
+        cut()
+
+
+@pytest.mark.parametrize(("kind", "flag"), [(Fixed, "segment_length"), (EqualSegments, "segment_count")])
+def test_a_partition_that_needs_a_number_has_no_default_for_it(kind: type[Partition], flag: str) -> None:
+    with pytest.raises(OptionError, match=f"{flag} is None: it is needed"):
+        build(kind, {})
+
+
+def test_partitions_that_look_at_text_say_so() -> None:
+    assert {name for name, kind in PARTITIONS.items() if kind.needs_text} == {"newline", "subsentence"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spo_rlhf.core.loss import Clip, spo_loss
-from spo_rlhf.core.ratio import entropy_scale, unit_index, unit_mean
+from spo_rlhf.core.ratio import UnitStats, entropy_scale, unit_index, unit_mean, unit_stats
 from spo_rlhf.core.units import RATIO_LEVELS
 
 SHAPE = (3, 7)
@@ -193,3 +193,38 @@ def test_missing_ids_and_unknown_levels_are_refused() -> None:
         unit_index("segment", SHAPE)
     with pytest.raises(ValueError, match="unknown ratio level 'word'"):
         unit_index("word", SHAPE)
+
+
+@pytest.mark.parametrize("level", RATIO_LEVELS)
+def test_rows_never_share_a_number_not_even_that_of_the_padding(level) -> None:
+    index = unit_index(level, SHAPE, torch.tensor([[0, 1, 2, 3, 4, 5, SHAPE[1]]] * SHAPE[0]))
+    rows = [set(row.tolist()) for row in index]
+    assert sum(map(len, rows)) == len(set.union(*rows))
+    assert index.min() >= 0 and index.max() < SHAPE[0] * (SHAPE[1] + 1)
+
+
+def test_a_response_without_a_trained_token_is_no_response() -> None:
+    mask = torch.tensor([[True, True], [False, False], [True, False]])
+    clipped = torch.tensor([[True, True], [True, False], [False, True]])
+    stats = unit_stats(torch.full((3, 2), 0.5), clipped, mask, unit_index("sequence", (3, 2)))
+    assert {name: value.item() for name, value in vars(stats).items()} == {
+        "units": 2,
+        "clipped_units": 1,
+        "responses": 2,
+        "kept_responses": 1,
+        "clipped_responses": 1,
+        "ratio_sum": 1.0,
+        "ratio_square_sum": 0.5,
+        "ratio_min": 0.5,
+        "ratio_max": 0.5,
+    }
+
+
+def test_statistics_of_no_unit_are_neutral_and_each_says_how_it_is_joined() -> None:
+    empty = unit_stats(
+        torch.full((1, 2), 0.5), torch.ones(1, 2).bool(), torch.zeros(1, 2).bool(), torch.arange(2)[None]
+    )
+    assert {name: value.item() for name, value in vars(empty).items() if value} == {"ratio_min": 1, "ratio_max": 1}
+    how = UnitStats.reductions()
+    assert {name: way for name, way in how.items() if way != "sum"} == {"ratio_min": "min", "ratio_max": "max"}
+    assert list(how) == list(vars(empty))

@@ -96,6 +96,7 @@ def test_examples(tokens, at_once, late) -> None:
         r"\left. a \right, b",
         r"\bigl. x \bigr;",
         r"\text{\}, }",
+        r"\sqrt[\text{a, b}, 3]{c}",
     ],
 )
 def test_no_end_inside_a_latex_command(text) -> None:
@@ -111,6 +112,8 @@ def test_no_end_inside_a_latex_command(text) -> None:
         (r"\pi, b \alpha.c", r"\pi,| b \alpha.|c"),
         (r"x \in [0, 1), y", r"x \in [0,| 1),| y"),
         (r"{1, a}", r"{1,| a}"),
+        (r"\,a{1, b}", r"\,a{1,| b}"),
+        (r"\1a{1, b}", r"\1a{1,| b}"),
         ("\\text{open, and\n\nthen, x", "\\text{open, and\n\n|then,| x"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spo_rlhf.core import tree
-from spo_rlhf.core.tree import NO_PARENT, TokenTree
+from spo_rlhf.core.tree import NO_PARENT, TokenTree, TreeShape
 
 CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "tree.jsonl").read_text().splitlines()]
 
@@ -98,8 +98,67 @@ def test_what_is_no_tree_is_refused(parent_N, reward_N, message) -> None:
 
 def test_a_node_needs_a_known_parent_and_tokens() -> None:
     grown = TokenTree(prompt_ids=[1])
-    for parent, tokens, logprobs in ((1, [2], [-1.0]), (0, [], []), (0, [2], [])):
+    for parent, tokens, logprobs in ((1, [2], [-1.0]), (-1, [2], [-1.0]), (0, [], []), (0, [2], [])):
         with pytest.raises(ValueError, match=r"^node 1"):
             grown.add(parent, tokens, logprobs)
     with pytest.raises(ValueError, match="mean, loo, std"):
         tree.advantages([NO_PARENT, 0], [1.0, 1.0], "median")
+
+
+def test_what_is_added_comes_back() -> None:
+    grown = TokenTree(prompt_ids=[1])
+    assert NO_PARENT == -1 and grown.parent_N == [-1] and grown.truncated_N == [False] and grown.leaves() == []
+    assert grown.add(0, [5, 6], [-0.5, -0.25]) == 1 and grown.add(1, [7], [-2.0]) == 2
+    assert (grown.tokens(1), grown.logprobs(1)) == ([5, 6], [-0.5, -0.25])
+    assert (grown.tokens(2), grown.logprobs(2)) == ([7], [-2.0])
+    assert grown.truncated_N == [False, False, False] and np.isnan(grown.reward_N).all()
+    assert grown.path(0) == [] and grown.prefix(0) == [] and grown.path(2) == [1, 2] and grown.leaves() == [2]
+
+
+@pytest.mark.parametrize("kind", tree.ADVANTAGES)
+def test_an_advantage_below_the_rounding_is_none(kind: str) -> None:
+    parents = [NO_PARENT, 0, 0]
+    assert tree.advantages(parents, [0.0, 0.0, tree.ZERO_ADVANTAGE], kind).tolist() == [0, 0, 0]
+    assert tree.advantages(parents, [0.0, 0.0, 1e-3], kind)[1:].all()
+    assert not tree.ADVANTAGES[kind](np.array([0.5])).any(), "an only child"
+
+
+def test_an_advantage_as_small_as_rounding_is_none_whatever_the_spread() -> None:
+    assert tree.advantages([NO_PARENT, 0, 0], [0.0, 0.0, 2 * tree.ZERO_ADVANTAGE], "mean").tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("branching", "segment_tokens", "limits"),
+    [
+        ((6, 6, 6), (600,), [600, 600, None]),
+        ((2, 1, 3), (4, 5), [4, 5, None]),
+        ((1, 2), (1,), [1, None]),
+        ((2,), (), [None]),
+        ((2,), (9,), [None]),
+        ((2,), (9, 9), [None]),  # nothing of it is used
+    ],
+)
+def test_every_level_but_the_last_has_a_longest_segment(branching, segment_tokens, limits) -> None:
+    shape = TreeShape(branching, segment_tokens)
+    assert [shape.limit(level) for level in range(len(branching))] == limits
+
+
+@pytest.mark.parametrize(
+    ("branching", "segment_tokens", "message"),
+    [
+        ((), (30,), "branching needs"),
+        ((2, 0), (30,), "branching needs"),
+        ((1, 1), (30,), "at least 2 in one"),
+        ((1,), (30,), "at least 2 in one"),
+        ((2, 2), (0,), "segment lengths are at least 1"),
+        ((2,), (0,), "segment lengths are at least 1"),
+        ((2, 2, 2), (5, 0), "segment lengths are at least 1"),
+        ((2, 2), (5, 5), "and one, or 1: one for each of the 2 levels"),
+        ((2, 2), (), "and one, or 1"),
+        ((2, 2, 2, 2), (5, 5), "and one, or 3"),
+        ((2, 2, 2), (5, 5, 5), "and one, or 2"),
+    ],
+)
+def test_a_shape_that_is_none_is_refused(branching, segment_tokens, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TreeShape(branching, segment_tokens)

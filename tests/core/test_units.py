@@ -34,5 +34,7 @@ def test_what_is_missing_is_said() -> None:
     assert [level for level in RATIO_LEVELS if needs_ids(level)] == ["segment", "subsentence"]
     with pytest.raises(ValueError, match="boundaries"):
         unit_ids("segment", [], TEXTS)
+    with pytest.raises(ValueError, match="boundaries"):
+        unit_ids("segment", [0], TEXTS)
     with pytest.raises(ValueError, match="text of each token"):
         unit_ids("subsentence", [0, 2], None)

@@ -5,12 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from evaluation import stats
 
 scipy_stats = pytest.importorskip("scipy.stats")
+proportion = pytest.importorskip("statsmodels.stats.proportion")
 DRAWS = 4000
 NOISE = 2 * math.sqrt(0.95 * 0.05 / DRAWS)  # two standard errors of a simulated coverage
 
@@ -23,9 +24,16 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n, data):
     assert stats.pass_at_k(n, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
-def test_pass_at_k_refuses_more_than_there_are():
-    with pytest.raises(ValueError, match="pass@4 of 3 samples"):
-        stats.pass_at_k(3, 1, 4)
+@pytest.mark.parametrize(("n", "correct", "k"), [(3, 1, 4), (3, 1, 0), (3, -1, 1), (3, 4, 1)])
+def test_pass_at_k_refuses_more_than_there_are_and_less_than_none(n, correct, k):
+    with pytest.raises(ValueError, match=f"pass@{k} of {n} samples with {correct} correct"):
+        stats.pass_at_k(n, correct, k)
+
+
+@given(st.integers(1, 200), st.data())
+def test_pass_at_k_is_a_draw_without_putting_back(n, data):
+    correct, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    assert stats.pass_at_k(n, correct, k) == pytest.approx(scipy_stats.hypergeom.sf(0, n, correct, k), abs=1e-9)
 
 
 BETWEEN = {
@@ -113,16 +121,63 @@ def test_wilsons_interval_is_that_of_scipy_and_statsmodels(n, data):
     correct = data.draw(st.integers(0, n))
     expected = scipy_stats.binomtest(correct, n).proportion_ci(0.95, "wilson")
     assert stats.wilson_interval(correct / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
-    other = pytest.importorskip("statsmodels.stats.proportion").proportion_confint(correct, n, method="wilson")
+    other = proportion.proportion_confint(correct, n, method="wilson")
     assert stats.mean_interval([1] * correct + [0] * (n - correct), n) == pytest.approx(other, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_mcnemar_is_statsmodels_exact_test(b, c):
     contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
     expected = contingency.mcnemar([[5, b], [c, 5]], exact=True).pvalue if b + c else 1.0
     assert stats.mcnemar(b, c) == pytest.approx(expected)
+
+
+problems = st.integers(1, 16).flatmap(
+    lambda k: st.tuples(st.just(k), st.lists(st.integers(0, k), min_size=2, max_size=30))
+)
+
+
+@given(problems)
+def test_the_interval_of_a_mean_is_the_formula_with_the_quantiles_of_scipy_and_the_interval_of_statsmodels(case):
+    k, right = case
+    shares, n = np.array(right) / k, len(right)
+    mean = shares.mean()
+    assume(0 < mean < 1)
+    t, z = scipy_stats.t.ppf(0.975, n - 1), scipy_stats.norm.ppf(0.975)
+    design = np.clip(shares.var(ddof=1) / (mean * (1 - mean) / k) * (t / z) ** 2, 1, k)
+    rare = shares if mean <= 0.5 else 1 - shares
+    alike = np.exp(-(rare.sum() ** 2) / (rare**2).sum() / 2)
+    effective = n * k / (alike * k + (1 - alike) * design)
+    expected = proportion.proportion_confint(mean * effective, effective, method="wilson")
+    assert stats.mean_interval(shares, n * k) == pytest.approx(expected, abs=1e-9)
+
+
+@given(problems, st.randoms(use_true_random=False))
+def test_the_interval_of_a_difference_is_the_formula_written_out(case, random):
+    k, right = case
+    other = [random.randint(0, k) for _ in right]
+    d = (np.array(other) - np.array(right)) / k
+    n, size = len(d), 1.0
+    if d.any():
+        size = (d**2).sum() / np.abs(d).sum()
+        alike = np.exp(-(np.abs(d).sum() ** 2) / (d**2).sum() / 2)
+        size = alike * 1 + (1 - alike) * size
+    with_two_more = np.append(d, [size, -size])
+    half = scipy_stats.norm.ppf(0.975) * with_two_more.std() / math.sqrt(n + 2)
+    expected = (d.mean(), max(-1, with_two_more.mean() - half), min(1, with_two_more.mean() + half))
+    assert stats.paired_difference(np.array(right) / k, np.array(other) / k) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_share_at_an_end_is_the_end_of_its_interval_exactly():
+    for n in range(1, 400):
+        assert stats.wilson_interval(0, n)[0] == 0 and stats.wilson_interval(1, n)[1] == 1
+        assert 0 < stats.wilson_interval(0, n)[1] < 1 and 0 < stats.wilson_interval(1, n)[0] < 1
+
+
+def test_without_problems_there_is_no_difference():
+    assert all(math.isnan(part) for part in stats.paired_difference([], []))
+    assert len(stats.paired_difference([], [])) == 3
 
 
 def test_paired_difference_is_narrower_than_two_separate_intervals():
@@ -173,3 +228,5 @@ def test_majority_counts_answers_not_samples():
     assert stats.majority_score(["5", "6", "6"], [True, False, False]) == 0.0
     assert stats.majority_score(["5", "6"], [True, False]) == 0.5
     assert stats.majority_score([None, None], [False, False]) == 0.0
+    with pytest.raises(ValueError, match="shorter"):
+        stats.majority_score(["5", "6"], [True])

@@ -21,7 +21,7 @@ def steps_of(row: dict) -> list[tuple[int, str, int, int]]:
     return [(int(left), sign, int(right), int(result)) for left, sign, right, result in lines]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), steps=STEP_RANGES)
 def test_every_line_is_right_and_follows_from_the_one_before(seed, steps):
     for row in generate(seed, 12, min_steps=steps[0], max_steps=steps[1]):
@@ -35,7 +35,7 @@ def test_every_line_is_right_and_follows_from_the_one_before(seed, steps):
         assert row["solution"].splitlines()[-1] == f"#### {row['answer']}" == f"#### {chain[-1][-1]}"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), steps=STEP_RANGES)
 def test_the_problem_states_every_operand_in_order(seed, steps):
     words = {"half": 2, "third": 3, "twice": 2, "three": 3}
@@ -48,7 +48,7 @@ def test_the_problem_states_every_operand_in_order(seed, steps):
         assert len(chain) + 1 <= len(stated) <= len(chain) + 2, "at most one number that plays no part"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 60), steps=STEP_RANGES)
 def test_problems_differ_and_step_counts_are_balanced(seed, count, steps):
     rows = generate(seed, count, min_steps=steps[0], max_steps=steps[1])
@@ -58,7 +58,7 @@ def test_problems_differ_and_step_counts_are_balanced(seed, count, steps):
     assert max(counts.values(), default=0) - min(counts[step] for step in range(steps[0], steps[1] + 1)) <= 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), steps=st.integers(2, 3))
 def test_excluded_problems_never_come_back(seed, steps):
     excluded = frozenset(row["problem"] for row in generate(seed, 50, min_steps=steps, max_steps=steps))
@@ -66,7 +66,7 @@ def test_excluded_problems_never_come_back(seed, steps):
     assert len(rows) == 50 and not excluded & {row["problem"] for row in rows}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), counts=st.tuples(*[st.integers(1, 40)] * 3))
 def test_written_splits_are_disjoint_and_complete(seed, counts, tmp_path_factory):
     directory = tmp_path_factory.mktemp("task")

@@ -89,7 +89,7 @@ def check_row(row: dict) -> None:
     assert not any(is_correct("CONCLUSION:\n" + other, row["answer"]) for other in other_answers(row))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(PROBLEMS)
 def test_exactly_one_solution_by_enumeration_of_what_the_text_says(problem):
     seed, people = problem
@@ -111,7 +111,7 @@ def test_fields_are_those_of_the_benchmark_and_the_solution():
     assert set(benchmark("test")[0]) == set(row) - {"solution"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(PROBLEMS)
 def test_the_reasoning_is_a_sound_and_complete_elimination(problem):
     """Every value in it is right, each case but the last fails where it says so, and no case is left out."""
@@ -223,7 +223,6 @@ def test_the_reward_is_strict(response, reward):
     assert result == {"rewards": [float(reward)], "scores": [float(reward)], "extra_logs": {}}
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(FULL) - 1))
 def test_a_truncated_answer_gets_nothing(length):
     assert not is_correct("Mia is a knight.\n" + FULL[:length], ANSWER)

@@ -12,7 +12,7 @@ from spo_rlhf.trainer.dpo_positive import DPOPositiveLoss
 LOGPS = st.lists(st.tuples(*[st.floats(-20, -0.01)] * 4), min_size=1, max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LOGPS, st.floats(0, 100), st.floats(0.01, 1))
 def test_loss_and_gradient_are_those_of_the_formula(rows, penalty, beta):
     columns = [torch.tensor(column, dtype=torch.float64, requires_grad=True) for column in zip(*rows)]
@@ -33,7 +33,7 @@ def test_loss_and_gradient_are_those_of_the_formula(rows, penalty, beta):
 
 
 @given(LOGPS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_it_is_dpo_without_penalty_and_where_chosen_responses_are_likelier_than_before(rows):
     columns = [torch.tensor(column, dtype=torch.float64) for column in zip(*rows)]
     plain = upstream.DPOLoss(0.3)
