@@ -14,7 +14,6 @@ import torch
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401  (before forking)
 
 from spo_rlhf import upstream, upstream_steps
-from spo_rlhf.cli.train import parse
 from spo_rlhf.errors import RunStopped
 from spo_rlhf.trainer.actor import SegmentPolicyActor
 
@@ -81,8 +80,8 @@ def main(task: Path, out: Path, stages: list[str]) -> None:
     torch.set_num_threads(1)  # a forked process could not use the threads of this one
     context = multiprocessing.get_context("fork")
     for stage in stages:
-        options = deepspeed_splits.options(task, "token", RANKS, 2, out, ds__zero_stage=stage)
-        args, _ = parse(options)
+        args = deepspeed_splits.configuration(task, "token", RANKS, 2, out)
+        args.ds.zero_stage = int(stage)
         for bad in (BAD, {}):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))

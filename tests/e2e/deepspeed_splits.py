@@ -60,27 +60,29 @@ def batch() -> list[upstream.Experience]:
     return samples
 
 
-def options(task: Path, level: str, ranks: int, micro_batch: int, out: Path, **changes) -> list[str]:
-    return stack.options(
-        task,
-        out,
-        rollout__batch_size=RESPONSES,
-        rollout__n_samples_per_prompt=1,
-        rollout__micro_batch_size=1,
-        train__batch_size=RESPONSES,
-        train__micro_batch_size=micro_batch,
-        actor__num_gpus_per_node=ranks,
-        ref__num_gpus_per_node=ranks,
-        vllm__num_engines=ranks,
-        spo__prob_threshold=THRESHOLD,
-        algo__kl__init_coef=0.1,
-        actor__max_norm=1e9,
-        actor__lr_scheduler="constant",
-        spo__ratio_level=level,
-        algo__advantage__is_correction_level="off" if level == "token" else "seq",
-        algo__advantage__is_correction_threshold=(0, 1e9),
-        **changes,
+def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Path) -> SimpleNamespace:
+    args, _ = parse(
+        stack.options(
+            task,
+            out,
+            rollout__batch_size=RESPONSES,
+            rollout__n_samples_per_prompt=1,
+            rollout__micro_batch_size=1,
+            train__batch_size=RESPONSES,
+            train__micro_batch_size=micro_batch,
+            actor__num_gpus_per_node=ranks,
+            ref__num_gpus_per_node=ranks,
+            vllm__num_engines=ranks,
+            spo__prob_threshold=THRESHOLD,
+            algo__kl__init_coef=0.1,
+            actor__max_norm=1e9,
+            actor__lr_scheduler="constant",
+            spo__ratio_level=level,
+            algo__advantage__is_correction_level="off" if level == "token" else "seq",
+            algo__advantage__is_correction_threshold=(0, 1e9),
+        )
     )
+    return args
 
 
 def one_rank(args: SimpleNamespace, task: Path, ranks: int, rank: int, port: int, out: Path) -> None:
@@ -103,7 +105,7 @@ def main(task: Path, out: Path, levels: list[str]) -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         # Checked here, so that what this loads is loaded once.
-        args, _ = parse(options(task, level, ranks, micro_batch, out / level))
+        args = configuration(task, level, ranks, micro_batch, out / level)
         processes = [
             context.Process(target=one_rank, args=(args, task, ranks, rank, port, out / level)) for rank in range(ranks)
         ]

@@ -151,6 +151,6 @@ def test_in_the_trainers_reward_processes():
         slow = (r"\boxed{(a+b+c+d+e+f+g+h)^{200}}", "x^2+1")
         right = (r"\boxed{\sqrt{8}}", r"2\sqrt{2}")
         assert asyncio.run(grade(right, slow, right, ("#### 3", "2"))) == [1.0, 0.0, 1.0, 0.0]
-        assert pool.timeouts == 1
+        assert pool.counts.timeouts == 1
     finally:
         pool.close()
