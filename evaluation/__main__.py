@@ -131,8 +131,12 @@ def _add_run(commands: "argparse._SubParsersAction[Any]") -> argparse.ArgumentPa
     _add_lengths_and_sampling(sub)
     add = sub.add_argument_group("prompt").add_argument
     add("--prompt", help=f"{', '.join(PROMPTS)}, or a file with {{problem}} in it (default: the task's own)")
-    add("--system", metavar="TEXT", help="system message")
-    templates = "auto (the model's), none, or a Jinja file"
+    add("--system", metavar="TEXT", help="system message; needs a chat template")
+    templates = (
+        "model (the model's own), none, a Jinja file, or auto: the model's own where the prompt is one for chats, as "
+        f"{', '.join(name for name, prompt in PROMPTS.items() if prompt.chat)}, and none with the others; a task's own "
+        "prompt does without one where the model has none"
+    )
     add("--chat-template", default=RunSettings.chat_template, metavar="T", help=f"{templates} (default: %(default)s)")
     add("--few-shot", type=whole(0), default=RunSettings.few_shot, metavar="K", help="K solved examples first")
     add("--few-shot-file", metavar="FILE", help='JSONL with "problem" and "solution"')

@@ -11,6 +11,7 @@ import xxhash
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import read_jsonl
+from spo_rlhf.rollout.prompts import PromptFormat
 from spo_rlhf.tasks.prompts import PROMPTS
 from spo_rlhf.tasks.task import BOXED, Prompt
 
@@ -32,6 +33,8 @@ PUBLISHED_HASHES = {
 
 def choose_prompt(name: str | None, system: str | None, chat_template: str, own: Prompt = BOXED) -> Prompt:
     """A prompt by name, or a template file with {problem} in it, or else the task's own; then the user's changes to it.
+
+    `chat_template` is "auto", which leaves to the prompt whether it is one for chats, "none", or any other to use one.
 
     Raises:
         UserError: no such name or file, or a template without {problem}.
@@ -75,25 +78,22 @@ def question(prompt: Prompt, problem: str, examples: list[dict[str, str]] | None
     return shots + prompt.template.replace("{problem}", problem)
 
 
-def render(prompt: Prompt, text: str, tokenizer: Any, chat_template: str | None = None) -> tuple[str, list[int]]:
-    """The prompt as the model sees it: text and token ids.
+def prompt_format(
+    prompt: Prompt, model: str, tokenizer: Any, chat_template: str | None = None, system_by: str = "--system"
+) -> PromptFormat:
+    """How a question becomes what the model reads.
 
-    A chat template that writes the beginning-of-text token writes the only one.
+    Args:
+        chat_template: in place of the tokenizer's own.
+        system_by: what asks for the system message.
 
     Raises:
-        UserError: the model has no chat template and the prompt needs one.
+        UserError: the model has no chat template and the prompt needs one, or it uses none and there is a system message.
     """
-    if not prompt.chat:
-        return text, tokenizer(text)["input_ids"]
-    if chat_template is None and not tokenizer.chat_template:
-        raise UserError("the model has no chat template: give --chat-template none, or a file, or --prompt raw")
-    messages = ([{"role": "system", "content": prompt.system}] if prompt.system else []) + [
-        {"role": "user", "content": text}
-    ]
-    templated = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template
-    )
-    return templated, tokenizer(templated, add_special_tokens=False)["input_ids"]
+    form = PromptFormat(chat=prompt.chat, system=prompt.system, chat_template=chat_template)
+    form.check(tokenizer, model, "--chat-template", "give --chat-template none, or a file, or --prompt raw")
+    form.check_system(system_by, "give --chat-template model, or write it into a file for --prompt")
+    return form
 
 
 def prompts_hash(texts: list[str]) -> str:

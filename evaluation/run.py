@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.contexts import response_budget
-from evaluation.prompts import choose_prompt, load_examples, published_match, question, render
+from evaluation.prompts import choose_prompt, load_examples, prompt_format, published_match, question
 from evaluation.recorder import Prompted, Recorder, update
 from evaluation.settings import (
     DECIDING,
@@ -23,7 +23,8 @@ from evaluation.stored import write_results
 from evaluation.tasks import LoadedTask, load_tasks
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.host.files import is_local
+from spo_rlhf.host import model_folder, ray_start
+from spo_rlhf.host.files import check_writable, is_local
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
 from spo_rlhf.sampling.manifest import Manifest, claim, manifest_of, prompt_keys, request_seed, text_hash
 from spo_rlhf.sampling.sample_log import SampleLog
@@ -36,8 +37,9 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     Raises:
         UserError: wrong settings, data or model; nothing has been sampled then.
     """
-    if is_local(settings.model) and not Path(settings.model).is_dir():
-        raise UserError(f"--model {settings.model}: no such folder")
+    _check_folders(settings, options)
+    for note in ray_start.settle_temp_dir():
+        _say(note)
     tasks = load_tasks(settings.tasks, options.data_dir, settings.limit)
     tokenizer, limit = _load_tokenizer(settings, options)
     prompted = [item for task in tasks for item in _prompts(task, settings, tokenizer)]
@@ -60,6 +62,17 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
         recorder.finish()
     rows = {name: log.close([key[1:] for key in items if key[0] == name]) for name, log in logs.items()}
     return write_results(settings, options.output, tasks_known(prompted), rows)
+
+
+def _check_folders(settings: RunSettings, options: RunOptions) -> None:
+    """The output can be written, and a local model is whole and runs no code unasked. Raises UserError."""
+    check_writable("--output", str(options.output))
+    model_folder.trust_code(options.trust_remote_code)
+    if is_local(settings.model):
+        if not Path(settings.model).is_dir():
+            raise UserError(f"--model {settings.model}: no such folder")
+        model_folder.check_code(settings.model, "--model", "--trust-remote-code")
+        model_folder.check_folder(Path(settings.model), "--model", with_weights=True)
 
 
 def _say(line: str) -> None:
@@ -152,6 +165,7 @@ def _load_tokenizer(settings: RunSettings, options: RunOptions) -> tuple[Any, in
     from transformers import AutoConfig, AutoTokenizer
 
     try:
+        model_folder.check_code(settings.model, "--model", "--trust-remote-code")
         config = AutoConfig.from_pretrained(settings.model, trust_remote_code=options.trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -188,21 +202,27 @@ def _asked(
             raise UserError("--few-shot needs --few-shot-file with solved examples")
         examples = load_examples(settings.few_shot_file, settings.few_shot)
     template = None
-    if settings.chat_template not in ("auto", "none"):
+    if settings.chat_template not in ("auto", "model", "none"):
         try:
             template = Path(settings.chat_template).read_text(encoding="utf-8")
         except OSError as error:
-            raise UserError(f"--chat-template: {settings.chat_template!r} is neither auto, none nor a file") from error
+            raise UserError(
+                f"--chat-template: {settings.chat_template!r} is neither auto, model, none nor a file"
+            ) from error
     is_base_model = not tokenizer.chat_template and template is None
     if is_base_model and settings.chat_template == "auto" and settings.prompt is None:
-        prompt = replace(prompt, chat=False)
+        prompt = replace(prompt, chat=False, system=settings.system)
     return prompt, examples, template
 
 
 def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Prompted]:
     prompt, examples, template = _asked(task, settings, tokenizer)
+    system_by = f"--prompt {settings.prompt} with a system message" if settings.system is None else "--system"
+    form = prompt_format(prompt, settings.model, tokenizer, template, system_by)
     questions = [question(prompt, problem.text, examples) for problem in task.problems]
-    rendered = [render(prompt, asked, tokenizer, template) for asked in questions]
+    rendered = form.read(questions, tokenizer)
+    if form.token_ids(tokenizer).is_doubled(rendered[0][0]):
+        _say(f"{task.name}: prompts spell the beginning-of-text token that is added to each; they get it once")
     keys = prompt_keys(token_ids for _, token_ids in rendered)
     return [
         Prompted(task, problem, asked, text, token_ids, key)

@@ -1,6 +1,7 @@
 """The configuration of a run: the options that belong to no single part, and the method with its own."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from spo_rlhf.core.advantages import NORMALIZERS, Normalizer
 from spo_rlhf.core.options import check, choice, option
@@ -8,6 +9,7 @@ from spo_rlhf.core.partition import PROB_THRESHOLD
 from spo_rlhf.core.units import RATIO_LEVELS
 from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.base import Method
+from spo_rlhf.rollout.prompts import PromptFormat
 
 KL_SCOPES = ("all", "masked")
 
@@ -102,6 +104,13 @@ class SpoConfig:
     reward_timeout: float = option(10.0, above=0, metavar="S", help="seconds a reward may take; then it is 0")
     reward_workers: int = option(2, at_least=1, metavar="N", help="reward processes per engine")
     max_num_seqs: int = option(512, at_least=1, metavar="N", help="sequences in flight per vLLM engine")
+    system_prompt: str | None = option(
+        parse=str,
+        default_text="none",
+        metavar="TEXT",
+        help="system message before each prompt that is one text; needs --data.apply_chat_template",
+    )
+    trust_remote_code: bool = option(False, help="run Python code that comes with a model")
     eval_ends: bool = option(
         True, help="evaluate before the first and after the last step, where --eval.dataset is given"
     )
@@ -115,6 +124,10 @@ class SpoConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def prompt_format(self, data: Any) -> PromptFormat:
+        """How rows become prompts, with OpenRLHF's `--data.*`."""
+        return PromptFormat(data.input_template, bool(data.apply_chat_template), self.system_prompt)
 
     @property
     def masked(self) -> bool:

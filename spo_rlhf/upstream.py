@@ -24,6 +24,7 @@ from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in
 from spo_rlhf.errors import UserError
+from spo_rlhf.host import model_folder
 
 OPENRLHF_VERSION = "0.11.2"
 
@@ -51,7 +52,7 @@ _NAMES = {
     "ppo_trainer": ("openrlhf.trainer.ppo_trainer", None),
     "ppo_actor": ("openrlhf.trainer.ray.ppo_actor", None),
     "vllm_engine": ("openrlhf.trainer.ray.vllm_engine", None),
-    "preprocess_data": ("openrlhf.datasets.prompts_dataset", "preprocess_data"),
+    "PromptDataset": ("openrlhf.datasets", "PromptDataset"),
     "blending_datasets": ("openrlhf.datasets.utils", "blending_datasets"),
     "SFTLoss": ("openrlhf.models", "SFTLoss"),
     "DPOLoss": ("openrlhf.models", "DPOLoss"),
@@ -67,6 +68,7 @@ _NAMES = {
     "iter_grad_accum_global_norm": ("openrlhf.utils.loss_utils", "iter_grad_accum_global_norm"),
     "get_tokenizer": ("openrlhf.utils.utils", "get_tokenizer"),
     "get_strategy": ("openrlhf.utils", "get_strategy"),
+    "DeepspeedStrategy": ("openrlhf.utils.deepspeed", "DeepspeedStrategy"),
     # Ray refuses to subclass decorated actors: these are the classes beneath, to subclass and decorate again.
     "RolloutRayActor": ("openrlhf.trainer.ray.vllm_engine", "RolloutRayActor.__ray_actor_class__"),
     "PolicyModelActor": ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor.__ray_actor_class__"),
@@ -94,6 +96,9 @@ def _stack() -> SimpleNamespace:
         module = importlib.import_module(module_name)
         setattr(stack, name, operator.attrgetter(path)(module) if path else module)
     _add_step_fields(stack.Experience)
+    _lock_model_code()
+    _format_prompts(stack)
+    _save_whole_tokenizers(stack.DeepspeedStrategy)
     if cpu.is_cpu():
         cpu.adapt()
     return stack
@@ -120,6 +125,57 @@ def _add_step_fields(experience: type) -> None:
         setattr(experience, name, dataclasses.field(default=None, metadata={"tensor_role": "step"}))
     del experience.__init__  # dataclass() would keep it
     dataclasses.dataclass(experience)
+
+
+def _lock_model_code() -> None:
+    """Let transformers run Python that comes with a model only where that is trusted, in place.
+
+    OpenRLHF passes `trust_remote_code=True` everywhere. All such code, of configurations, tokenizers and models, is
+    imported by one function.
+    """
+    from transformers import dynamic_module_utils
+
+    run_code = dynamic_module_utils.get_class_in_module
+
+    @functools.wraps(run_code)
+    def run_trusted_code(class_name, module_path, *args, **kwargs):
+        if not model_folder.code_is_trusted():
+            raise UserError(
+                f"{class_name} is Python code that comes with the model; let it run by {model_folder.SWITCH}"
+            )
+        return run_code(class_name, module_path, *args, **kwargs)
+
+    dynamic_module_utils.get_class_in_module = run_trusted_code
+
+
+def _format_prompts(stack: SimpleNamespace) -> None:
+    """Let OpenRLHF's trainer make prompts as every command does (`SpoConfig.prompt_format`), in place."""
+
+    class FormattedPrompts(stack.PromptDataset):
+        def __init__(self, dataset, tokenizer, strategy, input_template=None):
+            args = strategy.args
+            super().__init__([], tokenizer, strategy, input_template)
+            form = args.spo.prompt_format(args.data)
+            for row in dataset:
+                prompt, label = form.pair(row, tokenizer, args.data.input_key, args.data.label_key)
+                self.prompts.append(prompt)
+                self.labels.append(label)
+                self.images.append(row.get(self.image_key))
+                self.datasources.append(row.get("datasource", "default"))
+
+    stack.ppo_trainer.PromptDataset = FormattedPrompts
+
+
+def _save_whole_tokenizers(strategy: type) -> None:
+    """Let no saved tokenizer cut texts, in place: OpenRLHF's data sets set a length that would go into its file."""
+    save = strategy.save_model
+
+    @functools.wraps(save)
+    def save_model(self, model, tokenizer, output_dir, **kwargs):
+        model_folder.uncut(tokenizer)
+        return save(self, model, tokenizer, output_dir, **kwargs)
+
+    strategy.save_model = save_model
 
 
 @contextlib.contextmanager
@@ -234,7 +290,8 @@ def checkpoint_steps(args: SimpleNamespace) -> set[int]:
 class EngineFactory:
     """Stands where `create_vllm_engines` expects RolloutRayActor: the same `.options(...).remote(...)`, with more arguments.
 
-    OpenRLHF passes a fixed set of engine arguments; `extra` (a function of them) adds to it or replaces some.
+    OpenRLHF passes a fixed set of engine arguments; `extra` (a function of them) adds to it or replaces some. Code that
+    comes with the model runs only where it is trusted.
     """
 
     def __init__(self, actor_class, extra: Callable[[dict[str, Any]], dict[str, Any]]):
@@ -244,7 +301,8 @@ class EngineFactory:
         return EngineFactory(self.actor_class.options(**options), self.extra)
 
     def remote(self, **kwargs: Any):
-        return self.actor_class.remote(**{**kwargs, **self.extra(kwargs)})
+        trusted = {"trust_remote_code": model_folder.code_is_trusted()}
+        return self.actor_class.remote(**{**kwargs, **trusted, **self.extra(kwargs)})
 
 
 def bind(*, engine, policy, critic, reference, reward, trainer) -> None:

@@ -3,6 +3,7 @@
 import sys
 
 from spo_rlhf.cli.sample_options import build_parser
+from spo_rlhf.host import model_folder
 from spo_rlhf.host.command import run_command
 from spo_rlhf.launch.sample_run import PROGRAM, SampleJob, check_files, run
 
@@ -12,6 +13,7 @@ def sample(argv: list[str] | None) -> int:
     options = vars(build_parser().parse_args(argv))
     dry_run = options.pop("dry_run")
     job = SampleJob(**options)
+    model_folder.trust_code(job.trust_remote_code)
     check_files(job)
     if dry_run:
         print("\n".join(f"  {name} = {value}" for name, value in sorted(options.items())))

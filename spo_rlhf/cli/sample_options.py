@@ -76,6 +76,9 @@ OPTIONS = (
     SampleOption("--template", "data.input_template", "prompt with {} for the problem; default: the problem", str),
     SampleOption("--chat-template", "data.apply_chat_template", "use the model's chat template"),
     SampleOption(
+        "--system", "spo.system_prompt", "system message; needs --chat-template; default: none", str, metavar="TEXT"
+    ),
+    SampleOption(
         "--reward",
         "reward.remote_url",
         "reward_func(queries, prompts, labels), as in spo-train",
@@ -125,6 +128,7 @@ OPTIONS = (
     SampleOption(
         "--gpu-memory", "vllm.gpu_memory_utilization", "share of a GPU's memory for an engine", share, 0.9, "SHARE"
     ),
+    SampleOption("--trust-remote-code", "spo.trust_remote_code", "run Python code that comes with the model"),
     SampleOption("--output", None, "directory for what is written", Path, metavar="DIR", required=True),
     SampleOption("--fresh", None, "move samples that are of something else to DIR/before-N, and sample anew"),
     SampleOption("--dry-run", None, "check the options, print what would be sampled"),

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
-from spo_rlhf.host import ray_start
+from spo_rlhf.host import model_folder, ray_start
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
 from spo_rlhf.launch import bounds
@@ -59,6 +59,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     bounds.check_bounds(flat)
     bounds.settle_never(flat)
     spo, notes = spo_options.settle(flat, explicit)
+    model_folder.trust_code(spo.trust_remote_code)
     dry_run = vars(flat).pop("dry_run")
     notes += settle_device(ask_cluster=not dry_run)
     if not dry_run:

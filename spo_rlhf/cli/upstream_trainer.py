@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from spo_rlhf import upstream
 from spo_rlhf.cli.spo_options import explicit_options
 from spo_rlhf.errors import UserError
+from spo_rlhf.host import model_folder
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.launch import bounds, preflight
 from spo_rlhf.launch.offline_run import COMMANDS, PROGRAM, check_inputs, check_options, train
@@ -55,6 +56,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
             metavar="LAMBDA",
             help="DPO-positive's penalty on chosen responses becoming less likely; default: 0, plain DPO",
         )
+    group.add_argument(model_folder.SWITCH, action="store_true", help="run Python code that comes with a model")
     group.add_argument("--spo.run_dir", metavar="DIR", help="for the record of the run; default: runs/<date>-<time>")
     group.add_argument("--spo.verbose", action="store_true", help="leave the libraries' output on the terminal")
     group.add_argument("--dry-run", action="store_true", help="print the resolved configuration, start nothing")
@@ -66,6 +68,7 @@ def parse(command: str, argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     """Arguments -> resolved configuration, and what was decided on the way. Raises UserError."""
     parser = build_parser(command)
     flat = parser.parse_args(argv)
+    model_folder.trust_code(vars(flat)["spo.trust_remote_code"])
     explicit = explicit_options(parser, argv)
     bounds.check_bounds(flat)
     bounds.settle_never(flat)

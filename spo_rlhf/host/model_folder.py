@@ -1,4 +1,4 @@
-"""A Hugging Face model folder, read without loading it: configuration, and whether the files of the weights are whole."""
+"""A Hugging Face model folder, read without loading it: configuration, code of its own, whether the weights are whole."""
 
 import json
 import os
@@ -6,12 +6,71 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import read_json
+from spo_rlhf.host.files import is_local, read_json
 
 LFS_POINTER = b"version https://git-lfs"
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 LARGEST_HEADER = 100_000_000  # that safetensors reads
 OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "consolidated*.pth")
+# Files in which transformers reads which classes a model brings along, under CODE.
+NAMES_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+CODE = "auto_map"
+TRUSTED = "SPO_TRUST_REMOTE_CODE"  # in the environment of a run's processes, set by its command alone
+SWITCH = "--spo.trust_remote_code"
+
+
+def trust_code(trusted: bool) -> None:
+    """Decide for this process, and those it starts, whether Python that comes with a model may run."""
+    os.environ[TRUSTED] = str(int(trusted))
+
+
+def code_is_trusted() -> bool:
+    """Whether Python that comes with a model may run; not unless a command has said so."""
+    return os.environ.get(TRUSTED) == "1"
+
+
+def check_code(name: str, flag: str, switch: str = SWITCH) -> None:
+    """The model `name`, a folder or on the hub, brings no Python of its own, or it is trusted.
+
+    Raises UserError, which names `flag` and the switch that lets it run. Nothing of it is run to find out.
+    """
+    if code_is_trusted():
+        return
+    if is_local(name):
+        files = {file: Path(name) / file for file in NAMES_CODE}
+        named = [file for file, path in files.items() if path.is_file() and _names_code(_json(path))]
+    else:
+        from transformers import PretrainedConfig
+
+        named = ["config.json"] if _names_code(PretrainedConfig.get_config_dict(name)[0]) else []
+    if named:
+        raise UserError(
+            f"{flag} {name}: it brings Python code of its own ({CODE} in {', '.join(named)}); read it, then let it run "
+            f"by {switch}"
+        )
+
+
+def uncut(tokenizer: Any) -> None:
+    """Take back, in place, the cutting and padding of an earlier call, which would be saved with the tokenizer."""
+    inner = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor
+    if backend := getattr(inner, "backend_tokenizer", None):
+        backend.no_truncation()
+        backend.no_padding()
+
+
+def _names_code(value: Any) -> bool:
+    """Anywhere in a configuration, those of a model's parts included."""
+    if isinstance(value, dict):
+        return bool(value.get(CODE)) or any(map(_names_code, value.values()))
+    return False
+
+
+def _json(path: Path) -> Any:
+    """None where it is no JSON: `check_folder`, or the library that reads it, says so."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def check_folder(folder: Path, flag: str, *, with_weights: bool) -> None:

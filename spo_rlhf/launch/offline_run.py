@@ -20,7 +20,7 @@ from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import check_writable, is_local, write_json
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, flatten, output_to, plain
-from spo_rlhf.launch.rows import check_jsonl
+from spo_rlhf.launch.rows import RowFaults, check_jsonl, row_fault
 from spo_rlhf.rollout.prompts import PromptFormat
 
 PROGRAM = "upstream_trainer"
@@ -59,23 +59,37 @@ def check_inputs(command: str, args: SimpleNamespace) -> None:
     preflight.check_model("model", args.model.model_name_or_path, must_load=True)
     chat = bool(args.data.apply_chat_template)
     if chat and not args.data.tokenizer_chat_template:
-        name, use_fast = args.model.model_name_or_path, not args.data.disable_fast_tokenizer
-        tokenizer = upstream.get_tokenizer(name, None, "right", use_fast=use_fast)
-        PromptFormat(chat=True).check(tokenizer, name, "--data.apply_chat_template")
+        tokenizer = preflight.load_tokenizer(args, "model")
+        PromptFormat(chat=True).check(tokenizer, args.model.model_name_or_path, "--data.apply_chat_template")
+    preflight.check_fit(args, "model")
     keys = {name: key for name in KEYS[command] if (key := getattr(args.data, name))}
-    for name in (part.strip() for part in args.data.dataset.split(",")):
-        if not is_local(name):
-            continue
-        if not Path(name).exists():
-            raise UserError(f"--data.dataset {name}: no such file or folder")
-        if name.endswith(".jsonl"):
-            rows = check_jsonl("data.dataset", name, keys, chat=chat)
-            # The supervised trainer's optimizer steps go on from one epoch to the next.
-            available = rows * (args.train.max_epochs if command == "sft" else 1)
-            if available < args.train.batch_size and name == args.data.dataset:
-                raise UserError(
-                    f"--data.dataset {name}: {rows} rows do not fill one --train.batch_size of {args.train.batch_size}"
-                )
+    rows = check_rows(args, "data.dataset", args.data.dataset, keys, chat=chat)
+    # The supervised trainer's optimizer steps go on from one epoch to the next.
+    available = rows * (args.train.max_epochs if command == "sft" else 1)
+    if available < args.train.batch_size:
+        raise UserError(
+            f"--data.dataset {args.data.dataset}: {rows} rows do not fill one --train.batch_size of {args.train.batch_size}"
+        )
+    if args.eval.dataset:
+        check_rows(args, "eval.dataset", args.eval.dataset, keys, chat=chat)
+
+
+def check_rows(args: SimpleNamespace, flag: str, names: str, keys: dict[str, str], *, chat: bool) -> int:
+    """Every row of the data set that `flag` names, in whatever form its files are; their number. Raises UserError."""
+    files = [name.strip().split("@")[0] for name in names.split(",")]
+    for name in files:
+        if is_local(name) and not Path(name).exists():
+            raise UserError(f"--{flag} {name}: no such file or folder")
+    for name in files:
+        if is_local(name) and name.endswith(".jsonl"):
+            check_jsonl(flag, name, keys, chat=chat)
+    section, option = preflight.SPLITS[flag].split(".")
+    rows, faults = preflight.load_rows(args, flag, names, getattr(getattr(args, section), option)), RowFaults()
+    for number, row in enumerate(rows, start=1):
+        if fault := row_fault(row, keys, chat=chat):
+            faults.add(number, fault)
+    faults.refuse(flag, names)
+    return len(rows)
 
 
 class StepRecord:

@@ -9,8 +9,7 @@ from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
 from spo_rlhf.host.files import check_writable, is_local
-from spo_rlhf.launch.rows import PromptRows, RowFaults, check_jsonl, row_fault
-from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
+from spo_rlhf.launch.rows import PromptRow, PromptRows, RowFaults, check_jsonl, row_fault
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
 
@@ -119,15 +118,15 @@ def check_objective(args: SimpleNamespace) -> None:
         raise UserError(f"{error}; see {flags}") from None
 
 
-def load_tokenizer(args: SimpleNamespace):
-    """The policy's tokenizer, as OpenRLHF loads it. Raises UserError."""
-    name, use_fast = args.actor.model_name_or_path, not args.data.disable_fast_tokenizer
+def load_tokenizer(args: SimpleNamespace, role: str = "actor"):
+    """The tokenizer of a role's model, as OpenRLHF loads it. Raises UserError."""
+    name, use_fast = getattr(args, role).model_name_or_path, not args.data.disable_fast_tokenizer
     try:
         return upstream.get_tokenizer(name, None, "left", use_fast=use_fast)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"--actor.model_name_or_path {name}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
+            f"--{role}.model_name_or_path {name}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
         ) from None
 
 
@@ -141,7 +140,9 @@ def check_token_texts(args: SimpleNamespace) -> None:
 
 
 def check_model(role: str, name: str, *, must_load: bool) -> None:
-    """The model's configuration can be read and its files are whole; a name on a hub only where `must_load`.
+    """The model's configuration can be read, runs no code unasked, and its files are whole.
+
+    A name on a hub is looked at only where `must_load`.
 
     Raises UserError.
     """
@@ -151,21 +152,30 @@ def check_model(role: str, name: str, *, must_load: bool) -> None:
             raise UserError(
                 f"{flag} {name}: no such folder with a config.json; give a Hugging Face model folder or name"
             )
+        model_folder.check_code(name, flag)
         model_folder.check_folder(Path(name), flag, with_weights=must_load)
     elif must_load:
-        from transformers import AutoConfig
-
         try:
-            AutoConfig.from_pretrained(name, trust_remote_code=True)
+            model_folder.check_code(name, flag)
+            model_config(name)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"{flag} {name}: no such folder, and the hub gave {type(error).__name__}; give a local folder"
             ) from None
 
 
-def check_fit(args: SimpleNamespace) -> None:
-    """A local policy takes as many tokens as a sample may have, and knows all tokens of its tokenizer. Raises UserError."""
-    name = args.actor.model_name_or_path
+def model_config(name: str) -> Any:
+    """The configuration of a model, a folder or on the hub. Raises what transformers raises."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(name, trust_remote_code=model_folder.code_is_trusted())
+
+
+def check_fit(args: SimpleNamespace, role: str = "actor") -> None:
+    """A local model takes as many tokens as a sample may have, and knows all tokens of its tokenizer. Raises UserError."""
+    name = getattr(args, role).model_name_or_path
     if not is_local(name):
         return
     config = model_folder.read_config(Path(name))
@@ -174,10 +184,10 @@ def check_fit(args: SimpleNamespace) -> None:
         raise UserError(
             f"--data.max_len {args.data.max_len}: {name} takes {limit} tokens; lower it, or stretch the model"
         )
-    tokens = len(getattr(tokenizer := load_tokenizer(args), "tokenizer", tokenizer))
+    tokens = len(getattr(tokenizer := load_tokenizer(args, role), "tokenizer", tokenizer))
     if known is not None and tokens > known:
         raise UserError(
-            f"--actor.model_name_or_path {name}: its tokenizer has {tokens} tokens and the model knows {known}; "
+            f"--{role}.model_name_or_path {name}: its tokenizer has {tokens} tokens and the model knows {known}; "
             "they do not belong together"
         )
 
@@ -195,7 +205,7 @@ def check_reward(args: SimpleNamespace) -> None:
 
 def check_dataset(
     args: SimpleNamespace, flag: str, names: str, split: str, *, must_load: bool, notes: list[str] | None = None
-) -> list[tuple[str, Any]]:
+) -> list[PromptRow]:
     """Prompts and labels of the dataset that `flag` names, every row checked. Empty for a hub name unless `must_load`.
 
     Labels that are numbers, true or false become texts. What is to be shown is added to `notes`. Raises UserError.
@@ -208,7 +218,8 @@ def check_dataset(
         return []
     keys = {option: key for option in ("input_key", "label_key") if (key := getattr(args.data, option))}
     chat, tokenizer = bool(args.data.apply_chat_template), load_tokenizer(args)
-    PromptFormat(chat=chat).check(tokenizer, args.actor.model_name_or_path, "--data.apply_chat_template")
+    form = args.spo.prompt_format(args.data)
+    form.check(tokenizer, args.actor.model_name_or_path, "--data.apply_chat_template")
     lines = [name for name in files if is_local(name) and name.endswith(".jsonl")]
     for name in lines:
         check_jsonl(flag, name, keys, chat=chat, prompts=prompt_rows(args, tokenizer), most=args.data.max_samples)
@@ -226,21 +237,28 @@ def check_dataset(
 
 
 def prompt_rows(args: SimpleNamespace, tokenizer: Any) -> PromptRows:
-    """What makes prompts and labels of rows as OpenRLHF's data set does."""
-    data = args.data
-    template = data.input_template and standard_template(data.input_template, "--data.input_template")
-    chat = tokenizer.apply_chat_template if data.apply_chat_template else None
+    """What makes prompts and labels of rows, as the run will."""
+    data, form = args.data, args.spo.prompt_format(args.data)
 
     def to_pair(row: Any) -> tuple[str, Any]:
-        return upstream.preprocess_data(row, template, data.input_key, data.label_key, chat)
+        return form.pair(row, tokenizer, data.input_key, data.label_key)
 
-    return PromptRows(to_pair, PromptTokenizer(tokenizer, chat=bool(chat)), data.max_len)
+    return PromptRows(to_pair, form.token_ids(tokenizer), data.max_len)
+
+
+#: The option with the split of each option with a data set.
+SPLITS = {
+    "data.prompt_dataset": "data.prompt_split",
+    "data.dataset": "data.dataset_split",
+    "eval.dataset": "eval.split",
+}
 
 
 def load_rows(args: SimpleNamespace, flag: str, names: str, split: str) -> Any:
     """The rows of the dataset that the run will use, loaded as OpenRLHF does. Raises UserError."""
     strategy = SimpleNamespace(args=args, print=lambda *_: None, is_rank_0=lambda: False)
-    probabilities = args.data.prompt_probs if flag == "data.prompt_dataset" else None
+    probabilities = {"data.prompt_dataset": "prompt_probs", "data.dataset": "dataset_probs"}.get(flag)
+    probabilities = probabilities and getattr(args.data, probabilities)
     try:
         rows = upstream.blending_datasets(names, probabilities, strategy, args.train.seed, dataset_split=split)
     except Exception as error:
@@ -248,9 +266,8 @@ def load_rows(args: SimpleNamespace, flag: str, names: str, split: str) -> Any:
             f"--{flag} {names}: cannot be read ({type(error).__name__}); give a dataset name or a local .jsonl file"
         ) from None
     if isinstance(rows, dict):
-        raise UserError(
-            f"--{flag} {names}: it has no split {split!r}, only {', '.join(rows)}; set --{flag.split('.')[0]}.{'prompt_split' if flag.startswith('data') else 'split'}"
-        )
+        option = SPLITS[flag]
+        raise UserError(f"--{flag} {names}: it has no split {split!r}, only {', '.join(rows)}; set --{option}")
     rows = rows.select(range(min(args.data.max_samples, len(rows))))
     if len(rows) == 0:
         raise UserError(f"--{flag} {names}: it has no rows")
@@ -276,8 +293,10 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
     What is to be shown is added to `notes`.
     """
     check_model("actor", args.actor.model_name_or_path, must_load=must_load)
-    if args.critic.model_name_or_path:
-        check_model("critic", args.critic.model_name_or_path, must_load=must_load)
+    for role in ("critic", "reward"):
+        names = getattr(args, role).model_name_or_path
+        for name in names.split(",") if names else []:
+            check_model(role, name.strip(), must_load=must_load)
     for name in ("spo.run_dir", "ckpt.output_dir", "ckpt.path"):
         section, option = name.split(".")
         check_writable(f"--{name}", getattr(getattr(args, section), option) or ".")
@@ -296,4 +315,4 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
                 raise UserError(
                     f"--data.prompt_dataset {names}: {len(pairs)} rows do not fill one --rollout.batch_size of {args.rollout.batch_size}"
                 )
-            try_reward(args, *pairs[0])
+            try_reward(args, pairs[0].prompt, pairs[0].label)

@@ -3,11 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import parse_json
-from spo_rlhf.rollout.prompts import PromptTokenizer, standard_template
+from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
 from spo_rlhf.rollout.reward import label_text
 
 SHOWN = 5  # rows that an error names
@@ -42,7 +42,10 @@ def settle_template(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
     Returns lines to show. Raises UserError.
     """
     options, name = vars(flat), "data.input_template"
-    if options["data.apply_chat_template"]:
+    chat = bool(options["data.apply_chat_template"])
+    form = PromptFormat(chat=chat, system=options.get("spo.system_prompt"))
+    form.check_system("--spo.system_prompt", f"set --data.apply_chat_template, or write it into --{name}")
+    if chat:
         return [f"--{name} is not used: --data.apply_chat_template makes the prompts"] if name in explicit else []
     if options[name]:
         options[name] = standard_template(options[name], f"--{name}")
@@ -92,21 +95,29 @@ def read_jsonl(path: str, faults: RowFaults) -> Iterator[tuple[int, dict[str, An
                 faults.add(number, "is not a JSON object", "line")
 
 
+class PromptRow(NamedTuple):
+    """A row that can be asked: the text that the model reads, its label as a text, and the row's own id, if it has one."""
+
+    prompt: str
+    label: str
+    id: Any
+
+
 class PromptRows:
-    """Prompts and labels of rows: what OpenRLHF makes of each, and which prompts leave no room for a response."""
+    """Prompts and labels of rows: what the model reads of each, and which prompts leave no room for a response."""
 
     def __init__(self, to_pair: Callable[[Any], tuple[str, Any]], token_ids: PromptTokenizer, max_len: int):
         self.to_pair, self.token_ids, self.max_len = to_pair, token_ids, max_len
-        self.pairs: dict[int, tuple[str, Any]] = {}  # by the number of the row
+        self.pairs: dict[int, PromptRow] = {}  # by the number of the row
 
     def take(self, number: int, row: Mapping[str, Any]) -> str | None:
-        """Keep the row's pair; what is wrong with it where its chat template refuses it."""
+        """Keep the row; what is wrong with it where its chat template refuses it."""
         try:
             prompt, label = self.to_pair(row)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0]
             return f"is not taken by the chat template ({type(error).__name__}: {reason})"
-        self.pairs[number] = prompt, label_text(label)
+        self.pairs[number] = PromptRow(prompt, label_text(label), row.get("id"))
         return None
 
     def add_long(self, faults: RowFaults, most: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from spo_rlhf import cpu, plugins, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import device, processes, ray_start
+from spo_rlhf.host import device, model_folder, processes, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.launch.follow import following
 from spo_rlhf.launch.history import store_config
@@ -69,6 +69,7 @@ def start_ray(args: SimpleNamespace) -> None:
     address, needed, here = os.environ.get("RAY_ADDRESS"), num_devices(placement(args)), os.getcwd()
 
     environment = device.environment() | {
+        model_folder.TRUSTED: str(int(model_folder.code_is_trusted())),
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),

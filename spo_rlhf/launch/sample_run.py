@@ -10,14 +10,15 @@ from typing import Any
 
 from spo_rlhf import upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import processes
+from spo_rlhf.host import processes, ray_start
 from spo_rlhf.host.console import Console, count, duration
-from spo_rlhf.host.files import is_local, write_json, write_jsonl
+from spo_rlhf.host.files import check_writable, is_local, write_json, write_jsonl
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, output_to
+from spo_rlhf.rollout.prompts import PromptFormat, standard_template
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.sampling import selection
-from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, sample_keys
+from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, own_ids, sample_keys
 from spo_rlhf.sampling.engine import EngineSettings, start_engine
 from spo_rlhf.sampling.manifest import claim, manifest_of, text_hash
 from spo_rlhf.sampling.sample_log import SampleLog
@@ -42,6 +43,7 @@ class SampleJob:
     label_key: str
     template: str | None
     chat_template: bool
+    system: str | None
     reward: str
     reward_timeout: float  # seconds
     reward_workers: int
@@ -58,25 +60,32 @@ class SampleJob:
     tensor_parallel: int
     max_num_seqs: int
     gpu_memory: float
+    trust_remote_code: bool
     output: Path
     fresh: bool  # move samples of something else aside
+
+    def prompt_format(self) -> PromptFormat:
+        """How rows become prompts. Raises UserError."""
+        template = None if self.template is None else standard_template(self.template, "--template")
+        form = PromptFormat(template, self.chat_template, self.system)
+        form.check_system("--system", "set --chat-template, or write it into --template")
+        return form
 
     def for_preflight(self) -> SimpleNamespace:
         """These options in the form of spo-train's, for the checks that both share."""
         return SimpleNamespace(
             actor=SimpleNamespace(model_name_or_path=self.model),
             data=SimpleNamespace(
+                apply_chat_template=self.chat_template,
                 input_key=self.input_key,
                 label_key=self.label_key,
-                input_template=self.template,
-                apply_chat_template=self.chat_template,
                 max_len=self.max_len,
                 max_samples=sys.maxsize,
                 prompt_probs=None,
                 disable_fast_tokenizer=False,
             ),
             reward=SimpleNamespace(remote_url=[self.reward]),
-            spo=SimpleNamespace(reward_timeout=self.reward_timeout),
+            spo=SimpleNamespace(reward_timeout=self.reward_timeout, prompt_format=lambda _: self.prompt_format()),
             train=SimpleNamespace(seed=self.seed),
             use_ms=False,
         )
@@ -93,19 +102,22 @@ def check_files(job: SampleJob) -> None:
             raise UserError(f"--data {job.data}: no such file or folder")
         if job.data.endswith(".jsonl"):
             preflight.check_jsonl("data", job.data, {"input_key": job.input_key, "label_key": job.label_key})
-    if job.template is not None and "{}" not in job.template:
-        raise UserError("--template: it has no {} for the problem")
+    job.prompt_format()
+    check_writable("--output", str(job.output))
     if job.select == "pairs" and job.samples < 2:
         raise UserError("--select pairs: a pair needs --samples 2 or more")
 
 
 def run(job: SampleJob) -> int:
     """Sample into the output directory, libraries' output in its log; exit status."""
+    notes = ray_start.settle_temp_dir()
     job.output.mkdir(parents=True, exist_ok=True)
     log = job.output / "sample.log"
     started = set(processes.descendants())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with output_to(log) as console:
+        for note in notes:
+            console.line(f"{PROGRAM}: {note}")
         try:
             status, reason = attempt(lambda: show(console, sample(job, console)), log, INTERRUPTED)
         finally:
@@ -123,7 +135,9 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     console.line(f"{PROGRAM}: loading libraries")
     with processes.leaving_on_interrupt(f"{PROGRAM}: {INTERRUPTED}", console.stream):
         upstream.get_tokenizer  # noqa: B018  the first name that is asked of OpenRLHF loads the stack
-    prompts, tokenizer = load_prompts(job)
+    prompts, tokenizer, notes = load_prompts(job)
+    for note in notes:
+        console.line(f"{PROGRAM}: {note}")
     claim_folder(job, tokenizer.chat_template, console)
     limits = Limits(job.samples, job.max_new_tokens or job.max_len, job.max_len)
     engine = engine_settings(job, longest_prompt=max(len(prompt.token_ids) for prompt in prompts))
@@ -162,24 +176,30 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     return summary
 
 
-def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any]:
-    """Prompts of the chosen rows, and the tokenizer. Tries the reward on an empty response. Raises UserError."""
-    from transformers import AutoConfig
+def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, list[str]]:
+    """Prompts of the chosen rows, the tokenizer, and lines to show. Tries the reward on an empty response.
 
-    options = job.for_preflight()
+    Raises UserError.
+    """
+    options, notes = job.for_preflight(), []
     preflight.check_model("actor", job.model, must_load=True)
-    pairs = preflight.check_dataset(options, "data.prompt_dataset", job.data, job.split, must_load=True)
-    limit = getattr(AutoConfig.from_pretrained(job.model, trust_remote_code=True), "max_position_embeddings", None)
-    if limit is not None and job.max_len > limit:
-        raise UserError(f"--max-len {job.max_len}: the model takes {limit} tokens")
-    chosen = list(enumerate(pairs))[job.rows]
+    preflight.check_fit(options)
+    if not is_local(job.model):
+        limit = getattr(preflight.model_config(job.model), "max_position_embeddings", None)
+        if limit is not None and job.max_len > limit:
+            raise UserError(f"--max-len {job.max_len}: the model takes {limit} tokens")
+    rows = preflight.check_dataset(options, "data.prompt_dataset", job.data, job.split, must_load=True, notes=notes)
+    chosen = list(zip(own_ids(row.id for row in rows), rows, strict=True))[job.rows]
     if not chosen:
-        raise UserError(f"--rows: the data have {len(pairs)} rows and none of these")
-    preflight.try_reward(options, *chosen[0][1])
+        raise UserError(f"--rows: the data have {len(rows)} rows and none of these")
+    preflight.try_reward(options, chosen[0][1].prompt, chosen[0][1].label)
     tokenizer = preflight.load_tokenizer(options)
-    ids = tokenizer([prompt for _, (prompt, _) in chosen], add_special_tokens=False)["input_ids"]
-    prompts = [TokenizedPrompt(row, *pair, token_ids) for (row, pair), token_ids in zip(chosen, ids, strict=True)]
-    return prompts, tokenizer
+    ids = job.prompt_format().token_ids(tokenizer)([row.prompt for _, row in chosen])
+    prompts = [
+        TokenizedPrompt(own, row.prompt, row.label, token_ids)
+        for (own, row), token_ids in zip(chosen, ids, strict=True)
+    ]
+    return prompts, tokenizer, notes
 
 
 def claim_folder(job: SampleJob, chat_template: Any, console: Console) -> None:
@@ -189,6 +209,7 @@ def claim_folder(job: SampleJob, chat_template: Any, console: Console) -> None:
     asked = {
         "prompt template": job.template,
         "chat template": text_hash(repr(chat_template)) if job.chat_template else None,
+        "system prompt": job.system,
     }
     decides = {**asked, **settings, "reward file": reward}
     manifest = manifest_of(PROGRAM, job.model, decides, say=lambda line: console.line(f"{PROGRAM}: {line}"))
@@ -206,7 +227,7 @@ def engine_settings(job: SampleJob, longest_prompt: int) -> EngineSettings:
         seed=job.seed,
         tensor_parallel=job.tensor_parallel,
         gpu_memory_utilization=job.gpu_memory,
-        trust_remote_code=True,
+        trust_remote_code=job.trust_remote_code,
         engine_args={"max_num_seqs": job.max_num_seqs},
     )
 

@@ -1,11 +1,13 @@
 """The one way from a row's prompt to what the model reads: template, chat template, token ids.
 
-`PromptFormat.text` makes the text, `PromptTokenizer` its ids. Nothing else puts a token before or behind a prompt.
+`PromptFormat.read` is what training, sampling and evaluation give their engines: `text`, and its ids by
+`PromptTokenizer`. In training the two are made in different processes. Nothing else puts a token before or behind a
+prompt.
 """
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ from spo_rlhf.errors import UserError
 BRACES = re.compile(r"(?P<command>\\[A-Za-z]{2,})?(?P<braces>\{\{\}\}|\{\})")
 COMMAND = re.compile(r"\\[A-Za-z]{2,}$")
 PROBE = "a"
+IMAGE = "<image>"  # in a text for a model that sees: the place of a picture
+LEAVE_OUT = "leave it out or use another model"
 
 
 def standard_template(template: str, flag: str) -> str:
@@ -64,10 +68,28 @@ class PromptFormat:
     system: str | None = None  # a message before a prompt that is one text
     chat_template: str | None = None  # in place of the tokenizer's own
 
-    def check(self, tokenizer: Any, name: str, flag: str) -> None:
+    def check(self, tokenizer: Any, name: str, flag: str, instead: str = LEAVE_OUT) -> None:
         """Raise UserError where `flag` asks for a chat template and the tokenizer of the model `name` has none."""
         if self.chat and not (self.chat_template or getattr(tokenizer, "chat_template", None)):
-            raise UserError(f"{flag}: the tokenizer of {name} has no chat template; leave it out or use another model")
+            raise UserError(f"{flag}: the tokenizer of {name} has no chat template; {instead}")
+
+    def check_system(self, flag: str, instead: str) -> None:
+        """Raise UserError where there is a system message, by `flag`, and no chat template to put it into."""
+        if self.system and not self.chat:
+            raise UserError(f"{flag}: only a chat template has a place for it; {instead}")
+
+    def read(self, prompts: Sequence[str | list[dict[str, Any]]], tokenizer: Any) -> list[tuple[str, list[int]]]:
+        """What the model reads of each prompt: the text, and its token ids (P,)."""
+        texts = [self.text(prompt, tokenizer) for prompt in prompts]
+        return list(zip(texts, self.token_ids(tokenizer)(texts), strict=True))
+
+    def pair(self, row: Mapping[str, Any], tokenizer: Any, input_key: str, label_key: str | None) -> tuple[str, Any]:
+        """Text and label of a row of training data; "" without a `label_key`."""
+        return self.text(row[input_key], tokenizer), row[label_key] if label_key else ""
+
+    def token_ids(self, tokenizer: Any) -> "PromptTokenizer":
+        """What makes token ids of the texts."""
+        return PromptTokenizer(tokenizer, chat=self.chat)
 
     def text(self, prompt: str | list[dict[str, Any]], tokenizer: Any) -> str:
         """What the model reads, beginning-of-text token left out unless template or chat template spell it."""
@@ -78,9 +100,22 @@ class PromptFormat:
         if isinstance(prompt, str):
             before = [{"role": "system", "content": self.system}] if self.system else []
             messages = [*before, {"role": "user", "content": prompt}]
+        if hasattr(tokenizer, "image_processor"):
+            messages = [{**message, "content": _with_images(message["content"])} for message in messages]
         return tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, chat_template=self.chat_template
         )
+
+
+def _with_images(content: Any) -> Any:
+    """A message's text as the parts that a processor's chat template takes, where it has places for pictures."""
+    if not isinstance(content, str) or IMAGE not in content:
+        return content
+    parts: list[dict[str, str]] = []
+    for number, text in enumerate(content.split(IMAGE)):
+        parts += [{"type": "image"}] * (number > 0)
+        parts += [{"type": "text", "text": text.strip()}] * bool(text.strip())
+    return parts
 
 
 class PromptTokenizer:

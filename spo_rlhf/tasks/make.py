@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import processes
+from spo_rlhf.host import model_folder, processes
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json
 from spo_rlhf.tasks.registry import TASKS
@@ -116,6 +116,7 @@ def save(model: "Qwen2ForCausalLM", tokenizer: "Qwen2Tokenizer", folder: Path) -
     logging.disable(logging.WARNING)  # saving imports DeepSpeed, which says what accelerator it looks for
     model.save_pretrained(folder)
     logging.disable(logging.NOTSET)
+    model_folder.uncut(tokenizer)
     tokenizer.save_pretrained(folder)
 
 

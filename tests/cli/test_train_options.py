@@ -261,7 +261,7 @@ def test_a_way_to_prompts_that_leads_nowhere_is_refused(refused, changes, says):
 def test_braces_beside_the_place_are_text(task, tmp_path):
     template = r"{} Answer in \boxed{}, as in \boxed{\frac{1}{2}}."
     args, _ = parse([*stack.options(task, tmp_path, data__input_template=template), "--dry-run"])
-    prompt, _ = upstream.preprocess_data({"problem": "1 + 1?"}, args.data.input_template, "problem")
+    prompt = args.spo.prompt_format(args.data).text("1 + 1?", None)
     assert prompt == template.replace("{}", "1 + 1?", 1)
 
 
