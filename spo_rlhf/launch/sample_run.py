@@ -101,7 +101,9 @@ def check_files(job: SampleJob) -> None:
         if not Path(job.data).exists():
             raise UserError(f"--data {job.data}: no such file or folder")
         if job.data.endswith(".jsonl"):
-            preflight.check_jsonl("data", job.data, {"input_key": job.input_key, "label_key": job.label_key})
+            preflight.check_jsonl(
+                "data", job.data, {"input_key": job.input_key, "label_key": job.label_key}, chat=job.chat_template
+            )
     job.prompt_format()
     check_writable("--output", str(job.output))
     if job.select == "pairs" and job.samples < 2:

@@ -96,10 +96,12 @@ class PromptFormat:
         if not self.chat:
             assert isinstance(prompt, str), "rows of messages are refused without a chat template"
             return self.template.format(prompt) if self.template else prompt
-        messages = prompt
+        messages: list[dict[str, Any]] = []
         if isinstance(prompt, str):
             before = [{"role": "system", "content": self.system}] if self.system else []
             messages = [*before, {"role": "user", "content": prompt}]
+        else:
+            messages = prompt
         if hasattr(tokenizer, "image_processor"):
             messages = [{**message, "content": _with_images(message["content"])} for message in messages]
         return tokenizer.apply_chat_template(

@@ -18,6 +18,8 @@ def files(tmp_path):
     (tmp_path / "model" / "config.json").write_text("{}")
     rows = [{"problem": "1+1?", "answer": "2"}, {"problem": "2+2?", "answer": "4"}]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat = [{"problem": [{"role": "user", "content": "1+1?"}], "answer": "2"}]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chat))
     (tmp_path / "broken.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": \n')
     (tmp_path / "reward.py").write_text("def reward_func(queries, prompts, labels):\n    return {'rewards': [0.0]}\n")
     return tmp_path
@@ -45,7 +47,11 @@ def arguments(files, **changes) -> list[str]:
         ({"label_key": "gold"}, "row 1 has no 'gold'"),
         ({"reward": "nowhere.py"}, "no such .py file"),
         ({"reward": "http://localhost:1"}, "not a .py file"),
-        ({"template": "Question:"}, "--template"),
+        ({"template": "Question:"}, "--template 'Question:': it has no places {}"),
+        ({"template": r"in \boxed{}"}, "it has no places {}"),
+        ({"data": "chat.jsonl"}, "row 1 has a list of chat messages as 'problem'; set --data.apply_chat_template"),
+        ({"system": "be brief"}, "--system: only a chat template has a place for it; set --chat-template"),
+        ({"output": "data.jsonl/out"}, "--output data.jsonl/out: "),
         ({"select": "best"}, "'best'"),
         ({"select": "pairs", "samples": 1}, "--samples 2 or more"),
         ({"samples": 0}, "--samples"),

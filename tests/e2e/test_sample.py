@@ -95,8 +95,8 @@ def unbroken(task, tmp_path_factory) -> Path:
 
 def test_every_sample_is_there_once_in_order_with_its_reward(task, unbroken):
     samples = rows(unbroken / "samples.jsonl")
-    problems = rows(task / "test.jsonl")
-    assert [(row["id"], row["sample"]) for row in samples] == [(i, s) for i in range(6) for s in range(RESPONSES)]
+    problems = {row["id"]: row for row in rows(task / "test.jsonl")[:6]}
+    assert [(row["id"], row["sample"]) for row in samples] == [(i, s) for i in problems for s in range(RESPONSES)]
     for row in samples:
         problem = problems[row["id"]]
         assert row["prompt"] == PROMPT_TEMPLATE.format(problem["problem"]) and row["label"] == problem["answer"]
@@ -105,7 +105,9 @@ def test_every_sample_is_there_once_in_order_with_its_reward(task, unbroken):
         is_right = grade_here(Question(problem["answer"]), row["response"].removesuffix("<|endoftext|>")).correct
         assert row["reward"] == (0 if row["truncated"] else is_right)
     assert {row["reward"] for row in samples} == {0, 1} and any(row["truncated"] for row in samples)
-    assert len({row["response"] for row in samples if row["id"] == 0}) > 5, "every request has its own seed"
+    assert len({row["response"] for row in samples if row["id"] == samples[0]["id"]}) > 5, (
+        "every request has its own seed"
+    )
     summary = json.loads((unbroken / "summary.json").read_text())
     assert summary["finished"] and summary["samples"] == summary["this_run"]["samples"] == 6 * RESPONSES
     assert summary["reward_mean"] == pytest.approx(sum(row["reward"] for row in samples) / len(samples))

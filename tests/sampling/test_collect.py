@@ -7,7 +7,7 @@ import pytest
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.rollout.protocol import Grade
-from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, requests
+from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, own_ids, requests
 from spo_rlhf.sampling.engine import Request, Response
 from spo_rlhf.sampling.manifest import prompt_keys
 from spo_rlhf.sampling.sample_log import SampleLog
@@ -165,3 +165,19 @@ def test_a_reward_file_at_fault_ends_it_and_the_engine(log):
 def test_the_time_left_follows_from_what_this_run_has_done():
     assert Progress(stored=60, total=100, new=20, seconds=10.0).seconds_left == 20.0
     assert Progress(stored=60, total=100).seconds_left == 0.0
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        ([None, None], [0, 1]),
+        (["a", "b"], ["a", "b"]),
+        ([17, None], [17, 1]),
+        (["a", "b", "a"], ["0/a", "1/b", "2/a"]),
+        ([1, None], ["0/1", "1/1"]),
+        ([1, "1"], ["0/1", "1/1"]),
+        ([2.5, "b"], ["2.5", "b"]),
+    ],
+)
+def test_rows_keep_their_own_ids_and_no_two_have_one(ids, names):
+    assert own_ids(ids) == names

@@ -1,0 +1,152 @@
+"""Python that comes with a model runs only where the command says so, in every command, dry runs included."""
+
+import json
+import shutil
+
+import pytest
+import stack
+
+import evaluation.run
+from evaluation.__main__ import main as evaluate
+from spo_rlhf import upstream
+from spo_rlhf.cli import sample, upstream_trainer
+from spo_rlhf.cli.train import main as train
+from spo_rlhf.errors import UserError
+from spo_rlhf.host import model_folder
+from spo_rlhf.host.files import read_json
+from spo_rlhf.launch import sample_run
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """A model that brings the code of its configuration and its tokenizer; running either leaves a file."""
+    task = stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=1)
+    rows = [{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}] * 4
+    (task / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = task / "plain"
+    shutil.copytree(task / "model", plain)
+    for file, where, code, base in (
+        ("config.json", "AutoConfig", "own_config.OwnConfig", "Qwen2Config"),
+        ("tokenizer_config.json", "AutoTokenizer", ["own_tokenizer.OwnTokenizer", None], "Qwen2Tokenizer"),
+    ):
+        module, _, name = (code if isinstance(code, str) else code[0]).partition(".")
+        settings = read_json(plain / file)
+        (task / "model" / file).write_text(json.dumps({**settings, "auto_map": {where: code}}))
+        (task / "model" / f"{module}.py").write_text(
+            f"import pathlib\nfrom transformers import {base}\npathlib.Path({str(task / 'ran')!r}).touch()\n"
+            f"class {name}({base}):\n    pass\n"
+        )
+    return task
+
+
+@pytest.fixture(autouse=True)
+def marker(task, tmp_path, monkeypatch):
+    """The file that the model's code leaves behind, not there before a test; nothing trusted is remembered after it."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(model_folder.TRUSTED, "0")
+    (task / "ran").unlink(missing_ok=True)
+    return task / "ran"
+
+
+def commands(task, tmp_path):
+    """Entry point and arguments of every command that takes a model."""
+    files = {
+        "model": task / "model",
+        "data": task / "train.jsonl",
+        "reward": task / "reward.py",
+        "output": tmp_path / "out",
+    }
+    files |= {"input-key": "problem", "label-key": "answer"}
+    sampled = [str(part) for name, value in files.items() for part in (f"--{name}", value)]
+    offline = {"model.model_name_or_path": task / "model", "data.dataset": task / "rows.jsonl", "train.batch_size": 4}
+    offline |= {"train.micro_batch_size": 2, "spo.run_dir": tmp_path / "run", "ckpt.output_dir": tmp_path / "out"}
+    supervised = {**offline, "data.input_key": "prompt", "data.output_key": "response"}
+    preferred = {**offline, "data.prompt_key": "prompt"}
+    flags = {name: [str(part) for pair in values.items() for part in (f"--{pair[0]}", pair[1])] for name, values in (
+        ("sft", supervised), ("dpo", preferred))}  # fmt: skip
+    evaluated = ["run", "--model", str(task / "model"), "--tasks", f"mine={task / 'train.jsonl'}"]
+    return {
+        "spo-train": (train, stack.options(task, tmp_path)),
+        "spo-train --dry-run": (train, [*stack.options(task, tmp_path), "--dry-run"]),
+        "spo-sample": (sample.main, sampled),
+        "spo-sample --dry-run": (sample.main, [*sampled, "--dry-run"]),
+        "spo-eval": (evaluate, [*evaluated, "--output", str(tmp_path / "out"), "--contexts", "64"]),
+        "sft": (upstream_trainer.main, ["sft", *flags["sft"]]),
+        "dpo": (upstream_trainer.main, ["dpo", *flags["dpo"]]),
+    }
+
+
+COMMANDS = ("spo-train", "spo-train --dry-run", "spo-sample", "spo-sample --dry-run", "spo-eval", "sft", "dpo")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_model_with_code_of_its_own_is_refused_and_the_code_is_not_run(task, tmp_path, capfd, marker, command):
+    main, arguments = commands(task, tmp_path)[command]
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and len(err.splitlines()) == 1
+    assert "brings Python code of its own (auto_map in config.json, tokenizer_config.json)" in err
+    assert "trust_remote_code" in err.replace("-", "_")
+    assert not marker.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("what", ["tokenizer", "configuration", "model"])
+def test_what_openrlhf_trusts_by_itself_is_run_only_where_it_is_trusted(task, marker, what):
+    name = str(task / "model")
+    from transformers import AutoConfig
+
+    load = {
+        "tokenizer": lambda: upstream.get_tokenizer(name, None, "left"),
+        "configuration": lambda: AutoConfig.from_pretrained(name, trust_remote_code=True),
+        "model": lambda: upstream.ppo_actor.Actor(name, attn_implementation="sdpa", param_dtype="bf16"),
+    }[what]
+    assert upstream.OPENRLHF_VERSION and upstream.get_tokenizer  # the lock comes with the stack
+    with pytest.raises(UserError, match="comes with the model; let it run by --spo.trust_remote_code"):
+        load()
+    assert not marker.exists()
+    model_folder.trust_code(True)
+    load()
+    assert marker.exists()
+
+
+@pytest.mark.timeout(120)
+def test_the_flag_lets_the_code_run_and_reaches_the_engines(task, tmp_path, marker, monkeypatch):
+    main, arguments = commands(task, tmp_path)["spo-train --dry-run"]
+    assert main([*arguments, "--spo.trust_remote_code"]) == 0
+    assert marker.exists()
+
+    class Actor:
+        def remote(self, **kwargs):
+            return kwargs
+
+    def given():
+        return upstream.EngineFactory(Actor(), lambda kwargs: {}).remote(model="m", trust_remote_code=True)
+
+    assert given()["trust_remote_code"] is True
+    model_folder.trust_code(False)
+    assert given()["trust_remote_code"] is False
+
+
+def stop(settings, replicas):
+    raise UserError(f"trusted: {settings.trust_remote_code}")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("command", "module"), [("spo-sample", sample_run), ("spo-eval", evaluation.run)])
+def test_the_flag_of_sampling_and_evaluation_reaches_their_engines(task, tmp_path, capfd, monkeypatch, command, module):
+    monkeypatch.setattr(module, "start_engine", stop)
+    main, arguments = commands(task, tmp_path)[command]
+    assert main([*arguments, "--trust-remote-code"]) == 2
+    out, err = capfd.readouterr()
+    assert "trusted: True" in out + err
+
+
+def test_code_that_a_part_of_a_model_names_counts_too(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"auto_map": {"AutoModel": "m.M"}}}))
+    with pytest.raises(UserError, match="auto_map in config.json"):
+        model_folder.check_code(str(tmp_path), "--model", "--trust-remote-code")
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {}, "text_config": {"hidden_size": 1}}))
+    model_folder.check_code(str(tmp_path), "--model")
