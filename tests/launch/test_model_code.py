@@ -1,5 +1,6 @@
 """Python that comes with a model runs only where the command says so, in every command, dry runs included."""
 
+import contextlib
 import json
 import shutil
 
@@ -18,34 +19,41 @@ from spo_rlhf.launch import sample_run
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    """A model that brings the code of its configuration and its tokenizer; running either leaves a file."""
+def made(tmp_path_factory):
+    """A task whose model brings no code."""
     task = stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=1)
     rows = [{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}] * 4
     (task / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plain = task / "plain"
-    shutil.copytree(task / "model", plain)
+    return task
+
+
+@pytest.fixture
+def task(made, tmp_path, monkeypatch):
+    """The task with a model that brings the code of its configuration and its tokenizer; running either leaves a file."""
+    task = tmp_path / "task"
+    shutil.copytree(made, task)
     for file, where, code, base in (
         ("config.json", "AutoConfig", "own_config.OwnConfig", "Qwen2Config"),
         ("tokenizer_config.json", "AutoTokenizer", ["own_tokenizer.OwnTokenizer", None], "Qwen2Tokenizer"),
     ):
         module, _, name = (code if isinstance(code, str) else code[0]).partition(".")
-        settings = read_json(plain / file)
+        settings = read_json(task / "model" / file)
         (task / "model" / file).write_text(json.dumps({**settings, "auto_map": {where: code}}))
         (task / "model" / f"{module}.py").write_text(
             f"import pathlib\nfrom transformers import {base}\npathlib.Path({str(task / 'ran')!r}).touch()\n"
             f"class {name}({base}):\n    pass\n"
         )
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(model_folder.TRUSTED, "0")  # and what a command decides is taken back
     return task
 
 
-@pytest.fixture(autouse=True)
-def marker(task, tmp_path, monkeypatch):
-    """The file that the model's code leaves behind, not there before a test; nothing trusted is remembered after it."""
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv(model_folder.TRUSTED, "0")
-    (task / "ran").unlink(missing_ok=True)
+@pytest.fixture
+def marker(task):
+    """The file that the model's code leaves behind."""
     return task / "ran"
 
 
@@ -71,7 +79,7 @@ def commands(task, tmp_path):
         "spo-train --dry-run": (train, [*stack.options(task, tmp_path), "--dry-run"]),
         "spo-sample": (sample.main, sampled),
         "spo-sample --dry-run": (sample.main, [*sampled, "--dry-run"]),
-        "spo-eval": (evaluate, [*evaluated, "--output", str(tmp_path / "out"), "--contexts", "64"]),
+        "spo-eval": (evaluate, [*evaluated, "--output", str(tmp_path / "out"), "--contexts", "400"]),
         "sft": (upstream_trainer.main, ["sft", *flags["sft"]]),
         "dpo": (upstream_trainer.main, ["dpo", *flags["dpo"]]),
     }
@@ -108,7 +116,8 @@ def test_what_openrlhf_trusts_by_itself_is_run_only_where_it_is_trusted(task, ma
         load()
     assert not marker.exists()
     model_folder.trust_code(True)
-    load()
+    with contextlib.suppress(ValueError):  # the configuration of its own is of no model that there is
+        load()
     assert marker.exists()
 
 
