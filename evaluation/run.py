@@ -174,7 +174,8 @@ def _load_tokenizer(settings: RunSettings, options: RunOptions) -> tuple[Any, in
             f"--model {settings.model}: neither a folder here nor loaded from the hub ({reason}); "
             "give a folder with config.json, weights and tokenizer, or download the model first"
         ) from error
-    return tokenizer, getattr(config, "max_position_embeddings", None)
+    model_folder.check_vocabulary(config.to_dict(), tokenizer, "--model", settings.model)
+    return tokenizer, model_folder.positions(config.to_dict())
 
 
 def _prompt_of(task: LoadedTask, settings: RunSettings) -> Prompt:

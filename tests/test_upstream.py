@@ -1,6 +1,9 @@
 """OpenRLHF's command line, run from its source: what it gives, and a source of another layout refused in one line."""
 
+import json
+
 import pytest
+from letters import make_tokenizer
 
 from spo_rlhf import upstream
 from spo_rlhf.errors import UserError
@@ -69,3 +72,20 @@ def test_the_installed_commands_have_the_expected_layout(cli):
 def test_a_name_it_does_not_have_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'PolicyLos'"):
         _ = upstream.PolicyLos
+
+
+def test_a_tokenizer_that_was_told_to_cut_is_saved_whole(tmp_path):
+    """OpenRLHF's supervised data sets set a longest length, which would go along into tokenizer.json."""
+    tokenizer = make_tokenizer()
+    tokenizer(["a b", "a"], truncation=True, max_length=2, padding=True)
+    assert tokenizer.backend_tokenizer.truncation and tokenizer.backend_tokenizer.padding
+
+    class Strategy:
+        def save_model(self, model, tokenizer, output_dir, **kwargs):
+            tokenizer.save_pretrained(output_dir)
+
+    upstream._save_whole_tokenizers(Strategy)
+    Strategy().save_model(None, tokenizer, tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert saved["truncation"] is None and saved["padding"] is None
+    assert upstream.DeepspeedStrategy.save_model.__wrapped__, "OpenRLHF's own is not the one that is wrapped"

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from spo_rlhf.errors import UserError
 
 # What ends in one of these is a data file, also where no folder is named.
+ROOM = 32 << 20  # bytes: below it a disk is full for anything that writes a log
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
 
 
@@ -64,14 +65,33 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def check_writable(flag: str, folder: str) -> None:
-    """The folder, or the nearest one above it that exists, can be written into. Raises UserError, which names `flag`."""
+def check_writable(flag: str, folder: str, needed: int = 0) -> None:
+    """The folder, or the nearest one above it that exists, can be written into, and its disk has room.
+
+    Args:
+        needed: bytes; for less than ROOM, ROOM.
+
+    Raises:
+        UserError: names `flag`.
+    """
     path = Path(folder).absolute()
     there = next(part for part in (path, *path.parents) if part.exists())
     if not there.is_dir():
         raise UserError(f"{flag} {folder}: {there} is a file; choose another folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{flag} {folder}: {there} is not writable; choose another folder")
+    free, needed = shutil.disk_usage(there).free, max(needed, ROOM)
+    if free < needed:
+        raise UserError(
+            f"{flag} {folder}: {free / 1e6:,.0f} MB are free on its disk and {needed / 1e6:,.0f} MB are needed; "
+            "free some, or choose another folder"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:  # quotas and read-only mounts show only so
+            probe.write(bytes(1 << 16))
+            probe.flush()
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: {there} cannot be written into ({error.strerror}); choose another") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -126,12 +146,24 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
+        with named_errors(path):
+            yield partial
+            with open(partial, "rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Let an OSError of the block that names no file, as that of a full disk, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

@@ -50,6 +50,15 @@ def check_code(name: str, flag: str, switch: str = SWITCH) -> None:
         )
 
 
+def check_vocabulary(config: dict[str, Any], tokenizer: Any, flag: str, name: str) -> None:
+    """The model of this configuration knows all tokens of its tokenizer. Raises UserError, which names `flag`."""
+    known, tokens = vocabulary_size(config), len(getattr(tokenizer, "tokenizer", tokenizer))
+    if known is not None and tokens > known:
+        raise UserError(
+            f"{flag} {name}: its tokenizer has {tokens} tokens and the model knows {known}; they do not belong together"
+        )
+
+
 def uncut(tokenizer: Any) -> None:
     """Take back, in place, the cutting and padding of an earlier call, which would be saved with the tokenizer."""
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor
@@ -102,6 +111,12 @@ def weights_files(folder: Path) -> list[Path]:
         return sorted(folder.glob("*.safetensors"))
     parts = read_json(index).get("weight_map", {})
     return [folder / name for name in sorted(set(parts.values()))]
+
+
+def weights_size(name: str) -> int:
+    """Bytes of the weights of a local model; 0 of one on a hub. A trained copy takes as much, or more."""
+    folder = Path(name)
+    return sum(path.stat().st_size for path in weights_files(folder)) if folder.is_dir() else 0
 
 
 def _check_safetensors(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import ray_start
+from spo_rlhf.host import model_folder, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import check_writable, is_local, write_json
 from spo_rlhf.launch import preflight
@@ -55,8 +55,8 @@ def check_options(args: SimpleNamespace) -> list[str]:
 def check_inputs(command: str, args: SimpleNamespace) -> None:
     """Model and data can be read, every row of a local file too, and fill an optimizer step. Raises UserError."""
     check_writable("--spo.run_dir", args.spo.run_dir or ".")
-    check_writable("--ckpt.output_dir", args.ckpt.output_dir)
     preflight.check_model("model", args.model.model_name_or_path, must_load=True)
+    check_writable("--ckpt.output_dir", args.ckpt.output_dir, model_folder.weights_size(args.model.model_name_or_path))
     chat = bool(args.data.apply_chat_template)
     if chat and not args.data.tokenizer_chat_template:
         tokenizer = preflight.load_tokenizer(args, "model")

@@ -9,6 +9,7 @@ from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
 from spo_rlhf.host.files import check_writable, is_local
+from spo_rlhf.launch.bounds import NEVER
 from spo_rlhf.launch.rows import PromptRow, PromptRows, RowFaults, check_jsonl, row_fault
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
@@ -179,17 +180,12 @@ def check_fit(args: SimpleNamespace, role: str = "actor") -> None:
     if not is_local(name):
         return
     config = model_folder.read_config(Path(name))
-    limit, known = model_folder.positions(config), model_folder.vocabulary_size(config)
+    limit = model_folder.positions(config)
     if limit is not None and args.data.max_len > limit:
         raise UserError(
             f"--data.max_len {args.data.max_len}: {name} takes {limit} tokens; lower it, or stretch the model"
         )
-    tokens = len(getattr(tokenizer := load_tokenizer(args, role), "tokenizer", tokenizer))
-    if known is not None and tokens > known:
-        raise UserError(
-            f"--{role}.model_name_or_path {name}: its tokenizer has {tokens} tokens and the model knows {known}; "
-            "they do not belong together"
-        )
+    model_folder.check_vocabulary(config, load_tokenizer(args, role), f"--{role}.model_name_or_path", name)
 
 
 def check_reward(args: SimpleNamespace) -> None:
@@ -262,12 +258,11 @@ def load_rows(args: SimpleNamespace, flag: str, names: str, split: str) -> Any:
     try:
         rows = upstream.blending_datasets(names, probabilities, strategy, args.train.seed, dataset_split=split)
     except Exception as error:
+        if "DatasetDict" in str(error):  # all splits together, which OpenRLHF takes where the one asked for is missing
+            raise UserError(f"--{flag} {names}: it has no split {split!r}; set --{SPLITS[flag]}") from None
         raise UserError(
             f"--{flag} {names}: cannot be read ({type(error).__name__}); give a dataset name or a local .jsonl file"
         ) from None
-    if isinstance(rows, dict):
-        option = SPLITS[flag]
-        raise UserError(f"--{flag} {names}: it has no split {split!r}, only {', '.join(rows)}; set --{option}")
     rows = rows.select(range(min(args.data.max_samples, len(rows))))
     if len(rows) == 0:
         raise UserError(f"--{flag} {names}: it has no rows")
@@ -297,9 +292,11 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
         names = getattr(args, role).model_name_or_path
         for name in names.split(",") if names else []:
             check_model(role, name.strip(), must_load=must_load)
-    for name in ("spo.run_dir", "ckpt.output_dir", "ckpt.path"):
-        section, option = name.split(".")
-        check_writable(f"--{name}", getattr(getattr(args, section), option) or ".")
+    weights = model_folder.weights_size(args.actor.model_name_or_path)
+    saves = 0 < args.ckpt.save_steps < NEVER
+    check_writable("--spo.run_dir", args.spo.run_dir or ".")
+    check_writable("--ckpt.output_dir", args.ckpt.output_dir, weights)
+    check_writable("--ckpt.path", args.ckpt.path, weights * saves)
     check_reward(args)
     readable = must_load or is_local(args.actor.model_name_or_path)
     datasets = [("data.prompt_dataset", args.data.prompt_dataset, args.data.prompt_split)]

@@ -140,7 +140,9 @@ class RayEngines:
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
             on_sigterm = signal.getsignal(signal.SIGTERM)
-            ray_start.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            # "local": without an address Ray would join one that somebody else runs on this machine.
+            where = {} if os.environ.get("RAY_ADDRESS") else {"address": "local"}
+            ray_start.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR", **where)
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
         asked, cluster = device.asked_for(), device.cluster_of(ray.nodes()) if os.environ.get("RAY_ADDRESS") else None
         device.settle(device.decide(asked, device.has_gpu(), cluster))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import json_line, read_jsonl, write_jsonl
+from spo_rlhf.host.files import json_line, named_errors, read_jsonl, write_jsonl
 
 
 class SampleLog:
@@ -40,8 +40,9 @@ class SampleLog:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a finished sample, or replace it; it is handed to the operating system before this returns."""
-        self._file.write(json_line(row))
-        self._file.flush()
+        with named_errors(self.path):
+            self._file.write(json_line(row))
+            self._file.flush()
         self.rows[self.key_of(row)] = row
 
     def close(self, order: Sequence[tuple] | None = None) -> list[dict[str, Any]]:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,46 @@ def test_a_folder_that_cannot_be_written_into_is_refused_with_its_flag(tmp_path,
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--output .*file is a file"):
         check_writable("--output", str(tmp_path / "file" / "folder"))
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
-    with pytest.raises(UserError, match="--output .* is not writable"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="--output .* is not writable"):
+        patch.setattr(os, "access", lambda *_: False)  # root may write anywhere
         check_writable("--output", str(tmp_path / "new"))
+    with pytest.raises(UserError, match=r"--output /proc/new: /proc cannot be written into \(.*\); choose another"):
+        check_writable("--output", "/proc/new")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_disk_without_room_is_refused_with_what_is_needed(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(
+        UserError, match=rf"--output .*: [\d,]+ MB are free on its disk and {2 * free / 1e6:,.0f} MB are needed"
+    ):
+        check_writable("--output", str(tmp_path / "new"), 2 * free)
+
+
+# A limit on the size of files stands for a disk that is full: the same error from the same calls, with another number.
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from spo_rlhf.host.files import replace_text
+from spo_rlhf.sampling.sample_log import SampleLog
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log = SampleLog(Path(sys.argv[2]), ("n",))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    replace_text(Path(sys.argv[1]), "x" * 5000)
+except OSError as error:
+    print(error.filename)
+try:
+    for number in range(1000):
+        log.append({"n": number})
+except OSError as error:
+    print(error.filename)
+"""
+
+
+def test_a_disk_that_fills_up_is_told_with_the_file_and_the_old_file_stays(tmp_path):
+    replace_text(tmp_path / "one.json", "old")
+    paths = [str(tmp_path / "one.json"), str(tmp_path / "log.jsonl")]
+    done = subprocess.run([sys.executable, "-c", FULL, *paths], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == paths
+    assert (tmp_path / "one.json").read_text() == "old" and sorted(os.listdir(tmp_path)) == ["log.jsonl", "one.json"]

@@ -1,0 +1,173 @@
+"""What every command that takes a model refuses before it starts anything: one line, exit status 2, nothing left behind."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import stack
+from entry_points import COMMANDS, commands
+
+from spo_rlhf.host import files, ray_start
+from spo_rlhf.launch import sample_run
+from spo_rlhf.sampling import engine
+
+START = [name for name in COMMANDS if "dry-run" not in name]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    task = stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=1)
+    rows = [{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}] * 4
+    (task / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return task
+
+
+@pytest.fixture
+def task(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Path(shutil.copytree(made, tmp_path / "task"))
+
+
+@pytest.fixture
+def refused(task, tmp_path, capfd):
+    """Runs a command with more arguments; the one line in which it says what is wrong."""
+
+    def run(command: str, *more: str) -> str:
+        main, arguments = commands(task, tmp_path)[command]
+        status = main([*arguments, *more])
+        out, err = capfd.readouterr()
+        lines = [line for line in (out + err).splitlines() if ": error: " in line]
+        assert status == 2 and len(lines) == 1 and "Traceback" not in out + err, out + err
+        for output in ("run", "out"):  # spo-sample makes its folder for the log of the libraries
+            assert not (tmp_path / output).exists() or os.listdir(tmp_path / output) == ["sample.log"]
+        return lines[0]
+
+    return run
+
+
+def spoil(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def with_config(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", START)
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("model.safetensors", spoil, "bytes and its header says"),
+        ("model.safetensors", os.remove, "it has no weights"),
+        ("config.json", os.remove, "config.json"),
+        ("config.json", lambda path: with_config(path, vocab_size=5), "tokens and the model knows 5"),
+        ("config.json", lambda path: with_config(path, max_position_embeddings=32), " takes 32"),
+    ],
+    ids=["half a file of weights", "no weights", "no configuration", "another vocabulary", "too few positions"],
+)
+def test_a_model_that_does_not_fit_is_refused(task, refused, command, name, change, says):
+    change(task / "model" / name)
+    assert says in refused(command)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", START)
+def test_a_full_disk_is_told_before_the_start(refused, monkeypatch, command):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    assert "1 MB are free on its disk and 34 MB are needed; free some, or choose another folder" in refused(command)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", ["spo-train", "sft", "dpo"])
+def test_a_disk_too_small_for_the_model_is_told_before_the_start(task, refused, monkeypatch, command):
+    monkeypatch.setattr(files, "ROOM", 0)
+    size = (task / "model" / "model.safetensors").stat().st_size
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=size - 1))
+    assert "--ckpt.output_dir" in refused(command)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", START)
+def test_an_output_that_is_no_folder_is_refused(task, refused, command):
+    blocked = str(task / "train.jsonl" / "x")
+    flag = {"spo-train": "--spo.run_dir", "sft": "--spo.run_dir", "dpo": "--ckpt.output_dir"}.get(command, "--output")
+    assert f"{flag} {blocked}: " in refused(command, flag, blocked)
+
+
+FAULTY = {
+    "csv": "prompt,response,chosen,rejected\n1+1?,2,2,3\n,2,2,3\n",
+    "json": '{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}\n{"response": "2", "chosen": "2"}\n',
+    "jsonl": '{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}\n{"response": "2", "chosen": "2"}\n',
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", ["sft", "dpo"])
+@pytest.mark.parametrize("kind", [*FAULTY, "parquet", "folder"])
+@pytest.mark.parametrize("flag", ["--data.dataset", "--eval.dataset"])
+def test_rows_of_every_kind_of_file_are_looked_at(task, refused, command, kind, flag):
+    path = task / f"faulty.{kind}"
+    if kind in FAULTY:
+        path.write_text(FAULTY[kind])
+    else:
+        import datasets
+
+        rows = datasets.Dataset.from_list([json.loads(line) for line in FAULTY["json"].splitlines()])
+        rows.to_parquet(path) if kind == "parquet" else rows.save_to_disk(path)
+    split = ["--eval.split", "train"] if flag == "--eval.dataset" else []
+    assert "row 2 has no 'prompt'" in refused(command, flag, str(path), *split)
+
+
+def test_data_that_cannot_be_read_is_one_line(task, refused):
+    (task / "broken.parquet").write_bytes(b"PAR1 and no more")
+    assert "broken.parquet: cannot be read" in refused("sft", "--data.dataset", str(task / "broken.parquet"))
+    assert "it has no split 'test'; set --eval.split" in refused(
+        "dpo", "--eval.dataset", str(task / "rows.jsonl"), "--eval.split", "test"
+    )
+
+
+LONG = "/scratch/" + "long" * 20
+
+
+@pytest.fixture
+def long_folder(monkeypatch):
+    monkeypatch.setenv("TMPDIR", LONG)
+    monkeypatch.setattr(ray_start.tempfile, "tempdir", None)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    yield
+    ray_start.tempfile.tempdir = None
+
+
+def test_a_temp_dir_too_long_for_sockets_is_replaced_in_spo_sample(task, tmp_path, capfd, monkeypatch, long_folder):
+    monkeypatch.setattr(sample_run, "sample", lambda *_: None)
+    monkeypatch.setattr(sample_run, "show", lambda *_: None)
+    main, arguments = commands(task, tmp_path)["spo-sample"]
+    assert main(arguments) == 0
+    assert f"TMPDIR /tmp: sockets do not fit below {LONG}" in capfd.readouterr().out and os.environ["TMPDIR"] == "/tmp"
+
+
+def test_a_temp_dir_too_long_for_sockets_is_replaced_in_spo_eval(task, refused, tmp_path, capfd, long_folder):
+    main, arguments = commands(task, tmp_path)["spo-eval"]
+    assert main([*arguments, "--tasks", "nothing"]) == 2
+    assert f"TMPDIR /tmp: sockets do not fit below {LONG}" in capfd.readouterr().err and os.environ["TMPDIR"] == "/tmp"
+
+
+@pytest.mark.parametrize(("address", "given"), [(None, "local"), ("head:6379", None)])
+def test_engines_of_spo_sample_and_spo_eval_join_no_ray_unasked(monkeypatch, address, given):
+    started = []
+
+    def init(**options):
+        started.append(options.get("address"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray_start, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(KeyboardInterrupt):
+        engine.RayEngines(engine.EngineSettings("m", 8, 1.0, 1.0), 2)
+    assert started == [given]
