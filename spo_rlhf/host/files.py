@@ -80,18 +80,18 @@ def check_writable(flag: str, folder: str, needed: int = 0) -> None:
         raise UserError(f"{flag} {folder}: {there} is a file; choose another folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{flag} {folder}: {there} is not writable; choose another folder")
-    free, needed = shutil.disk_usage(there).free, max(needed, ROOM)
-    if free < needed:
-        raise UserError(
-            f"{flag} {folder}: {free / 1e6:,.0f} MB are free on its disk and {needed / 1e6:,.0f} MB are needed; "
-            "free some, or choose another folder"
-        )
     try:
         with tempfile.TemporaryFile(dir=there) as probe:  # quotas and read-only mounts show only so
             probe.write(bytes(1 << 16))
             probe.flush()
     except OSError as error:
         raise UserError(f"{flag} {folder}: {there} cannot be written into ({error.strerror}); choose another") from None
+    free, needed = shutil.disk_usage(there).free, max(needed, ROOM)
+    if free < needed:
+        raise UserError(
+            f"{flag} {folder}: {free / 1e6:,.0f} MB are free on its disk and {needed / 1e6:,.0f} MB are needed; "
+            "free some, or choose another folder"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
