@@ -17,8 +17,9 @@ EXAMPLES = f"""\
 writes to DIR: samples.jsonl (id, prompt_hash, sample, prompt, label, response, reward, truncated, tokens), with --select
 also correct.jsonl or pairs.jsonl; summary.json, manifest.json, sample.log. A stopped run continues when the same command
 is given again, also with more --samples or other data: what is asked already is not sampled again. Other weights or
-settings are refused. A response ends with the end-of-text token where that was sampled; one that the length limit cut has
-reward 0 and is not graded. Every option also takes its name in spo-train.
+settings are refused. id is the row's own where it has one, else its number. A response ends with the end-of-text token
+where that was sampled; one that the length limit cut has reward 0 and is not graded. Every option also takes its name in
+spo-train.
 
 examples:
   # 8 responses to each problem; the right ones kept for supervised training, at most {CORRECT_PER_PROMPT} each

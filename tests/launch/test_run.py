@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import device, ray_start
+from spo_rlhf.host import device, model_folder, ray_start
 from spo_rlhf.launch import run
 from spo_rlhf.launch.output import explain, flatten, plain, root_cause
 
@@ -90,6 +90,8 @@ def test_only_an_address_joins_a_ray_that_others_started(asks, arguments, monkey
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
     assert [options.get("address") for options in started] == [given]
+    trusted = started[0]["runtime_env"]["env_vars"][model_folder.TRUSTED]
+    assert trusted == "0", "workers run no code of a model's unless the command says so"
 
 
 @pytest.mark.parametrize(("kind", "named"), [(device.CPU, "logical devices (no GPU)"), (device.GPU, "GPUs")])
