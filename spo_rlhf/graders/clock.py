@@ -6,12 +6,17 @@ from fractions import Fraction
 
 from spo_rlhf.graders.numbers import number
 from spo_rlhf.graders.vocabulary import Label, read_label
+from spo_rlhf.graders.words import ONES
 
 _TIME = re.compile(
     r"(\d{1,2})(?:\s*:\s*(\d{2}))?(?:\s*:\s*(\d{2}))?\s*"
     r"(?P<mark>a\.?\s?m\b\.?|p\.?\s?m\b\.?|o'?\s?clock|noon|midnight|hours\b|(?=\s|$|[a-z]))\s*(?P<rest>[a-z., ]*)",
     re.IGNORECASE,
 )
+_SPOKEN = re.compile(
+    r"(?:an? )?(half past|quarter past|quarter after|quarter to) (\d{1,2}|[a-z]+)\b(.*)", re.IGNORECASE
+)
+_MINUTES = {"half past": 30, "quarter past": 15, "quarter after": 15, "quarter to": -15}
 _RATIO = re.compile(r"[^:]+(?::[^:]+)+")
 NOON = {"noon": (12, "pm"), "midnight": (12, "am")}
 HOURS = 24
@@ -46,7 +51,8 @@ def clock_time(text: str) -> ClockTime | None:
     if plain.lower() in NOON:
         hour, half = NOON[plain.lower()]
         return ClockTime(hour, 0, 0, half, True, Label())
-    match = _TIME.fullmatch(plain)
+    spoken = _digits(plain)
+    match = _TIME.fullmatch(spoken or plain)
     if not match:
         return None
     mark = re.sub(r"[^a-z]", "", match["mark"].lower())
@@ -63,7 +69,17 @@ def clock_time(text: str) -> ClockTime | None:
         return None  # "2:30 hours" is a duration in other dress
     if hour > 12 and hour < HOURS:
         hour, half = hour - 12, "pm"
-    return ClockTime(hour, minute, second, half, bool(mark) or half is not None, rest)
+    return ClockTime(hour, minute, second, half, bool(mark or spoken) or half is not None, rest)
+
+
+def _digits(plain: str) -> str | None:
+    """ "half past five p.m." -> "5:30 p.m."; None for what is not said so."""
+    match = _SPOKEN.fullmatch(plain)
+    hour = match and (int(match[2]) if match[2].isdigit() else ONES.get(match[2].lower(), 0))
+    if not match or not hour or hour > 12:  # nobody says "half past seventeen"
+        return None
+    minutes = _MINUTES[match[1].lower()]
+    return f"{(hour - (minutes < 0)) or 12}:{minutes % 60}{match[3]}"
 
 
 def ratio(text: str) -> tuple[Fraction, ...] | None:

@@ -184,6 +184,8 @@ def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, list[str]]
     Raises UserError.
     """
     options, notes = job.for_preflight(), []
+    if r"\n" in (job.template or ""):
+        notes.append(r"--template: \n is a backslash and an n in it; a shell makes a line feed of it within $'...'")
     preflight.check_model("actor", job.model, must_load=True)
     preflight.check_fit(options)
     if not is_local(job.model):

@@ -26,6 +26,11 @@ def right(gold: str, answer: str, problem: str | None = None) -> bool:
         (r"12\text{ o'clock}", "12:00"),
         (r"6\text{ p.m. Monday}", r"\text{6 PM on Monday}"),
         ("4:30", r"4:30\text{ p.m.}"),
+        ("5:30", r"\text{half past five}"),
+        ("5:30 p.m.", "half past 5 pm"),
+        ("5:45", r"\text{a quarter to six}"),
+        ("12:45", "quarter to one"),
+        ("6:15", r"\text{quarter past six o'clock}"),
     ],
 )
 def test_a_time_in_other_dress_is_the_time(gold, answer):
@@ -40,6 +45,10 @@ def test_a_time_in_other_dress_is_the_time(gold, answer):
         (r"5:20 \text{ p.m.}", "5:02 p.m."),
         ("4:30 p.m.", "2:15 p.m."),
         ("4:30", "2:15"),
+        ("5:30", r"\text{half past four}"),
+        ("5:30 p.m.", "half past five a.m."),
+        ("5:45", "quarter past five"),
+        ("half past five", "half past fifteen"),
         ("4:30 a.m.", "16:30"),
         (r"12\text{ o'clock}", r"12\text{ minutes}"),
         (r"\text{noon}", r"\text{midnight}"),

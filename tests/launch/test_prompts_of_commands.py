@@ -201,3 +201,13 @@ def test_auto_is_the_chat_template_of_prompts_that_are_for_chats(task, tmp_path,
         arguments += ["--prompt", prompt, "--chat-template", template, "--contexts", "200", "--fresh"]
         assert evaluate(arguments) == 0
         assert spelled(make_tokenizer(chat_template=CHAT), seen["ids"]).startswith(begins)
+
+
+@pytest.mark.timeout(120)
+def test_a_template_with_a_backslash_for_a_line_feed_or_a_second_beginning_is_told_in_spo_sample(task, tmp_path):
+    model = model_of(task, tmp_path, before=BOS)
+    job = vars(build_parser().parse_args(sample_arguments(task, tmp_path, model, template=BOS + r"{}\n")))
+    del job["dry_run"]
+    _, _, notes = sample_run.load_prompts(sample_run.SampleJob(**job))
+    assert [note.partition(":")[0] for note in notes] == ["--template", "--data.prompt_dataset"]
+    assert "they get it once" in notes[1]
