@@ -137,6 +137,16 @@ def test_samples_of_unknown_origin_are_refused_never_guessed(tmp_path, model, te
     assert (out / "before-1" / "samples").is_dir() and not (out / "samples").exists()
 
 
+def test_samples_of_the_version_that_made_token_ids_otherwise_are_refused(tmp_path, model):
+    out = tmp_path / "out"
+    claim(out, manifest(model), HOLDS, fresh=False)
+    claim(out, manifest(model), HOLDS, fresh=False)
+    written = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**written, "format": written["format"] - 1}))
+    with pytest.raises(UserError, match="no manifest.json of this version.*--fresh"):
+        claim(out, manifest(model), HOLDS, fresh=False)
+
+
 def test_one_more_part_is_no_difference_and_is_remembered(tmp_path, model):
     first_run(tmp_path / "out", manifest(model, **{"prompt template of a": {"template": "{}"}}))
     claim(tmp_path / "out", manifest(model, **{"prompt template of b": {"template": "{}"}}), HOLDS, fresh=False)
