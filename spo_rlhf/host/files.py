@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 from spo_rlhf.errors import UserError
 
-# What ends in one of these is a data file, also where no folder is named.
 ROOM = 32 << 20  # bytes: below it a disk is full for anything that writes a log
+# What ends in one of these is a data file, also where no folder is named.
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
 
 
