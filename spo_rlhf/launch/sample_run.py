@@ -184,7 +184,9 @@ def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, list[str]]
     Raises UserError.
     """
     options, notes = job.for_preflight(), []
-    if r"\n" in (job.template or ""):
+    if job.template and job.chat_template:
+        notes.append("--template is not used: --chat-template makes the prompts")
+    elif r"\n" in (job.template or ""):
         notes.append(r"--template: \n is a backslash and an n in it; a shell makes a line feed of it within $'...'")
     preflight.check_model("actor", job.model, must_load=True)
     preflight.check_fit(options)
