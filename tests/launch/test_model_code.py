@@ -126,3 +126,15 @@ def test_code_that_a_part_of_a_model_names_counts_too(tmp_path):
         model_folder.check_code(str(tmp_path), "--model", "--trust-remote-code")
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {}, "text_config": {"hidden_size": 1}}))
     model_folder.check_code(str(tmp_path), "--model")
+
+
+def test_a_model_of_the_hub_with_code_of_its_own_is_refused_by_its_configuration(monkeypatch):
+    from transformers import PretrainedConfig
+
+    from spo_rlhf.launch import preflight
+
+    monkeypatch.setenv(model_folder.TRUSTED, "0")
+    own = {"auto_map": {"AutoConfig": "own.Own"}}
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", classmethod(lambda *_, **__: (own, {})))
+    with pytest.raises(UserError, match="--actor.model_name_or_path owner/name: it brings Python code of its own"):
+        preflight.check_model("actor", "owner/name", must_load=True)
