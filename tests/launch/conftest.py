@@ -1,5 +1,6 @@
 """A resolved configuration as far as starting a run looks at it."""
 
+import signal
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -33,3 +34,12 @@ def arguments() -> Callable[..., SimpleNamespace]:
         return args
 
     return build
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """A command ignores a second Ctrl-C while it cleans up; the tests after it go on in the same process."""
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for name, handler in handlers.items():
+        signal.signal(name, handler)
