@@ -208,7 +208,8 @@ def test_the_first_paragraph_is_the_authors_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("A boundary", "a boundary"), ("SPO", "SPO"), ("X", "x"), ("no", "no"), ("AbC", "abC")]
+    ("text", "expected"),
+    [("A boundary", "a boundary"), ("SPO", "SPO"), ("X", "x"), ("no", "no"), ("AbC", "abC"), ("KLs", "KLs")],
 )
 def test_an_abbreviation_stays_as_it_is(text, expected) -> None:
     assert decapitalized(text) == expected

@@ -228,8 +228,8 @@ def load_libraries() -> None:
     assert upstream.PolicyLoss  # loads OpenRLHF with all that it needs
     torch.set_num_threads(1)
     math_verify.parse("1", parsing_timeout=None)
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("spo_rlhf", "evaluation")]:
-        del sys.modules[name]
+    mutated = {file.removesuffix(".py").replace("/", ".") for files, _ in TARGETS.values() for file in files}
+    assert not mutated & sys.modules.keys(), "what is loaded here is loaded once, as it is"
     gc.collect()
     gc.freeze()  # a fork that looked through all of this for garbage would take a second more
 
