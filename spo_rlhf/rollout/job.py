@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from spo_rlhf.core.values import Prior
 from spo_rlhf.rollout.chain import StateValues, TokenTexts
 from spo_rlhf.rollout.protocol import Completion, Engine, Grade, ResponseGrader
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -33,6 +34,7 @@ class RolloutRequest:
     top_k: int
     method: Sampler  # that of the run while training, whole responses alone in evaluation
     images: Any = None  # of a prompt that has some: OpenRLHF's own rollout then answers
+    prior: Prior | None = None  # what earlier iterations say of the prompt
 
 
 @dataclass(frozen=True)
@@ -69,4 +71,5 @@ class PromptJob:
     def rollout(self, counts: RolloutCounts, **content: Any) -> Rollout:
         """What goes back to the controller."""
         request = self.request
-        return Rollout(request.prompt, request.label, request.slot, self.weight_version, counts, **content)
+        identity = (request.prompt, request.label, request.slot, self.weight_version)
+        return Rollout(*identity, counts, prior=request.prior, **content)

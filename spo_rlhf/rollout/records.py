@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spo_rlhf.core import tree as tree_core
 from spo_rlhf.core.tree import TokenTree
+from spo_rlhf.core.values import Prior
 from spo_rlhf.rollout.protocol import Completion, Grade
 
 
@@ -54,6 +56,7 @@ class Sample:
     logs: dict[str, float] = field(default_factory=dict)
     boundaries: list[int] = field(default_factory=list)  # (K + 1,) of its segments, [0, .., T]
     adv_T: list[float] | None = None
+    weight: float = 1.0  # in the loss
     images: Any = None
     mm_train_inputs: Any = None
 
@@ -86,3 +89,11 @@ class Rollout:
     samples: list[Sample] = field(default_factory=list)
     continuations: list[Sample] = field(default_factory=list)
     tree: TokenTree | None = None
+    prior: Prior | None = None  # what was known of the prompt before it was sampled
+
+    def outcomes(self) -> list[float]:
+        """Rewards of the responses (of a tree, the values of the root's children); those not graded yet are left out."""
+        if self.tree is None:
+            return [float(one.reward) for one in self.samples if one.reward is not None]
+        value_N = tree_core.values(self.tree.parent_N, self.tree.reward_N)
+        return value_N[tree_core.children(self.tree.parent_N)[0]].tolist()

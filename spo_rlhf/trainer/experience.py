@@ -79,10 +79,15 @@ def keep_segment_advantages(experiences: list[upstream.Experience]) -> None:
 
 
 def finish_batch(experiences: list[upstream.Experience], spo: SpoConfig) -> None:
-    """Advantages normalized over the whole rollout batch, in place, and what of it will be trained, as logs."""
+    """Advantages normalized over the whole rollout batch and times their sample's weight, in place, and what of it will
+    be trained, as logs. The clipped objective is proportional to the advantage, so its weight may as well be multiplied in.
+    """
     masks = [trained_tokens(experience, spo) for experience in experiences]
     normalize_batch(experiences, masks, spo.advantage_norm)
     for experience, mask in zip(experiences, masks, strict=True):
+        weight = experience.info.get("loss_weight")
+        if weight is not None:
+            experience.advantages = experience.advantages * weight.to(experience.advantages).unsqueeze(-1)
         response_tokens = experience.action_mask.sum(-1).clamp(min=1)
         nonzero = (experience.advantages != 0) & mask
         experience.info["mask_density"] = mask.sum(-1) / response_tokens

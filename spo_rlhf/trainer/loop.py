@@ -61,6 +61,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 reporter=self.reporter,
             )
         )
+        self.samples_generator.prior_of = self.supply.prior
         self.counts = RolloutCounts()  # since the last step
         self.tokens = 0  # generated for training since the start, Monte Carlo included
 
@@ -143,7 +144,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.tokens += batch.counts.generated_tokens
         if not batch.rollouts:
             return batch, [], measured
-        samples, more = self.supply.exchange(batch.rollouts, iteration)
+        samples, more = self.supply.take(batch.rollouts, iteration)
         return batch, with_equal_logs(samples), measured | more
 
     def complete(self, status: dict, measured: dict[str, float], pass_rate: float | None) -> dict:

@@ -3,7 +3,7 @@
 This is the one place where positions in a response become columns of OpenRLHF's layout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.units import needs_ids, unit_ids
+from spo_rlhf.core.values import Prior
 from spo_rlhf.methods.group import Group
 from spo_rlhf.rollout.job import RolloutRequest
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -20,6 +21,7 @@ from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.trainer.events import Reporter
 
 RAY_WAIT_S = 10.0
+PriorOf = Callable[[str, Any, int], Prior | None]
 
 
 def to_columns(value_T: Any, prompt_length: int, total_length: int) -> torch.Tensor:
@@ -91,6 +93,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self.spo: SpoConfig = self.args.spo
         self.reporter = reporter
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
+        self.prior_of: PriorOf = lambda prompt, label, iteration: None  # what is known of a prompt; set by the loop
         self._prompts: Any = None  # iterator over the data of the episode
         self._spare: list[Rollout] = []  # sampled ahead, by --rollout.vllm_generate_batch_size
 
@@ -128,6 +131,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     def to_experience(self, rollout: Rollout, sample: Sample) -> upstream.Experience:
         """One sample in OpenRLHF's layout, a batch of one row, with its ratio units and its advantages."""
         experience = self._in_layout(rollout, sample)
+        experience.info["loss_weight"] = torch.tensor([sample.weight])
         experience.unit_ids = unit_columns(self.spo.ratio_level, sample, self.tokenizer)
         if sample.adv_T is not None:
             [(start, _)] = sample.action_ranges
@@ -179,7 +183,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         batch.exhausted = batch.exhausted or exhausted
         num_samples = options.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
         waiting = ray.get([engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines])
-        refs = []
+        refs, training = [], purpose[0] == "train"
         for prompt, label, image in zip(prompts, labels, images, strict=True):
             request = RolloutRequest(
                 prompt=prompt,
@@ -192,8 +196,9 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 temperature=options.get("temperature", 1.0),
                 top_p=options.get("top_p", 1.0),
                 top_k=options.get("top_k", -1),
-                method=self.spo.method if purpose[0] == "train" else Group(),
+                method=self.spo.method if training else Group(),
                 images=image,
+                prior=self.prior_of(prompt, label, purpose[1]) if training else None,
             )
             least = min(range(len(waiting)), key=waiting.__getitem__)
             waiting[least] += num_samples

@@ -23,11 +23,11 @@ from spo_rlhf.core.partition import (
     Subsentence,
     inner_states,
 )
-from spo_rlhf.core.values import leave_one_out
+from spo_rlhf.core.values import Prior, leave_one_out
 
 
-def expected_spo_gradient(lm: ToyLM, config: Partition) -> np.ndarray:
-    """Expectation of minus the gradient of the SPO loss, over all groups of two responses, by autograd.
+def expected_spo_gradient(lm: ToyLM, config: Partition, responses: int = 2, prior: Prior | None = None) -> np.ndarray:
+    """Expectation of minus the gradient of the SPO loss, over all groups of so many responses, by autograd.
 
     At ratio 1 the objective is linear in the advantage, so the probability of a group is multiplied into it.
     """
@@ -37,15 +37,15 @@ def expected_spo_gradient(lm: ToyLM, config: Partition) -> np.ndarray:
         for index, boundary_K in boundaries_N.items()
     }
     rows, tokens, adv_T, mask = [], [], [], []
-    for pair in product(lm.possible(), repeat=2):
-        start_value = leave_one_out(lm.rewards[list(pair)])
+    for pair in product(lm.possible(), repeat=responses):
+        start_value = leave_one_out(lm.rewards[list(pair)], prior)
         for index, value_0 in zip(pair, start_value):
             response, value_K = lm.responses[index], [value_0, *inner_value_N[index]]
             adv = to_tokens(chain(value_K, lm.rewards[index]), boundaries_N[index])
             padding = lm.max_tokens - len(response)
             rows.append([lm.row[response[:t]] for t in range(len(response))] + [0] * padding)
             tokens.append([*response] + [0] * padding)
-            adv_T.append([*adv * lm.weights[list(pair)].prod() / 2] + [0.0] * padding)
+            adv_T.append([*adv * lm.weights[list(pair)].prod() / responses] + [0.0] * padding)
             mask.append([True] * len(response) + [False] * padding)
     logp = lm.logits.log_softmax(-1)[torch.tensor(rows), torch.tensor(tokens)]
     adv_T = torch.tensor(adv_T, dtype=torch.float64)
@@ -115,6 +115,13 @@ def test_gradient_is_exact_where_the_past_decides_the_boundaries(seed: int, conf
     exact = lm.policy_gradient()
     assert np.abs(exact).max() > 0.01
     np.testing.assert_allclose(expected_spo_gradient(lm, config), exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("responses", [1, 2])
+def test_gradient_is_exact_where_something_was_known_of_the_prompt(responses: int) -> None:
+    lm, config = ToyLM(1, confident=0.5), Fixed(segment_length=2)
+    gradient = expected_spo_gradient(lm, config, responses, Prior(mean=-0.7, count=3.5))
+    np.testing.assert_allclose(gradient, lm.policy_gradient(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", [CUTPOINT_1, CUTPOINT_2], ids=str)

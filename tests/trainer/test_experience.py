@@ -54,6 +54,20 @@ def test_whitening_is_over_the_whole_batch_and_the_mask():
     assert all((batch.advantages[~batch.action_mask] == 0).all() for batch in batches)
 
 
+def test_a_sample_counts_by_its_weight_after_the_norm():
+    plain, weighed = experience(PROB, ADV), experience(PROB, ADV)
+    weighed.info["loss_weight"] = torch.tensor([0.5, 2.0])
+    spo = replace(SPO, advantage_norm=Whiten())
+    for batch in (plain, weighed):
+        finish_batch([batch], spo)
+    assert torch.allclose(weighed.advantages, plain.advantages * torch.tensor([[0.5], [2.0]]))
+    loss, logp, _ = loss_of(SPO, weighed, kl_coef=0.0)
+    objective, _ = clipped_objective((logp.detach() - weighed.action_log_probs).exp(), plain.advantages, Clip())
+    mask = trained_tokens(weighed, SPO)
+    expected = (objective * torch.tensor([[0.5], [2.0]]))[mask].sum() / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_gap_is_the_largest_difference_on_response_tokens():
     batch = experience(PROB, ADV)
     batch.action_log_probs = batch.rollout_log_probs.clone()
