@@ -144,6 +144,10 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> tuple[SpoConfig, lis
     refuse_strangers(options, explicit)
     settle_objective(options, explicit, set_option)
     spo = resolve(options)
+    if spo.by_state and (options["train.agent_func_path"] or options["data.max_images_per_prompt"] > 0):
+        raise UserError(
+            "--spo.hesitation state needs the engine's most likely tokens, which agents and images do not bring; leave it out"
+        )
     spo.method.refuse(options, explicit)
     options["spo.prob_mask"] = spo.masked
     if spo.method.brings_advantages:

@@ -72,13 +72,20 @@ class TokenTree:
     start_N: list[int] = field(default_factory=lambda: [0, 0])  # N + 1 positions in token_S
     token_S: list[int] = field(default_factory=list)
     logprob_S: list[float] = field(default_factory=list)  # under the policy that sampled the token
+    top_logprob_S: list[float] = field(default_factory=list)  # of the most likely token; empty where it is not known
     reward_N: list[float] = field(default_factory=lambda: [np.nan])  # of leaves; nan at inner nodes
     truncated_N: list[bool] = field(default_factory=lambda: [False])  # leaves that the length limit cut
 
     def __len__(self) -> int:
         return len(self.parent_N)
 
-    def add(self, parent: int, token_ids: Sequence[int], logprobs: Sequence[float]) -> int:
+    def add(
+        self,
+        parent: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        top_logprobs: Sequence[float] | None = None,
+    ) -> int:
         """Append a node and return its number. Raises ValueError for an unknown parent, or one log-prob missing."""
         if not 0 <= parent < len(self):
             raise ValueError(f"node {len(self)} has parent {parent}: parents stand before their children")
@@ -87,6 +94,7 @@ class TokenTree:
         self.parent_N.append(parent)
         self.token_S.extend(token_ids)
         self.logprob_S.extend(logprobs)
+        self.top_logprob_S.extend(top_logprobs or ())
         self.start_N.append(len(self.token_S))
         self.reward_N.append(np.nan)
         self.truncated_N.append(False)
@@ -99,6 +107,10 @@ class TokenTree:
     def logprobs(self, node: int) -> list[float]:
         """Log-probs of the node's own tokens."""
         return self.logprob_S[self.start_N[node] : self.start_N[node + 1]]
+
+    def top_logprobs(self, node: int) -> list[float] | None:
+        """Log-probs of the most likely tokens at the places of the node's own; None where they are not known."""
+        return self.top_logprob_S[self.start_N[node] : self.start_N[node + 1]] or None
 
     def path(self, node: int) -> list[int]:
         """Nodes from the first below the prompt down to ``node``, both included."""

@@ -186,6 +186,7 @@ def _node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, adv
         token_ids=context + tokens,
         action_ranges=[(len(context), len(context) + len(tokens))],
         logprobs=[0.0] * len(context) + tree.logprobs(node),
+        top_logprobs=None if (top_T := tree.top_logprobs(node)) is None else [0.0] * len(context) + top_T,
         truncated=tree.truncated_N[node],
         reward=value,
         logs={"weight_version": float(rollout.weight_version), "level": float(len(tree.path(node)))},

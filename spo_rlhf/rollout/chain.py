@@ -113,7 +113,7 @@ class PromptRollout(PromptSampler):
     ) -> None:
         """Boundaries of a response and the values of its inner states, in place; that of the prompt too where `alone`."""
         token_ids = response.completion.token_ids
-        prob_T = np.exp(np.asarray(response.completion.logprobs, dtype=np.float64))
+        prob_T = np.exp(np.asarray(response.completion.deciding_logprobs, dtype=np.float64))
         text_T = self.token_texts(token_ids) if partition.needs_text and self.token_texts else None
 
         def value(position: int, rollouts: int | None = None) -> Awaitable[values.ValueEstimate]:

@@ -34,6 +34,7 @@ class RolloutRequest:
     top_k: int
     method: Sampler  # that of the run while training, whole responses alone in evaluation
     images: Any = None  # of a prompt that has some: OpenRLHF's own rollout then answers
+    by_state: bool = False  # ask for the log-probs of the most likely tokens as well
     prior: Prior | None = None  # what earlier iterations say of the prompt
 
 

@@ -57,6 +57,9 @@ class Sample:
     boundaries: list[int] = field(default_factory=list)  # (K + 1,) of its segments, [0, .., T]
     adv_T: list[float] | None = None
     weight: float = 1.0  # in the loss
+    top_logprobs: list[float] | None = (
+        None  # of the most likely token at every position, where those decide about the mask
+    )
     images: Any = None
     mm_train_inputs: Any = None
 
@@ -69,6 +72,7 @@ class Sample:
             token_ids=[*context, *completion.token_ids],
             action_ranges=[(len(context), len(context) + len(completion.token_ids))],
             logprobs=[0.0] * len(context) + completion.logprobs,
+            top_logprobs=None if (top_T := completion.top_logprobs) is None else [0.0] * len(context) + top_T,
             truncated=completion.truncated,
             reward=grade.reward if grade else None,
             score=grade.score if grade else None,

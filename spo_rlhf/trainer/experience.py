@@ -17,11 +17,13 @@ from spo_rlhf.core.ratio import entropy_scale, unit_index
 def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Tensor:
     """M (B, T-1), bool: the tokens under the policy loss, and the one definition of it.
 
-    The probabilities are the behaviour policy's own, from the engine, as for the cutpoints; without the mask, all action tokens.
+    The probabilities are the behaviour policy's own, from the engine, as for the cutpoints: of the sampled token, or, with
+    `--spo.hesitation state`, of the most likely one. Without the mask, all action tokens.
     """
     if spo.mask_threshold is None:
         return experience.action_mask.bool()
-    return policy_mask(experience.rollout_log_probs, experience.action_mask, spo.mask_threshold)
+    logp = experience.top_log_probs if spo.by_state else experience.rollout_log_probs
+    return policy_mask(logp, experience.action_mask, spo.mask_threshold)
 
 
 class SegmentExperienceMaker(upstream.RemoteExperienceMaker):

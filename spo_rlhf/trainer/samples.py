@@ -133,6 +133,8 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         experience = self._in_layout(rollout, sample)
         experience.info["loss_weight"] = torch.tensor([sample.weight])
         experience.unit_ids = unit_columns(self.spo.ratio_level, sample, self.tokenizer)
+        if sample.top_logprobs is not None:
+            experience.top_log_probs = torch.tensor([sample.top_logprobs[1:]], dtype=torch.float32)
         if sample.adv_T is not None:
             [(start, _)] = sample.action_ranges
             experience.advantages = to_columns(sample.adv_T, start, len(sample.token_ids))
@@ -198,6 +200,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 top_k=options.get("top_k", -1),
                 method=self.spo.method if training else Group(),
                 images=image,
+                by_state=training and self.spo.by_state,
                 prior=self.prior_of(prompt, label, purpose[1]) if training else None,
             )
             least = min(range(len(waiting)), key=waiting.__getitem__)

@@ -137,6 +137,11 @@ CONTRADICTIONS = [
     ),
     (dict(spo__mode="group", spo__mc_rollouts=None, spo__train_continuations=True), "use --spo.mode chain"),
     (dict(spo__prob_threshold=1.5), "--spo.prob_threshold 1.5: must be above 0 and at most 1"),
+    (dict(spo__hesitation="word"), "invalid choice: 'word'"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, spo__hesitation="state", data__max_images_per_prompt=1),
+        "--spo.hesitation state needs the engine's most likely tokens",
+    ),
     (dict(spo__reward_timeout=0), "--spo.reward_timeout 0.0: must be above 0"),
     (dict(vllm__num_engines=None), "--vllm.num_engines"),
     (dict(rollout__temperature=0), "--rollout.temperature 0: must be above 0"),

@@ -26,12 +26,16 @@ from spo_rlhf.core.partition import (
 from spo_rlhf.core.values import Prior, leave_one_out
 
 
-def expected_spo_gradient(lm: ToyLM, config: Partition, responses: int = 2, prior: Prior | None = None) -> np.ndarray:
+def expected_spo_gradient(
+    lm: ToyLM, config: Partition, responses: int = 2, prior: Prior | None = None, by_state: bool = False
+) -> np.ndarray:
     """Expectation of minus the gradient of the SPO loss, over all groups of so many responses, by autograd.
+
+    `by_state`: the partition sees the probabilities of the most likely tokens.
 
     At ratio 1 the objective is linear in the advantage, so the probability of a group is multiplied into it.
     """
-    boundaries_N = {index: lm.partition(config, index) for index in lm.possible()}
+    boundaries_N = {index: lm.partition(config, index, by_state) for index in lm.possible()}
     inner_value_N = {
         index: [lm.value(lm.responses[index][:b]) for b in inner_states(boundary_K)]
         for index, boundary_K in boundaries_N.items()
@@ -146,6 +150,15 @@ def test_cutpoint_bias_with_confident_tokens_is_the_stated_one(config: Partition
     bias = expected_spo_gradient(lm, config) - lm.policy_gradient()
     assert np.abs(bias).max() > 1e-3, "not a case to tell apart from an exact gradient"
     np.testing.assert_allclose(bias, cutpoint_bias(lm, config), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("config", [CUTPOINT_1, CUTPOINT_2], ids=str)
+@pytest.mark.parametrize("seed", [4, 7])
+def test_cutpoint_gradient_is_exact_where_the_state_decides(seed: int, config: Partition) -> None:
+    lm = ToyLM(seed, confident=0.5)
+    assert len({tuple(lm.partition(config, i, True)) for i in lm.possible() if len(lm.responses[i]) == 4}) > 1
+    gradient = expected_spo_gradient(lm, config, by_state=True)
+    np.testing.assert_allclose(gradient, lm.policy_gradient(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("texts", AMBIGUOUS_TEXTS, ids=str)

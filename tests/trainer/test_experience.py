@@ -35,6 +35,15 @@ def test_mask_is_the_engines_probability_below_the_threshold():
     assert torch.equal(trained_tokens(batch, replace(SPO, prob_mask=False)), batch.action_mask)
 
 
+def test_the_states_mask_asks_the_most_likely_token():
+    batch, spo = experience(PROB, ADV), replace(SPO, hesitation="state")
+    # A token of 0.4 where another one had 0.55: not below it; one of 0.1 where nothing was likely: below.
+    top = [[0.55, 0.51, 0.9, 0.3], [0.9, 0.8, 0.7, 0.6]]
+    batch.top_log_probs = experience(top, ADV).rollout_log_probs
+    assert trained_tokens(batch, spo)[:, PROMPT - 1 :].int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]
+    assert torch.equal(trained_tokens(batch, replace(spo, prob_mask=False)), batch.action_mask)
+
+
 def test_chain_keeps_the_advantages_of_the_samples():
     made = experience(PROB, ADV)
     keep_segment_advantages([made])

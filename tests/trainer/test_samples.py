@@ -1,12 +1,29 @@
 """Rollouts on the controller: logs of a batch, dynamic filtering, steps that can be planned."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from batches import experience
+from batches import SPO, experience
 
+from spo_rlhf.rollout.protocol import Completion
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
+from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.loop import planned_steps
-from spo_rlhf.trainer.samples import is_informative, with_equal_logs
+from spo_rlhf.trainer.samples import SegmentSamplesGenerator, is_informative, with_equal_logs
+
+
+def test_a_sample_brings_its_weight_and_the_most_likely_tokens_in_the_columns_of_its_own():
+    args = SimpleNamespace(spo=SPO, data=SimpleNamespace(max_len=99))
+    generator = SegmentSamplesGenerator(SimpleNamespace(args=args), None, None, None, [], reporter=Reporter(None))
+    rollout = Rollout("p", "l", 3, 0, RolloutCounts())
+    completion = Completion([8, 9], [-1.0, -2.0], False, top_logprobs=[-0.5, -2.0])
+    made = generator.to_experience(rollout, Sample.after([5, 6, 7], completion, None, weight=0.25, adv_T=[1.0, 2.0]))
+    assert made.top_log_probs.tolist() == [[0, 0, -0.5, -2.0]] and made.rollout_log_probs.tolist() == [[0, 0, -1, -2]]
+    assert made.advantages.tolist() == [[0, 0, 1, 2]] and made.info["loss_weight"].tolist() == [0.25]
+    plain = Completion([8, 9], [-1.0, -2.0], False)
+    made = generator.to_experience(rollout, Sample.after([5, 6, 7], plain, None))
+    assert made.top_log_probs is None and made.info["loss_weight"].tolist() == [1.0]
 
 
 def test_logs_that_some_samples_lack_count_as_zero():
