@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from spo_rlhf.core.advantages import NORMALIZERS, Normalizer
 from spo_rlhf.core.options import check, choice, option
 from spo_rlhf.core.partition import HESITATIONS, PROB_THRESHOLD
+from spo_rlhf.core.prompts import PROMPT_CHOICES, PromptChoice
 from spo_rlhf.core.units import RATIO_LEVELS
 from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.base import Method
@@ -67,6 +68,7 @@ class SpoConfig:
         help="tokens under the KL loss: all trained tokens, or only those that pass the probability mask (masked, as "
         "the official code)",
     )
+    prompts: PromptChoice = choice("prompts", PROMPT_CHOICES, "all", help="which prompts of the data are sampled")
     advantage_norm: Normalizer = choice(
         "advantage_norm",
         NORMALIZERS,

@@ -7,6 +7,7 @@ not do is look at the responses of the iteration itself: the policy gradient wou
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from spo_rlhf.core.history import PromptHistory
 from spo_rlhf.core.options import check, option
@@ -25,6 +26,28 @@ class Baseline(ABC):
         """An empty memory of a run's prompts, or None where nothing is remembered."""
 
 
+def history_half_life() -> Any:
+    """The option, for every part that remembers prompts."""
+    return option(
+        64.0,
+        flag="history_half_life",
+        above=0,
+        metavar="N",
+        help="iterations after which an outcome of a prompt counts half",
+    )
+
+
+def history_strength() -> Any:
+    """The option, for every part that remembers prompts."""
+    return option(
+        1.0,
+        flag="history_strength",
+        above=0,
+        metavar="K",
+        help="outcomes that the pass rate of all prompts together counts as",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class GroupBaseline(Baseline):
     """The other responses to the prompt alone."""
@@ -37,20 +60,8 @@ class GroupBaseline(Baseline):
 class History(Baseline):
     """The other responses, blended with the prompt's pass rate in earlier iterations; one response a prompt is enough."""
 
-    half_life: float = option(
-        64.0,
-        flag="history_half_life",
-        above=0,
-        metavar="N",
-        help="iterations after which an outcome of a prompt counts half",
-    )
-    strength: float = option(
-        1.0,
-        flag="history_strength",
-        above=0,
-        metavar="K",
-        help="outcomes that the pass rate of all prompts together counts as",
-    )
+    half_life: float = history_half_life()
+    strength: float = history_strength()
 
     def memory(self) -> PromptHistory | None:
         return PromptHistory(self.half_life, self.strength)

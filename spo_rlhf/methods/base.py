@@ -53,12 +53,17 @@ class Supply:
 
     def __init__(self, method: Any, services: TrainerServices):
         self.method, self.services, self.args = method, services, services.args
-        history = method.memory()
+        own = method.memory()
+        history = self.args.spo.prompts.memory() if own is None else own
         self.memory = None if history is None else Memory(history, Path(self.args.ckpt.path) / "_history")
+        self.by_history = own is not None
 
-    def prior(self, prompt: str, label: Any, iteration: int) -> Prior | None:
-        """What is known of a prompt that is about to be sampled; None where the method remembers nothing."""
-        return None if self.memory is None else self.memory.prior(prompt, label, iteration)
+    def judge(self, prompt: str, label: Any, iteration: int) -> tuple[float, Prior | None]:
+        """Of a prompt that is about to be sampled: the probability to keep it, and what the method is to know of it."""
+        if self.memory is None:
+            return 1.0, None
+        prior = self.memory.prior(prompt, label, iteration)
+        return self.args.spo.prompts.keep_probability(prior), prior if self.by_history else None
 
     def take(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
         """`exchange`, and what the rollouts say of their prompts is remembered."""

@@ -31,6 +31,7 @@ class Memory:
         metrics = {
             "history/known": len(ages) / max(len(keys), 1),
             "history/age": float(np.mean(ages)) if ages else 0.0,
+            "history/kept": len(rollouts) / max(sum(one.weight for one in rollouts), 1e-9),
             **baseline_metrics(rollouts),
         }
         for key, rollout in zip(keys, rollouts, strict=True):

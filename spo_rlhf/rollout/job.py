@@ -35,6 +35,7 @@ class RolloutRequest:
     method: Sampler  # that of the run while training, whole responses alone in evaluation
     images: Any = None  # of a prompt that has some: OpenRLHF's own rollout then answers
     by_state: bool = False  # ask for the log-probs of the most likely tokens as well
+    weight: float = 1.0  # of the prompt in the loss
     prior: Prior | None = None  # what earlier iterations say of the prompt
 
 
@@ -73,4 +74,4 @@ class PromptJob:
         """What goes back to the controller."""
         request = self.request
         identity = (request.prompt, request.label, request.slot, self.weight_version)
-        return Rollout(*identity, counts, prior=request.prior, **content)
+        return Rollout(*identity, counts, weight=request.weight, prior=request.prior, **content)

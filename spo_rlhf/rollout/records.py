@@ -93,6 +93,7 @@ class Rollout:
     samples: list[Sample] = field(default_factory=list)
     continuations: list[Sample] = field(default_factory=list)
     tree: TokenTree | None = None
+    weight: float = 1.0  # in the loss, of all its samples
     prior: Prior | None = None  # what was known of the prompt before it was sampled
 
     def outcomes(self) -> list[float]:

@@ -61,7 +61,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 reporter=self.reporter,
             )
         )
-        self.samples_generator.prior_of = self.supply.prior
+        self.samples_generator.judge = self.supply.judge
         self.counts = RolloutCounts()  # since the last step
         self.tokens = 0  # generated for training since the start, Monte Carlo included
 

@@ -137,6 +137,13 @@ CONTRADICTIONS = [
     ),
     (dict(spo__mode="group", spo__mc_rollouts=None, spo__train_continuations=True), "use --spo.mode chain"),
     (dict(spo__prob_threshold=1.5), "--spo.prob_threshold 1.5: must be above 0 and at most 1"),
+    (dict(spo__skip_floor=0.5), "--spo.skip_floor has no meaning with --spo.prompts all"),
+    (dict(spo__prompts="skip", spo__skip_floor=0), "--spo.skip_floor 0.0: must be above 0"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, spo__prompts="skip", algo__dynamic_filtering_enable=True),
+        "--algo.dynamic_filtering_enable does not go with --spo.prompts skip",
+    ),
+    (dict(spo__mode="group", spo__mc_rollouts=None, spo__prompts="skip", reward__remote_url=None), "no reward model"),
     (dict(spo__hesitation="word"), "invalid choice: 'word'"),
     (
         dict(spo__mode="group", spo__mc_rollouts=None, spo__hesitation="state", data__max_images_per_prompt=1),

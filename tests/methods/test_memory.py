@@ -1,12 +1,15 @@
 """The memory of a run: what it learns from rollouts, what it says of prompts, and checkpoints of it."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.baselines import History
 from spo_rlhf.core.partition import Fixed
+from spo_rlhf.core.prompts import AllPrompts, SkipDecided
 from spo_rlhf.core.values import Prior
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.methods.chain import Chain
@@ -25,12 +28,13 @@ def rollout(prompt: str, rewards, prior: Prior | None = None) -> Rollout:
     return Rollout(prompt, "label", 0, 0, RolloutCounts(), samples, prior=prior)
 
 
-def supply(folder, method=None, kept=()):
+def supply(folder, method=None, kept=(), prompts=None):
     """Of a run whose checkpoints are in `folder`, and what it tells the user."""
     args = SimpleNamespace(
         train=SimpleNamespace(seed=0, batch_size=1),
         rollout=SimpleNamespace(batch_size=2, n_samples_per_prompt=2),
         ckpt=SimpleNamespace(path=str(folder)),
+        spo=SpoConfig(prompts=prompts or AllPrompts()),
     )
     notes = []
     reporter = Reporter(None)
@@ -39,9 +43,14 @@ def supply(folder, method=None, kept=()):
     return (method or Group(baseline=HISTORY)).supply(services), notes
 
 
+def prior(of, prompt, label, iteration):
+    """What the method is told of a prompt."""
+    return of.judge(prompt, label, iteration)[1]
+
+
 def test_a_batch_is_learned_after_it_was_sampled(tmp_path):
     one, _ = supply(tmp_path)
-    first = [rollout(prompt, [1.0, 0.0], one.prior(prompt, "label", 0)) for prompt in ("a", "b")]
+    first = [rollout(prompt, [1.0, 0.0], prior(one, prompt, "label", 0)) for prompt in ("a", "b")]
     samples, metrics = one.take(first, 0)
     assert len(samples) == 4 and metrics["history/known"] == 0 and metrics["history/age"] == 0
     assert metrics["history/strength"] == 1 and metrics["history/prompts"] == 2
@@ -50,8 +59,8 @@ def test_a_batch_is_learned_after_it_was_sampled(tmp_path):
     assert metrics["history/baseline_variance"] == pytest.approx(0.25**2)
     _, metrics = one.take([rollout("a", [1.0, 1.0]), rollout("c", [1.0])], 3)
     assert metrics["history/known"] == 0.5 and metrics["history/age"] == 3
-    assert one.prior("a", "label", 3).mean > one.prior("b", "label", 3).mean
-    assert one.prior("a", "other label", 3) == one.prior("new", "label", 3)
+    assert prior(one, "a", "label", 3).mean > prior(one, "b", "label", 3).mean
+    assert prior(one, "a", "other label", 3) == prior(one, "new", "label", 3)
 
 
 @pytest.mark.parametrize("method", [Group(baseline=HISTORY), Chain(baseline=HISTORY), Tree(baseline=HISTORY)])
@@ -64,7 +73,7 @@ def test_a_checkpoint_holds_the_history(tmp_path, method):
     assert kept == ["step2.json", "step3.json"], "the file of a checkpoint that is gone goes too"
     again, notes = supply(tmp_path, method)
     again.load(3)
-    assert again.prior("a", "label", 9) == one.prior("a", "label", 9)
+    assert prior(again, "a", "label", 9) == prior(one, "a", "label", 9)
     assert not [note for note in notes if "history" in note]
     again.load(7)
     assert "no history of the prompts" in notes[-1] + notes[-2 if len(notes) > 1 else -1]
@@ -72,11 +81,24 @@ def test_a_checkpoint_holds_the_history(tmp_path, method):
 
 def test_without_a_history_nothing_is_known_and_nothing_written(tmp_path):
     one, notes = supply(tmp_path, Group())
-    assert one.prior("a", "label", 0) is None
+    assert one.judge("a", "label", 0) == (1.0, None)
     assert one.take([rollout("a", [1.0, 0.0])], 0)[1] == {}
     one.save(1)
     one.load(1)
     assert notes == [] and list(tmp_path.iterdir()) == []
+
+
+def test_skipping_remembers_and_leaves_the_baseline_as_it_is(tmp_path):
+    one, _ = supply(tmp_path, Group(), prompts=SkipDecided(floor=0.5))
+    assert one.judge("a", "label", 0) == (1.0, None), "nothing is known: p = 1/2"
+    _, metrics = one.take([replace(rollout("a", [1.0] * 8), weight=4.0), rollout("b", [0.0] * 8)], 0)
+    assert metrics["history/kept"] == pytest.approx(2 / 5) and "history/strength" not in metrics
+    keep, told = one.judge("a", "label", 1)
+    assert 0.5 <= keep < 0.7 and told is None
+    both, _ = supply(tmp_path, prompts=SkipDecided(floor=0.5))
+    both.take([rollout("a", [1.0] * 8)], 0)
+    keep, told = both.judge("a", "label", 1)
+    assert keep == 0.5 and told is not None
 
 
 def sampled(method, num_samples, prior):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import tree as core
 from spo_rlhf.core.tree import TokenTree
 from spo_rlhf.core.values import Prior
@@ -78,6 +79,7 @@ def supply(batch_size: int) -> NodeSupply:
         train=SimpleNamespace(seed=0, batch_size=batch_size),
         rollout=SimpleNamespace(batch_size=2, n_samples_per_prompt=8),
         ckpt=SimpleNamespace(path="unused"),
+        spo=SpoConfig(),
     )
     services = TrainerServices(
         args=args,
