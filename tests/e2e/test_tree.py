@@ -19,6 +19,8 @@ def options(task, run_dir, **changes):
     replay = {"spo.replay_max_age": MAX_AGE, "spo.replay_per_prompt": 4}
     settings = {"ckpt.save_steps": 2, "train.num_episodes": 4, "spo.token_budget": BUDGET}
     credit = {"spo.tree_advantage": "shrunk", "spo.tree_level_weights": True, "spo.baseline": "history"}
+    # About the median probability of the most likely token; hardly a sampled one is as likely, and trained would be all.
+    credit |= {"spo.hesitation": "state", "spo.prob_threshold": 0.0115}
     return stack.options(task, run_dir, **{**stack.TREE, **replay, **settings, **credit, **changes})
 
 
@@ -51,11 +53,11 @@ def test_trees_share_their_tokens(unbroken):
         assert metrics["rollout/trees"] == 4 and 4 * 4 < metrics["rollout/nodes"] <= 4 * (4 + 16 + 48)
         assert metrics["rollout/saved_tokens"] > 0 and metrics["rollout/cache_hit_rate"] > 0.3
         assert metrics["rollout/mc_tokens"] == 0 and metrics["rollout/duplicate_siblings"] >= 0
-        assert 0 < metrics["mask_density"] <= 1 and metrics["actor_grad_norm"] > 0
+        assert 0 < metrics["mask_density"] < 0.98 and metrics["actor_grad_norm"] > 0
 
 
 def test_the_second_epoch_knows_the_prompts(unbroken):
-    """Two iterations of four prompts are an epoch; a prompt of the third was sampled one to three iterations before."""
+    """Two iterations of four prompts are an epoch, and its end, where no prompt is left, takes a number of its own."""
     steps = unbroken[1]["steps"]
     assert [metrics["history/known"] for metrics in steps] == [0, 0, 1, 1]
     assert [metrics["history/prompts"] for metrics in steps] == [4, 8, 8, 8]
@@ -63,7 +65,7 @@ def test_the_second_epoch_knows_the_prompts(unbroken):
         steps[0]["history/strength"] == 1 < 4 < steps[2]["history/strength"] < 5
     )  # four children of a root, and older
     assert all(metrics["history/baseline_variance"] > 0 for metrics in steps)
-    assert sum(metrics["history/age"] for metrics in steps[2:]) / 2 == pytest.approx(2)
+    assert sum(metrics["history/age"] for metrics in steps[2:]) / 2 == pytest.approx(3)
 
 
 def test_nodes_count_by_their_level(unbroken):
