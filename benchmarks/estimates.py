@@ -11,9 +11,11 @@ from torch_engine import TextGrader, TorchEngine
 
 from spo_rlhf.core import tree as tree_core
 from spo_rlhf.core import values
+from spo_rlhf.core.history import NOTHING_KNOWN, Outcomes, PromptHistory
 from spo_rlhf.core.loss import policy_mask
 from spo_rlhf.core.partition import Partition, inner_states, newline_boundaries
 from spo_rlhf.core.tree import TreeShape
+from spo_rlhf.core.values import Prior
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.verdict import Question
 from spo_rlhf.rollout.chain import PromptRollout
@@ -27,7 +29,11 @@ TextOf = Callable[[Sequence[int]], list[str]]
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to estimate the gradient. `tree`: a tree instead of responses. `continuations`: with newline segments only."""
+    """One way to estimate the gradient. `tree`: a tree instead of responses, its nodes compared by `advantage`.
+
+    `continuations`: with newline segments only. `by_state`: mask and cutpoints by the most likely token. `history`: outcomes
+    of the prompt that are known beforehand; what they took is not counted.
+    """
 
     responses: int = 8
     mask: float | None = None
@@ -35,6 +41,9 @@ class Setting:
     rollouts: int = 4
     continuations: bool = False
     tree: TreeShape | None = None
+    advantage: str | tree_core.NodeAdvantage = "loo"
+    by_state: bool = False
+    history: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Subject:
 
 @dataclass
 class Piece:
-    """Tokens under the loss: context ids, own tokens (T,), their log-probs, their advantages with the sample's weight."""
+    """Tokens under the loss: context ids, own tokens (T,), log-probs that decide about the mask, advantages with the sample's weight."""
 
     context: list[int]
     token_T: list[int]
@@ -71,54 +80,74 @@ async def sample_prompt(
     shared = dict(
         engine=engine, grader=grader, prompt_ids=prompt_ids, max_tokens=subject.max_tokens, seed=(0,), slot=slot
     )
+    prior = await known_beforehand(PromptRollout(**shared), setting.history)
     if setting.tree is not None:
         rollout = TreeRollout(**shared)
-        pieces = await tree_pieces(rollout, setting.tree, prompt_ids)
+        pieces = await tree_pieces(rollout, setting, prompt_ids, prior)
         return pieces, rollout.counts.generated_tokens
 
     def text_of(token_ids: Sequence[int]) -> list[str]:
         return token_texts(tokenizer, token_ids)
 
     rollout = PromptRollout(**shared, token_texts=text_of, keep_continuations=setting.continuations)
-    pieces = await response_pieces(rollout, setting, prompt_ids, text_of)
+    pieces = await response_pieces(rollout, setting, prompt_ids, text_of, prior)
     return pieces, rollout.counts.generated_tokens
 
 
-async def tree_pieces(rollout: TreeRollout, shape: TreeShape, prompt_ids: list[int]) -> list[Piece]:
+async def known_beforehand(rollout: PromptRollout, outcomes: int) -> Prior | None:
+    """What so many earlier responses of the same policy say of the prompt; None without one."""
+    if not outcomes:
+        return None
+    history = PromptHistory(half_life=1.0, strength=1.0)  # of one iteration, so nothing fades
+    history.overall = Outcomes(NOTHING_KNOWN, 1.0)
+    history.of_prompt["it"] = Outcomes().with_rewards([one.grade.reward for one in await rollout.group(outcomes)])
+    return history.prior("it", 0)
+
+
+async def tree_pieces(
+    rollout: TreeRollout, setting: Setting, prompt_ids: list[int], prior: Prior | None
+) -> list[Piece]:
     """The nodes of a tree that have an advantage, each weighed by one over the number of nodes on its level."""
-    grown = await rollout.grow(shape)
-    adv_N = tree_core.advantages(grown.parent_N, tree_core.values(grown.parent_N, grown.reward_N), "loo")
-    nodes_on_level = np.cumprod(shape.branching)
+    assert setting.tree is not None
+    grown = await rollout.grow(setting.tree)
+    value_N = tree_core.values(grown.parent_N, grown.reward_N)
+    adv_N = tree_core.advantages(grown.parent_N, value_N, setting.advantage, prior)
+    nodes_on_level = np.cumprod(setting.tree.branching)
     pieces = []
     for n in tree_core.trained(adv_N):
         adv = adv_N[n] / nodes_on_level[len(grown.path(n)) - 1]
         tokens = grown.tokens(n)
-        pieces.append(Piece([*prompt_ids, *grown.prefix(n)], tokens, grown.logprobs(n), np.full(len(tokens), adv)))
+        logp_T = grown.top_logprobs(n) or grown.logprobs(n)
+        pieces.append(Piece([*prompt_ids, *grown.prefix(n)], tokens, logp_T, np.full(len(tokens), adv)))
     return pieces
 
 
 async def response_pieces(
-    rollout: PromptRollout, setting: Setting, prompt_ids: list[int], text_of: TextOf
+    rollout: PromptRollout, setting: Setting, prompt_ids: list[int], text_of: TextOf, prior: Prior | None = None
 ) -> list[Piece]:
     """The responses to a prompt, by segments or (RLOO) as wholes, and their continuations where those are kept."""
     if setting.partition is not None:
-        samples = await rollout.chain(setting.responses, setting.partition, setting.rollouts)
+        samples = await rollout.chain(setting.responses, setting.partition, setting.rollouts, prior=prior)
         adv_ST = [sample.adv_T for sample in samples]
     else:
         samples = await rollout.group(setting.responses)
         reward_S = np.array([sample.grade.reward for sample in samples])
-        adv_S = reward_S - values.leave_one_out(reward_S)
+        adv_S = reward_S - values.leave_one_out(reward_S, prior)
         adv_ST = [np.full(len(sample.completion.token_ids), adv) for adv, sample in zip(adv_S, samples)]
     pieces = []
     for sample, adv_T in zip(samples, adv_ST):
         completion = sample.completion
         weight_T = coverage(setting, completion.token_ids, (), text_of) / setting.responses
-        pieces.append(Piece(prompt_ids, completion.token_ids, completion.logprobs, np.asarray(adv_T) * weight_T))
+        pieces.append(
+            Piece(prompt_ids, completion.token_ids, completion.deciding_logprobs, np.asarray(adv_T) * weight_T)
+        )
     users = Counter(tuple(s.completion.token_ids[:b]) for s in samples for b in inner_states(s.boundaries))
     for one in rollout.continuations:
         tokens = one.completion.token_ids
         weight_T = coverage(setting, tokens, one.prefix, text_of) * users[one.prefix] / setting.responses
-        pieces.append(Piece([*prompt_ids, *one.prefix], tokens, one.completion.logprobs, one.advantage * weight_T))
+        pieces.append(
+            Piece([*prompt_ids, *one.prefix], tokens, one.completion.deciding_logprobs, one.advantage * weight_T)
+        )
     return pieces
 
 

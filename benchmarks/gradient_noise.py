@@ -4,8 +4,9 @@ Every method estimates the gradient of the same model again and again from fresh
 partitions, values and advantages (pure PyTorch, no Ray). The variance of the estimates, summed over all parameters, times
 the tokens sampled for them, in units of RLOO's, is the number in the table: 0.5 means half the tokens for the same noise.
 
-The methods of a group have one expected gradient: without the mask the exact one, with it that of the tokens that pass it.
-(Cutpoints deviate a little, see core/partition.py.) For that, nodes of a tree and continuations are weighed here by the
+The methods of a group have one expected gradient: without the mask the exact one, with that by the state its share of the
+states that hesitate, with that by the sampled token nearly one (a baseline moves it, see docs/credit.md; cutpoints deviate a
+little, see core/partition.py). For that, nodes of a tree and continuations are weighed here by the
 number of samples that cover the same part of a response, while training weighs them alike.
 """
 
@@ -26,6 +27,7 @@ from torch_engine import TorchEngine
 
 from spo_rlhf.core.partition import PROB_THRESHOLD, Cutpoint, Fixed, Newline
 from spo_rlhf.core.tree import TreeShape
+from spo_rlhf.core.tree_baselines import Shrunk
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import whole
 from spo_rlhf.host.command import run_command
@@ -34,7 +36,8 @@ from spo_rlhf.host.files import read_json, read_jsonl
 from spo_rlhf.tasks.registry import TASKS
 
 PROGRAM = "gradient_noise"
-REFERENCES = ("rloo, 8 responses", "rloo, 8 responses, mask")
+REFERENCES = ("rloo, 8 responses", "rloo, 8 responses, mask", "rloo, 8 responses, state mask")
+KNOWN = 8  # outcomes of a prompt that a history holds
 EXAMPLES = """examples:
   python -m spo_rlhf.cli.prepare --output runs/short/task --min-steps 2 --max-steps 4
   python benchmarks/gradient_noise.py --task runs/short/task --output runs/short/gradients
@@ -75,7 +78,36 @@ def settings(segment_tokens: int, intervals: list[int], interval: int) -> dict[s
         "newline, 4 x 4, mask, continuations": replace(chain, partition=lines, continuations=True),
         "tree 4-3-2, loo, mask": tree,
     }
-    return unmasked | {name: replace(setting, mask=PROB_THRESHOLD) for name, setting in masked.items()}
+    credit = credit_settings(segment_tokens, interval)
+    return {
+        **unmasked,
+        **{name: replace(setting, mask=PROB_THRESHOLD) for name, setting in masked.items()},
+        **{f"{name}, mask": replace(one, mask=PROB_THRESHOLD) for name, one in credit.items()},
+        "rloo, 8 responses, state mask": replace(Setting(), mask=PROB_THRESHOLD, by_state=True),
+        **{f"{name}, state mask": replace(one, mask=PROB_THRESHOLD, by_state=True) for name, one in credit.items()},
+    }
+
+
+def credit_settings(segment_tokens: int, interval: int) -> dict[str, Setting]:
+    """Baselines that know the prompt, and trees of two levels, cut where half of a response is over."""
+    half = (segment_tokens * 3 // 2,)
+
+    def tree(*branching: int, **more: Any) -> Setting:
+        return Setting(tree=TreeShape(branching, half), advantage=Shrunk(branching=branching), **more)
+
+    return {
+        "rloo, 1 response, history": Setting(responses=1, history=KNOWN),
+        "rloo, 2 responses, history": Setting(responses=2, history=KNOWN),
+        "rloo, 4 responses, history": Setting(responses=4, history=KNOWN),
+        f"cutpoint {interval}, 2 x 2, history": Setting(
+            responses=2, rollouts=2, partition=Cutpoint(interval=interval), history=KNOWN
+        ),
+        "tree 4-2, loo": Setting(tree=TreeShape((4, 2), half)),
+        "tree 4-2, shrunk": tree(4, 2),
+        "tree 8-2, shrunk": tree(8, 2),
+        "tree 1-2, shrunk, history": tree(1, 2, history=KNOWN),
+        "tree 2-2, shrunk, history": tree(2, 2, history=KNOWN),
+    }
 
 
 def measure_setting(
@@ -85,7 +117,7 @@ def measure_setting(
 
     report: called with the number of gradients so far.
     """
-    engine, rng = TorchEngine(subject.model, subject.tokenizer), np.random.default_rng(args.seed)
+    engine, rng = TorchEngine(subject.model, subject.tokenizer, setting.by_state), np.random.default_rng(args.seed)
     torch.manual_seed(args.seed)
     gradient_RD, tokens = [], 0
     for repeat in range(args.repeats):
@@ -195,7 +227,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
     chosen = chosen_settings(args)
     subject, prepared = load(args.task, args.prompts)
     results: dict[str, dict[str, float]] = {}
-    references: dict[float | None, dict[str, float]] = {}  # of each group, by its mask
+    references: dict[tuple[float | None, bool], dict[str, float]] = {}  # of each group, by its mask
     for number, (name, setting) in enumerate(chosen.items(), start=1):
         start, label = time.monotonic(), f"[{number}/{len(chosen)}] {name}"
 
@@ -203,7 +235,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
             console.status(f"{label}  {repeat}/{args.repeats}  {duration(time.monotonic() - start)}")
 
         measured = measure_setting(subject, setting, args, report)
-        reference = references.setdefault(setting.mask, measured)
+        reference = references.setdefault((setting.mask, setting.by_state), measured)
         if reference["noise"] == 0:
             raise UserError(f"--task {args.task}: its model is never right, or always: there is no gradient to measure")
         seconds = time.monotonic() - start

@@ -87,6 +87,16 @@ class Method:
 
 GROUP = {"spo.mode": "group"}
 CHAIN = {"spo.mode": "chain", "spo.mc_rollouts": 4}
+HISTORY = {"spo.baseline": "history"}
+# Two levels, cut at half of a response; what does not fill a batch waits for the next iteration.
+SHRUNK_TREE = {
+    "spo.mode": "tree",
+    "spo.tree_advantage": "shrunk",
+    "spo.tree_level_weights": True,
+    "spo.replay_max_age": 2,
+    "spo.replay_per_prompt": 0,
+    "optimizer_steps": 2,
+}
 METHODS = {
     "grpo": Method(64, 8, {**GROUP, "algo.advantage.estimator": "group_norm"}),
     "grpo_mask": Method(64, 8, {**GROUP, "algo.advantage.estimator": "group_norm", "spo.prob_mask": True}),
@@ -105,6 +115,12 @@ METHODS = {
             "optimizer_steps": 2,  # at most: about half of the nodes have no advantage
         },
     ),
+    # Half the responses of RLOO's groups, or one, and as many more prompts: the history is the rest of the baseline.
+    "rloo_history": Method(128, 4, {**GROUP, **HISTORY}),
+    "rloo_history_1": Method(512, 1, {**GROUP, **HISTORY}),
+    "spo_chain_history": Method(128, 2, {**CHAIN, **HISTORY, "spo.partition": "cutpoint", "spo.mc_rollouts": 2}),
+    "spo_tree_shrunk": Method(64, 8, {**SHRUNK_TREE, "spo.tree_branching": "4,2"}),
+    "spo_tree_history": Method(128, 4, {**SHRUNK_TREE, **HISTORY, "spo.tree_branching": "2,2"}),
     "gspo": Method(64, 8, {**GROUP, "spo.ratio_level": "sequence", "spo.clip_low": 0.01, "spo.clip_high": 0.01}),
     "sspo": Method(
         64,
@@ -154,7 +170,8 @@ def train_command(
     options = dict(method.options)
     optimizer_steps = workload.optimizer_steps * int(options.pop("optimizer_steps", 1))
     if options["spo.mode"] == "tree":
-        options.setdefault("spo.tree_segment_tokens", workload.segment_tokens)
+        thirds = 1 if options["spo.tree_branching"].count(",") > 1 else 1.5  # a tree of two levels is cut at half
+        options.setdefault("spo.tree_segment_tokens", round(thirds * workload.segment_tokens))
     if options.get("spo.partition") == "cutpoint":
         options.setdefault("spo.cutpoint_interval", workload.cutpoint_interval)
     method = method.with_options({"prompts": max(1, round(method.prompts * workload.prompts_share))})

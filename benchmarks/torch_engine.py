@@ -12,10 +12,13 @@ WAIT_S = 0.001
 
 
 class TorchEngine:
-    """rollout.protocol.Engine over a Hugging Face model, at temperature 1. Seeds of requests are not looked at."""
+    """rollout.protocol.Engine over a Hugging Face model, at temperature 1. Seeds of requests are not looked at.
 
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model.eval(), tokenizer
+    by_state: with the log-probs of the most likely tokens.
+    """
+
+    def __init__(self, model, tokenizer, by_state: bool = False):
+        self.model, self.tokenizer, self.by_state = model.eval(), tokenizer, by_state
         self.waiting: list[tuple[list[int], int, asyncio.Future]] = []
 
     async def sample(
@@ -52,12 +55,14 @@ class TorchEngine:
             pad_token_id=self.tokenizer.pad_token_id,
         )
         tokens = out.sequences[:, inputs["input_ids"].shape[1] :]
-        logps = torch.stack(out.logits, 1).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        logp_BTV = torch.stack(out.logits, 1).log_softmax(-1)
+        logps, tops = logp_BTV.gather(-1, tokens[..., None])[..., 0], logp_BTV.amax(-1)
         completions = []
-        for (_, limit, _), token_T, logp_T in zip(batch, tokens.tolist(), logps.tolist()):
+        for (_, limit, _), token_T, logp_T, top_T in zip(batch, tokens.tolist(), logps.tolist(), tops.tolist()):
             ended = self.tokenizer.eos_token_id in token_T[:limit]
             length = token_T.index(self.tokenizer.eos_token_id) + 1 if ended else limit
-            completions.append(Completion(token_T[:length], logp_T[:length], truncated=not ended))
+            top_T = top_T[:length] if self.by_state else None
+            completions.append(Completion(token_T[:length], logp_T[:length], not ended, top_T))
         return completions
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from spo_rlhf.core.advantages import NORMALIZERS, Normalizer
 from spo_rlhf.core.options import check, choice, option
-from spo_rlhf.core.partition import PROB_THRESHOLD
+from spo_rlhf.core.partition import HESITATIONS, PROB_THRESHOLD
+from spo_rlhf.core.prompts import PROMPT_CHOICES, PromptChoice
 from spo_rlhf.core.units import RATIO_LEVELS
 from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.base import Method
@@ -52,6 +53,12 @@ class SpoConfig:
         metavar="RHO",
         help="a token is a cutpoint, and passes the probability mask, where the policy gave it a probability below this",
     )
+    hesitation: str = option(
+        "token",
+        choices=HESITATIONS,
+        help="whose probability that is: the sampled token's, or the most likely one's, whichever was sampled; the latter "
+        "is decided by the state alone, so mask and cutpoints leave the gradient unbiased (docs/credit.md)",
+    )
     prob_mask: bool | None = option(
         parse=bool,
         default_text=mask_by_mode,
@@ -63,6 +70,7 @@ class SpoConfig:
         help="tokens under the KL loss: all trained tokens, or only those that pass the probability mask (masked, as "
         "the official code)",
     )
+    prompts: PromptChoice = choice("prompts", PROMPT_CHOICES, "all", help="which prompts of the data are sampled")
     advantage_norm: Normalizer = choice(
         "advantage_norm",
         NORMALIZERS,
@@ -141,6 +149,11 @@ class SpoConfig:
     def masked(self) -> bool:
         """The loss is that of the tokens below the threshold."""
         return self.method.masks_by_default if self.prob_mask is None else self.prob_mask
+
+    @property
+    def by_state(self) -> bool:
+        """The probability of the most likely token decides where the policy hesitates."""
+        return self.hesitation == "state"
 
     @property
     def mask_threshold(self) -> float | None:

@@ -118,8 +118,9 @@ def plain_architectures(listed: str) -> str:
     return re.sub(r"(?<=\d)[a-z]", "", listed)
 
 
-# Per-token fields (B, T - 1) of our own in an Experience: the ratio unit of each token, and what its clip bounds are multiplied with.
-STEP_FIELDS = ("unit_ids", "clip_scale")
+# Per-token fields (B, T - 1) of our own in an Experience: the ratio unit of each token, what its clip bounds are multiplied with, and
+# the engine's log-prob of the token that was most likely in its place.
+STEP_FIELDS = ("unit_ids", "clip_scale", "top_log_probs")
 
 
 def _add_step_fields(experience: type) -> None:

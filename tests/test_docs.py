@@ -51,7 +51,7 @@ refuses({"spo.estimator": "monte_carlo", "spo.keep_every": 3}, "leave it out or 
     "sign.py": """
 from spo_rlhf.core.tree import advantages
 assert advantages([-1, 0, 0, 0], [0.4, 1.0, 0.2, 0.0], "sign").tolist() == [0, 1, -1, -1]
-help_has("{mean,loo,std,sign}")
+help_has("{mean,loo,std,shrunk,sign}")
 """,
     "scaled.py": """
 from spo_rlhf.core.advantages import NORMALIZERS

@@ -30,7 +30,9 @@ input, one object a line (here wrapped; also as {"input": {...}}; other keys are
   partition  {"type": "cutpoint", "threshold": p, "interval": n}, {"type": "fixed", "segment_length": n},
              {"type": "segments", "segment_count": n}, or {"type": "newline"} and {"type": "subsentence"} with
              "texts": one string per token
-  advantage  of a tree: mean (against the parent's value), loo (against the other siblings), std (over their spread)
+  advantage  of a tree: mean (against the parent's value), loo (against the other siblings), std (over their spread),
+             shrunk (loo, shrunk towards what the parent was compared with) with "branching": children by level
+  prior      of a tree, with loo or shrunk: what was known of the prompt, {"mean": p, "count": outcomes}
 
 output, in the same order:
   {"boundaries": [0, 3, 4], "advantages": [0.25, 0.5], "token_advantages": [0.25, 0.25, 0.25, 0.5],

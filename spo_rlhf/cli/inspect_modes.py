@@ -10,6 +10,8 @@ from typing import Any
 from spo_rlhf.core import tree
 from spo_rlhf.core.advantages import chain, to_tokens
 from spo_rlhf.core.partition import PARTITIONS, Partition, below_threshold, check_threshold
+from spo_rlhf.core.tree_baselines import Shrunk
+from spo_rlhf.core.values import Prior
 
 LARGEST_NUMBER = sys.float_info.max / 2  # so that a difference of two stays finite
 
@@ -45,12 +47,39 @@ def inspect_tree(case: dict[str, Any]) -> dict[str, Any]:
         raise ValueError('\'nodes\' is not a list of objects: give each an "id" and a "parent", leaves a "reward"')
     ids, parent_N, reward_N = _ordered([(_node_id(node, "id"), _node_id(node, "parent"), node) for node in nodes])
     value_N = tree.values(parent_N, reward_N)
-    adv_N = tree.advantages(parent_N, value_N, str(case.get("advantage", "mean")))
+    adv_N = tree.advantages(parent_N, value_N, _tree_advantage(case), _prior(case))
     return {
         "values": {str(id): value for id, value in zip(ids, value_N.tolist())},
         "advantages": {str(id): adv for id, adv in zip(ids[1:], adv_N[1:].tolist())},
         "trained": [ids[node] for node in tree.trained(adv_N)],
     }
+
+
+def _tree_advantage(case: dict[str, Any]) -> tree.NodeAdvantage | str:
+    """The name of the advantage, or, of `shrunk`, the part made for the tree's shape."""
+    name = str(case.get("advantage", "mean"))
+    if tree.ADVANTAGES.get(name) is not Shrunk:
+        return name
+    branching = tuple(_numbers(case, "branching"))
+    if not branching or any(number != int(number) or number < 1 for number in branching):
+        raise ValueError(
+            f"'branching' is {list(branching)}: give the children of a node by level, whole numbers from 1"
+        )
+    settled = tuple(_numbers(case, "settled")) if "settled" in case else None
+    return Shrunk(branching=tuple(int(number) for number in branching), settled=settled)
+
+
+def _prior(case: dict[str, Any]) -> Prior | None:
+    """What was known of the prompt; None where the case does not say."""
+    if "prior" not in case:
+        return None
+    told = case["prior"]
+    if not isinstance(told, dict):
+        raise ValueError('\'prior\' is no object: give its "mean" and its "count"')
+    mean, count = (_number(get(told, key), f"'{key}' of the prior") for key in ("mean", "count"))
+    if count <= 0:
+        raise ValueError(f"'count' of the prior is {count!r}: give a number above 0")
+    return Prior(mean, count)
 
 
 def _node_id(node: dict[str, Any], key: str) -> int | str | None:

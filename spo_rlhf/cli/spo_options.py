@@ -144,6 +144,12 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> tuple[SpoConfig, lis
     refuse_strangers(options, explicit)
     settle_objective(options, explicit, set_option)
     spo = resolve(options)
+    if spo.by_state and (options["train.agent_func_path"] or options["data.max_images_per_prompt"] > 0):
+        raise UserError(
+            "--spo.hesitation state needs the engine's most likely tokens, which agents and images do not bring; leave it out"
+        )
+    if spo.prompts.memory() is not None:
+        _check_skipping(options)
     spo.method.refuse(options, explicit)
     options["spo.prob_mask"] = spo.masked
     if spo.method.brings_advantages:
@@ -156,6 +162,14 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> tuple[SpoConfig, lis
         if not spo.masked:
             raise UserError("--spo.kl_scope masked needs the probability mask: add --spo.prob_mask")
     return resolve(options), notes
+
+
+def _check_skipping(options: Mapping[str, Any]) -> None:
+    what = f"--spo.prompts {options['spo.prompts']}"
+    if options["algo.dynamic_filtering_enable"]:
+        raise UserError(f"--algo.dynamic_filtering_enable does not go with {what}: both choose prompts; leave one out")
+    if not options["reward.remote_url"] and not options["train.agent_func_path"]:
+        raise UserError(f"{what} needs rewards when a prompt is sampled: give --reward.remote_url, no reward model")
 
 
 def settle_objective(options: dict[str, Any], explicit: set[str], set_option: SetOption) -> None:

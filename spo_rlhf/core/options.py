@@ -272,3 +272,11 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{text!r} is no list of whole numbers such as 6,6,6") from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Parser of an option such as 0.2,0.5. Raises ValueError."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of numbers such as 0.2,0.5") from None

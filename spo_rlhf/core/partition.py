@@ -32,6 +32,9 @@ Both sums vanish where every state either has no token at or above rho (P_L = 1)
 1, P_L = 0): the past then decides a cutpoint partition too, and the gradient is exact. Otherwise all bias comes from
 improbable tokens drawn against a confident alternative, which happens with probability P_L <= 1 - rho per visit of
 such a state. tests/core/test_unbiased.py checks this by enumeration.
+
+With the probability of the *most likely* token in place of the sampled one's (`--spo.hesitation state`) the tokens before b
+alone decide, and ``cutpoint`` is exact as well.
 """
 
 from abc import ABC, abstractmethod
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     import torch
 
 PROB_THRESHOLD = 0.9  # rho: below it the policy hesitates
+# Whose probability that is: of the token that was sampled, or of the most likely one, which is a matter of the state alone.
+HESITATIONS = ("token", "state")
 
 
 @overload
@@ -155,7 +160,7 @@ class Partition(ABC):
     def boundaries(self, prob_T: Any, text_T: Sequence[str] | None = None) -> list[int]:
         """Boundaries [0, .., T] of a response, checked.
 
-        ``prob_T`` (T,): probability of each token under the behaviour policy; ``text_T`` (T,): what it adds to the
+        ``prob_T`` (T,): probability of each token under the behaviour policy, or of the most likely one; ``text_T`` (T,): what it adds to the
         text, for those that look at text.
         Raises ValueError for an empty response, for missing or mismatched texts, and for boundaries that are none.
         """

@@ -10,21 +10,25 @@ level's nodes of A(n) * grad log pi(segment n), divided by the B_1 * .. * B_d pl
 
     loo    exactly the policy gradient's share of the tokens that lie in segment d of a response;
     mean   that, times 1 - 1/B_d: the baseline contains the node itself;
-    std    no fixed multiple: it weighs each group of siblings by the inverse of their spread.
+    std    no fixed multiple: it weighs each group of siblings by the inverse of their spread;
+    shrunk exactly, as loo, whatever the factors (core/tree_baselines.py); both also with what was known of the prompt.
 
-A loss that sums over nodes, as the official implementation's does, weighs level d by its number of nodes.
+A loss that sums over nodes, as the official implementation's does, weighs level d by its number of nodes;
+`tree_baselines.level_weights` undoes that.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from spo_rlhf.core.advantages import STD_EPSILON
+from spo_rlhf.core.nodes import NO_PARENT, children
 from spo_rlhf.core.registry import Registry
-from spo_rlhf.core.values import Floats
+from spo_rlhf.core.tree_baselines import AgainstOthers, Shrunk, TreeAdvantage
+from spo_rlhf.core.values import Floats, Prior
 
-NO_PARENT = -1
 # Means of equal values may differ in the last bit; an advantage below this is no advantage.
 ZERO_ADVANTAGE = 1e-12
 
@@ -68,13 +72,20 @@ class TokenTree:
     start_N: list[int] = field(default_factory=lambda: [0, 0])  # N + 1 positions in token_S
     token_S: list[int] = field(default_factory=list)
     logprob_S: list[float] = field(default_factory=list)  # under the policy that sampled the token
+    top_logprob_S: list[float] = field(default_factory=list)  # of the most likely token; empty where it is not known
     reward_N: list[float] = field(default_factory=lambda: [np.nan])  # of leaves; nan at inner nodes
     truncated_N: list[bool] = field(default_factory=lambda: [False])  # leaves that the length limit cut
 
     def __len__(self) -> int:
         return len(self.parent_N)
 
-    def add(self, parent: int, token_ids: Sequence[int], logprobs: Sequence[float]) -> int:
+    def add(
+        self,
+        parent: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        top_logprobs: Sequence[float] | None = None,
+    ) -> int:
         """Append a node and return its number. Raises ValueError for an unknown parent, or one log-prob missing."""
         if not 0 <= parent < len(self):
             raise ValueError(f"node {len(self)} has parent {parent}: parents stand before their children")
@@ -83,6 +94,7 @@ class TokenTree:
         self.parent_N.append(parent)
         self.token_S.extend(token_ids)
         self.logprob_S.extend(logprobs)
+        self.top_logprob_S.extend(top_logprobs or ())
         self.start_N.append(len(self.token_S))
         self.reward_N.append(np.nan)
         self.truncated_N.append(False)
@@ -95,6 +107,10 @@ class TokenTree:
     def logprobs(self, node: int) -> list[float]:
         """Log-probs of the node's own tokens."""
         return self.logprob_S[self.start_N[node] : self.start_N[node + 1]]
+
+    def top_logprobs(self, node: int) -> list[float] | None:
+        """Log-probs of the most likely tokens at the places of the node's own; None where they are not known."""
+        return self.top_logprob_S[self.start_N[node] : self.start_N[node + 1]] or None
 
     def path(self, node: int) -> list[int]:
         """Nodes from the first below the prompt down to ``node``, both included."""
@@ -125,19 +141,6 @@ class TokenTree:
         return len(keys) - len(set(keys))
 
 
-def children(parent_N: Sequence[int]) -> list[list[int]]:
-    """Children of each node, in order. Raises ValueError unless node 0 alone is a root and parents stand first."""
-    child_lists: list[list[int]] = [[] for _ in parent_N]
-    for node, parent in enumerate(parent_N):
-        if node == 0 and parent != NO_PARENT:
-            raise ValueError("node 0 has a parent: it must be the prompt")
-        if node > 0:
-            if not 0 <= parent < node:
-                raise ValueError(f"node {node} has parent {parent}: parents stand before their children")
-            child_lists[parent].append(node)
-    return child_lists
-
-
 def values(parent_N: Sequence[int], reward_N: Floats) -> np.ndarray:
     """V (N,): the reward of a leaf, the mean of the children's values elsewhere.
 
@@ -159,37 +162,42 @@ def _against_mean(value_B: np.ndarray) -> np.ndarray:
     return value_B - value_B.mean()
 
 
-def _against_others(value_B: np.ndarray) -> np.ndarray:
-    """The mean of the other siblings."""
-    # V minus the mean of the others; an only child has nobody to be compared with.
-    return _against_mean(value_B) * len(value_B) / max(len(value_B) - 1, 1)
-
-
 def _over_std(value_B: np.ndarray) -> np.ndarray:
     """The value of the parent, over the siblings' standard deviation."""
     return _against_mean(value_B) / (value_B.std() + STD_EPSILON)
 
 
-# Values (B,) of siblings, which are not all equal -> their advantages (B,).
-NodeAdvantage = Callable[[np.ndarray], np.ndarray]
-ADVANTAGES: Registry[NodeAdvantage] = Registry(
-    "tree advantage", {"mean": _against_mean, "loo": _against_others, "std": _over_std}
+# Values (B,) of siblings, which are not all equal -> their advantages (B,); or what needs the whole tree.
+NodeAdvantage = Callable[[np.ndarray], np.ndarray] | TreeAdvantage
+ADVANTAGES: Registry[Any] = Registry(
+    "tree advantage", {"mean": _against_mean, "loo": AgainstOthers, "std": _over_std, "shrunk": Shrunk}
 )
 
 
-def advantages(parent_N: Sequence[int], value_N: Floats, kind: str | NodeAdvantage = "mean") -> np.ndarray:
-    """A (N,) of every node against its siblings; 0 for the prompt, exactly 0 where all siblings have one value.
+def advantages(
+    parent_N: Sequence[int], value_N: Floats, kind: str | NodeAdvantage = "mean", prior: Prior | None = None
+) -> np.ndarray:
+    """A (N,) of every node against its siblings; 0 for the prompt.
 
-    ``kind``: a function of the siblings' values, or the name of one: ``mean`` subtracts the value of the parent, ``loo`` the mean of the other siblings, ``std`` divides
-    ``mean`` by the siblings' standard deviation (population) + 1e-8.
-    Raises ValueError for another name.
+    ``kind``: a function of the siblings' values, asked where they are not all equal, a `TreeAdvantage`, or the name of
+    one: ``mean`` subtracts the value of the parent, ``loo`` the mean of the other siblings, ``shrunk`` that one shrunk
+    towards the baseline of the parent, ``std`` divides ``mean`` by the siblings' standard deviation (population) + 1e-8.
+    ``prior``: what was known of the prompt, for `TreeAdvantage` alone.
+    Raises ValueError for another name, and for a prior that cannot be used.
     """
-    against = ADVANTAGES.choose(kind) if isinstance(kind, str) else kind
+    chosen = ADVANTAGES.choose(kind) if isinstance(kind, str) else kind
+    against: NodeAdvantage = chosen() if isinstance(chosen, type) else chosen
     value_N = np.asarray(value_N, dtype=np.float64)
-    adv_N = np.zeros(len(value_N))
-    for nodes in filter(None, children(parent_N)):
-        spread = np.ptp(value_N[nodes]) > ZERO_ADVANTAGE
-        adv_N[nodes] = against(value_N[nodes]) if spread else 0.0
+    if isinstance(against, TreeAdvantage):
+        adv_N = against(parent_N, value_N, prior)
+        adv_N[0] = 0.0
+    elif prior is not None:
+        raise ValueError("only loo, shrunk and other tree advantages that look at the whole tree use what was known")
+    else:
+        adv_N = np.zeros(len(value_N))
+        for nodes in filter(None, children(parent_N)):
+            spread = np.ptp(value_N[nodes]) > ZERO_ADVANTAGE
+            adv_N[nodes] = against(value_N[nodes]) if spread else 0.0
     adv_N[np.abs(adv_N) <= ZERO_ADVANTAGE] = 0.0
     return adv_N
 

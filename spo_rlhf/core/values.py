@@ -31,16 +31,28 @@ def monte_carlo(reward_R: Floats) -> ValueEstimate:
     return ValueEstimate(mean=float(reward_R.mean()), stderr=float(stderr), count=count)
 
 
-def leave_one_out(reward_B: Floats) -> np.ndarray:
-    """V(s_0) for each of B responses to one prompt: the mean reward (B,) of the other B - 1.
+@dataclass(frozen=True)
+class Prior:
+    """What earlier responses say of a prompt: as much as ``count`` > 0 outcomes, of mean ``mean``, would."""
 
-    Independent of the response it is subtracted from, hence an unbiased baseline that costs no extra rollout.
-    Raises ValueError for fewer than two responses or for a reward that is not finite.
+    mean: float
+    count: float
+
+
+def leave_one_out(reward_B: Floats, prior: Prior | None = None) -> np.ndarray:
+    """V(s_0) for each of B responses to one prompt: the mean reward (B,) of the other B - 1, blended with what was known.
+
+        b_i = (count * mean + sum_{j != i} r_j) / (count + B - 1)
+
+    Independent of the response it is subtracted from, hence an unbiased baseline that costs no extra rollout, as long as
+    the prior comes from earlier responses alone. For rewards 0 and 1 it is the mean of a Beta posterior.
+    Raises ValueError for fewer than two responses without a prior, none with one, or a reward that is not finite.
     """
     reward_B = _finite(reward_B)
-    if reward_B.size < 2:
-        raise ValueError(f"leave-one-out needs at least 2 responses to a prompt, not {reward_B.size}")
-    return (reward_B.sum() - reward_B) / (reward_B.size - 1)
+    mean, count = (0.0, 0.0) if prior is None else (prior.mean, prior.count)
+    if reward_B.size < (2 if count <= 0 else 1):
+        raise ValueError(f"leave-one-out needs at least 2 responses to a prompt, 1 with a prior, not {reward_B.size}")
+    return (count * mean + reward_B.sum() - reward_B) / (count + reward_B.size - 1)
 
 
 def _finite(reward: Floats) -> np.ndarray:

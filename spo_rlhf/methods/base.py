@@ -9,11 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Protocol
 
+from spo_rlhf.core.history import PromptHistory
 from spo_rlhf.core.options import check
+from spo_rlhf.core.values import Prior
 from spo_rlhf.errors import UserError
+from spo_rlhf.methods.memory import Memory
 from spo_rlhf.rollout.job import PromptJob
 from spo_rlhf.rollout.records import Rollout, Sample
 
@@ -49,6 +53,22 @@ class Supply:
 
     def __init__(self, method: Any, services: TrainerServices):
         self.method, self.services, self.args = method, services, services.args
+        own = method.memory()
+        history = self.args.spo.prompts.memory() if own is None else own
+        self.memory = None if history is None else Memory(history, Path(self.args.ckpt.path) / "_history")
+        self.by_history = own is not None
+
+    def judge(self, prompt: str, label: Any, iteration: int) -> tuple[float, Prior | None]:
+        """Of a prompt that is about to be sampled: the probability to keep it, and what the method is to know of it."""
+        if self.memory is None:
+            return 1.0, None
+        prior = self.memory.prior(prompt, label, iteration)
+        return self.args.spo.prompts.keep_probability(prior), prior if self.by_history else None
+
+    def take(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
+        """`exchange`, and what the rollouts say of their prompts is remembered."""
+        samples, metrics = self.exchange(rollouts, iteration)
+        return samples, metrics | (self.memory.learn(rollouts, iteration) if self.memory else {})
 
     def exchange(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
         """Rollouts of this iteration -> samples to train now, a multiple of --train.batch_size, and metrics."""
@@ -68,9 +88,15 @@ class Supply:
 
     def save(self, step: int) -> None:
         """Write what the checkpoint of `step` has to hold; called before the checkpoint is written."""
+        if self.memory:
+            self.memory.save(step, self.services.checkpoint_steps())
 
     def load(self, step: int) -> None:
         """Read what belongs to the checkpoint that training goes on from."""
+        if self.memory and not self.memory.load(step):
+            self.services.reporter.note(
+                f"no history of the prompts in {self.memory.folder} for step {step}: it begins anew"
+            )
 
     def report_end(self) -> None:
         """Say what was sampled and not trained."""
@@ -80,14 +106,21 @@ class Supply:
 class Method(ABC):
     """How a prompt is sampled and what of it is trained; its fields are its options."""
 
-    # Samples bring the advantages of their segments: there is no critic, no trajectory-level estimator.
-    brings_advantages: ClassVar[bool] = False
     masks_by_default: ClassVar[bool] = False  # --spo.prob_mask, where the command does not say
     # --spo.preset NAME -> options, by their names in the command
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def brings_advantages(self) -> bool:
+        """Samples bring the advantages of their segments: there is no critic, no trajectory-level estimator."""
+        return False
+
+    def memory(self) -> PromptHistory | None:
+        """An empty memory of the run's prompts; None where nothing of earlier iterations enters the advantages."""
+        return None
 
     def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
         """Raise UserError for options that contradict the method. `explicit`: those that the command names."""
@@ -111,6 +144,7 @@ class Method(ABC):
         return Supply(self, services)
 
 
+BASELINE_HELP = "what the responses to a prompt are compared with (docs/credit.md)"
 # Flags of OpenRLHF that shape a trajectory-level return, and so mean nothing where each segment has its own advantage.
 SEGMENTS_REFUSE = {
     "algo.advantage.estimator": "the advantages are those of the segments",
@@ -131,29 +165,36 @@ SEGMENTS_REFUSE = {
 class SegmentMethod(Method):
     """What methods with an advantage per segment have in common."""
 
-    brings_advantages = True
     masks_by_default = True
 
+    @property
+    def brings_advantages(self) -> bool:
+        return True
+
     def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
-        mode = options["spo.mode"]
-        for name in sorted(explicit & set(SEGMENTS_REFUSE)):
-            raise UserError(f"--{name} has no meaning with --spo.mode {mode} ({SEGMENTS_REFUSE[name]}); leave it out")
-        if not options["reward.remote_url"]:
-            raise UserError(
-                f"--spo.mode {mode} needs --reward.remote_url (a .py file with reward_func, or an HTTP address)"
-            )
-        if options["data.max_images_per_prompt"] > 0:
-            raise UserError(
-                f"--data.max_images_per_prompt does not go with --spo.mode {mode}: states are token ids only"
-            )
+        refuse_shaped_returns(f"--spo.mode {options['spo.mode']}", options, explicit)
 
     def settle(self, options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
-        # A KL penalty in the reward would be missing from Monte Carlo returns: it is a term of the loss.
-        if options["algo.kl.init_coef"] > 0:
-            set_option("algo.kl.use_loss", True, "Monte Carlo returns carry no KL penalty, so it is a loss term")
-            if "algo.kl.estimator" not in explicit:
-                set_option("algo.kl.estimator", "k3", "the KL loss of the paper")
+        settle_kl_as_loss(options, explicit, set_option)
         set_option("vllm.enable_prefix_caching", True, "continuations share their prefix")
+
+
+def refuse_shaped_returns(what: str, options: Mapping[str, Any], explicit: set[str]) -> None:
+    """Raise UserError for what shapes a return, or grades it elsewhere. `what`: the option that brings own advantages."""
+    for name in sorted(explicit & set(SEGMENTS_REFUSE)):
+        raise UserError(f"--{name} has no meaning with {what} ({SEGMENTS_REFUSE[name]}); leave it out")
+    if not options["reward.remote_url"]:
+        raise UserError(f"{what} needs --reward.remote_url (a .py file with reward_func, or an HTTP address)")
+    if options["data.max_images_per_prompt"] > 0:
+        raise UserError(f"--data.max_images_per_prompt does not go with {what}: states are token ids only")
+
+
+def settle_kl_as_loss(options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
+    """A KL penalty in the reward would be missing from Monte Carlo returns and earlier outcomes: it is a term of the loss."""
+    if options["algo.kl.init_coef"] > 0:
+        set_option("algo.kl.use_loss", True, "Monte Carlo returns carry no KL penalty, so it is a loss term")
+        if "algo.kl.estimator" not in explicit:
+            set_option("algo.kl.estimator", "k3", "the KL loss of the paper")
 
 
 # The paper's runs: https://arxiv.org/abs/2505.23564, chain on GSM8K and tree on MATH, models of 1 to 1.5 billion

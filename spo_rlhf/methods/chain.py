@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spo_rlhf.core.baselines import BASELINES, Baseline
+from spo_rlhf.core.history import PromptHistory
 from spo_rlhf.core.options import choice, name_of, option
 from spo_rlhf.core.partition import PARTITIONS, Partition
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.errors import UserError
 from spo_rlhf.methods.base import (
+    BASELINE_HELP,
     PAPER_GSM8K,
     PAPER_SEGMENTS,
     Experience,
@@ -44,6 +47,7 @@ class Chain(SegmentMethod):
         "estimator", ESTIMATORS, "monte_carlo", help="which boundaries get a value, and from how many continuations"
     )
     mc_rollouts: int = option(9, at_least=1, metavar="R", help="Monte Carlo continuations per inner boundary")
+    baseline: Baseline = choice("baseline", BASELINES, "group", help=BASELINE_HELP)
     train_continuations: bool = option(
         False,
         help="train on the continuations as well, each against its siblings from the same state; they take the place "
@@ -92,12 +96,17 @@ class Chain(SegmentMethod):
             state_values=job.state_values,
             keep_continuations=self.train_continuations,
         )
-        responses = await sampler.chain(job.request.num_samples, self.partition, self.mc_rollouts, self.estimator)
+        responses = await sampler.chain(
+            job.request.num_samples, self.partition, self.mc_rollouts, self.estimator, job.request.prior
+        )
         return job.rollout(
             sampler.counts,
             samples=[response_sample(job, one) for one in responses],
             continuations=[continuation_sample(job, one) for one in sampler.continuations],
         )
+
+    def memory(self) -> PromptHistory | None:
+        return self.baseline.memory()
 
     def supply(self, services: TrainerServices) -> Supply:
         return ContinuationSupply(self, services) if self.train_continuations else Supply(self, services)

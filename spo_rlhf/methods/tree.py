@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from spo_rlhf.core import tree as core
+from spo_rlhf.core.baselines import BASELINES, Baseline
+from spo_rlhf.core.history import PromptHistory
 from spo_rlhf.core.options import choice, option, whole_numbers
 from spo_rlhf.core.tree import TokenTree, TreeShape
+from spo_rlhf.core.tree_baselines import TreeAdvantage, level_weights
 from spo_rlhf.errors import UserError
 from spo_rlhf.methods.base import (
+    BASELINE_HELP,
     PAPER_OPTIMIZER,
     PAPER_SEGMENTS,
     Experience,
@@ -65,6 +69,12 @@ class Tree(SegmentMethod):
         "mean",
         help="what the value of a node is compared with",
     )
+    level_weights: bool = option(
+        False,
+        flag="tree_level_weights",
+        help="weigh the nodes of a level by one over its places B1 x B2 x .., so that all levels count alike in the loss",
+    )
+    baseline: Baseline = choice("baseline", BASELINES, "group", help=BASELINE_HELP)
     # As in the official runs: 8 x 32 is about the 258 nodes of a 6-6-6 tree.
     replay_max_age: int = option(
         8, at_least=1, metavar="N", help="iterations that a node may wait to be trained; 1: no replay"
@@ -106,6 +116,11 @@ class Tree(SegmentMethod):
             raise UserError(
                 "--rollout.vllm_generate_batch_size has no meaning with --spo.mode tree; set --rollout.batch_size"
             )
+        if self.baseline.memory() is not None and not isinstance(self.advantage, TreeAdvantage):
+            raise UserError(
+                f"--spo.baseline {options['spo.baseline']} does not go with --spo.tree_advantage "
+                f"{options['spo.tree_advantage']}, which looks at the siblings alone; use loo or shrunk"
+            )
         if self.segment_tokens is None and len(self.branching) > 1:
             raise UserError(
                 "--spo.mode tree needs --spo.tree_segment_tokens (tokens per segment, e.g. 600 for responses of 2000)"
@@ -137,12 +152,17 @@ class Tree(SegmentMethod):
         tree = await sampler.grow(self.shape)
         return job.rollout(sampler.counts, tree=tree)
 
+    def memory(self) -> PromptHistory | None:
+        return self.baseline.memory()
+
     def supply(self, services: TrainerServices) -> "NodeSupply":
         return NodeSupply(self, services)
 
 
-def node_samples(rollout: Rollout, advantage: core.NodeAdvantage) -> list[Sample]:
-    """The trained nodes of a tree, a sample each.
+def node_samples(
+    rollout: Rollout, advantage: core.NodeAdvantage, weight_L: Sequence[float] | np.ndarray | None = None
+) -> list[Sample]:
+    """The trained nodes of a tree, a sample each; ``weight_L``: what one counts in the loss, by level, 1 unless given.
 
     The tokens before the node's own are context: they are no actions and carry no log-probs. The reward is V of the
     node.
@@ -150,8 +170,14 @@ def node_samples(rollout: Rollout, advantage: core.NodeAdvantage) -> list[Sample
     tree = rollout.tree
     assert tree is not None, "a rollout of this method is a tree"
     value_N = core.values(tree.parent_N, tree.reward_N)
-    adv_N = core.advantages(tree.parent_N, value_N, advantage)
-    return [_node_sample(rollout, tree, node, float(value_N[node]), float(adv_N[node])) for node in core.trained(adv_N)]
+    adv_N = core.advantages(tree.parent_N, value_N, advantage, rollout.prior)
+    samples = [
+        _node_sample(rollout, tree, node, float(value_N[node]), float(adv_N[node])) for node in core.trained(adv_N)
+    ]
+    if weight_L is not None:
+        for one in samples:
+            one.weight = float(weight_L[int(one.logs["level"]) - 1])
+    return samples
 
 
 def _node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, advantage: float) -> Sample:
@@ -160,6 +186,7 @@ def _node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, adv
         token_ids=context + tokens,
         action_ranges=[(len(context), len(context) + len(tokens))],
         logprobs=[0.0] * len(context) + tree.logprobs(node),
+        top_logprobs=None if (top_T := tree.top_logprobs(node)) is None else [0.0] * len(context) + top_T,
         truncated=tree.truncated_N[node],
         reward=value,
         logs={"weight_version": float(rollout.weight_version), "level": float(len(tree.path(node)))},
@@ -168,11 +195,13 @@ def _node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, adv
     )
 
 
-def tree_metrics(trees: Sequence[TokenTree], advantage: core.NodeAdvantage) -> dict[str, float]:
+def tree_metrics(rollouts: Sequence[Rollout], advantage: core.NodeAdvantage) -> dict[str, float]:
     """Of the trees of one iteration: means over leaves, and the share of nodes that have nothing to teach."""
+    known = [(one.tree, one.prior) for one in rollouts if one.tree]
+    trees = [tree for tree, _ in known]
     leaves = [(tree, leaf) for tree in trees for leaf in tree.leaves()]
     adv_N = np.concatenate(
-        [core.advantages(t.parent_N, core.values(t.parent_N, t.reward_N), advantage)[1:] for t in trees]
+        [core.advantages(t.parent_N, core.values(t.parent_N, t.reward_N), advantage, prior)[1:] for t, prior in known]
     )
     lengths = [len(tree.prefix(leaf)) + len(tree.tokens(leaf)) for tree, leaf in leaves]
     rewards = [tree.reward_N[leaf] for tree, leaf in leaves]
@@ -198,6 +227,7 @@ class NodeSupply(Supply):
         super().__init__(method, services)
         self.replay = NodeReplay(method.replay_max_age, method.replay_per_prompt, self.args.train.seed)
         self.folder = Path(self.args.ckpt.path) / "_replay"
+        self.weight_L = level_weights(method.branching) if method.level_weights else None
         self.idle = 0  # iterations since the last that had something to train
 
     def exchange(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
@@ -207,7 +237,10 @@ class NodeSupply(Supply):
         """
         start, args, replay = time.monotonic(), self.args, self.replay
         nodes = [
-            [self.services.to_experience(rollout, node) for node in node_samples(rollout, self.method.advantage)]
+            [
+                self.services.to_experience(rollout, node)
+                for node in node_samples(rollout, self.method.advantage, self.weight_L)
+            ]
             for rollout in rollouts
         ]
         new = [one for made in nodes for one in made]
@@ -219,7 +252,7 @@ class NodeSupply(Supply):
         drawn, ages = replay.draw(iteration, budget, args.train.batch_size)
         self._count_idle(len(drawn), len(new), iteration)
         return drawn, {
-            **(tree_metrics([one.tree for one in rollouts if one.tree], self.method.advantage) if rollouts else {}),
+            **(tree_metrics(rollouts, self.method.advantage) if rollouts else {}),
             **{f"replay/age_{age}": ages[age] for age in range(replay.max_age)},
             "replay/new": len(new),
             "replay/trained": len(drawn),
@@ -244,10 +277,12 @@ class NodeSupply(Supply):
             )
 
     def save(self, step: int) -> None:
+        super().save(step)
         NodeReplay.prune(self.folder, self.services.checkpoint_steps())
         self.replay.save(self.folder, step)
 
     def load(self, step: int) -> None:
+        super().load(step)
         if not self.replay.load(self.folder, step):
             self.services.reporter.note(
                 f"no replay buffer in {self.folder} for step {step}: training goes on with new trees"

@@ -80,21 +80,29 @@ class PromptRollout(PromptSampler):
         return await self._for_each_response(num_responses, self._respond)
 
     async def chain(
-        self, num_responses: int, partition: Partition, num_rollouts: int, estimator: Estimator = MONTE_CARLO
+        self,
+        num_responses: int,
+        partition: Partition,
+        num_rollouts: int,
+        estimator: Estimator = MONTE_CARLO,
+        prior: values.Prior | None = None,
     ) -> list[Response]:
-        """`num_responses` responses with segment advantages: V(s_0) from the other responses, or by Monte Carlo if alone.
+        """`num_responses` responses with segment advantages: V(s_0) from the other responses and, where there is one, the
+        prior; by Monte Carlo where there is neither.
 
         `num_rollouts` continuations of a state unless the estimator asks for others. Equation: core/advantages.py.
         """
 
+        alone = num_responses == 1 and prior is None
+
         async def respond_and_value(index: int) -> Response:
             response = await self._respond(index)
-            await self._value_segments(response, partition, num_rollouts, estimator, alone=num_responses == 1)
+            await self._value_segments(response, partition, num_rollouts, estimator, alone=alone)
             return response
 
         responses = await self._for_each_response(num_responses, respond_and_value)
-        if num_responses > 1:
-            baselines = values.leave_one_out([response.grade.reward for response in responses])
+        if not alone:
+            baselines = values.leave_one_out([response.grade.reward for response in responses], prior)
             for response, baseline in zip(responses, baselines, strict=True):
                 response.value_K.insert(0, float(baseline))
         for response in responses:
@@ -107,7 +115,7 @@ class PromptRollout(PromptSampler):
     ) -> None:
         """Boundaries of a response and the values of its inner states, in place; that of the prompt too where `alone`."""
         token_ids = response.completion.token_ids
-        prob_T = np.exp(np.asarray(response.completion.logprobs, dtype=np.float64))
+        prob_T = np.exp(np.asarray(response.completion.deciding_logprobs, dtype=np.float64))
         text_T = self.token_texts(token_ids) if partition.needs_text and self.token_texts else None
 
         def value(position: int, rollouts: int | None = None) -> Awaitable[values.ValueEstimate]:

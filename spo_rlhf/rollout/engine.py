@@ -23,7 +23,7 @@ class TokenSampler:
     """rollout.protocol.Engine over OpenRLHF's engine actor, with one prompt's sampling parameters."""
 
     def __init__(self, actor: "SegmentRolloutActor", request: RolloutRequest):
-        self.actor = actor
+        self.actor, self.by_state = actor, request.by_state
         # No minimum length: forbidding an end of text at once would change the policy at every state that is continued.
         self.options: dict[str, Any] = dict(
             temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=0
@@ -37,7 +37,9 @@ class TokenSampler:
             n=n,
             max_tokens=max_tokens,
             seed=seed,
-            logprobs=0 if logprobs else None,  # 0: of the sampled token alone
+            logprobs=int(self.by_state)
+            if logprobs
+            else None,  # 0: of the sampled token alone; 1: of the likeliest, too
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,  # without it, all but one of n continuations are lost
         )
@@ -46,6 +48,11 @@ class TokenSampler:
             Completion(
                 token_ids=list(one.token_ids),
                 logprobs=[at[token].logprob for token, at in zip(one.token_ids, one.logprobs)] if logprobs else None,
+                top_logprobs=(
+                    [max(known.logprob for known in at.values()) for at in one.logprobs]
+                    if logprobs and self.by_state
+                    else None
+                ),
                 truncated=one.finish_reason == "length",
                 cached_tokens=output.num_cached_tokens or 0,
             )

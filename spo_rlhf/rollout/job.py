@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from spo_rlhf.core.finite import Fault
+from spo_rlhf.core.values import Prior
 from spo_rlhf.rollout.chain import StateValues, TokenTexts
 from spo_rlhf.rollout.protocol import Completion, Engine, Grade, ResponseGrader
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -34,6 +35,9 @@ class RolloutRequest:
     top_k: int
     method: Sampler  # that of the run while training, whole responses alone in evaluation
     images: Any = None  # of a prompt that has some: OpenRLHF's own rollout then answers
+    by_state: bool = False  # ask for the log-probs of the most likely tokens as well
+    weight: float = 1.0  # of the prompt in the loss
+    prior: Prior | None = None  # what earlier iterations say of the prompt
 
 
 @dataclass(frozen=True)
@@ -72,5 +76,6 @@ class PromptJob:
     def rollout(self, counts: RolloutCounts, **content: Any) -> Rollout:
         """What goes back to the controller."""
         request = self.request
+        identity = (request.prompt, request.label, request.slot, self.weight_version)
         content = {"faults": self.faults, **content}
-        return Rollout(request.prompt, request.label, request.slot, self.weight_version, counts, **content)
+        return Rollout(*identity, counts, weight=request.weight, prior=request.prior, **content)

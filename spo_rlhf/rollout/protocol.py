@@ -12,7 +12,13 @@ class Completion:
     token_ids: list[int]  # (T,), with the end-of-sequence token if it was sampled
     logprobs: list[float] | None  # (T,) of the sampled tokens under the behaviour policy, after temperature and top-p
     truncated: bool  # cut by the token limit, not ended by the policy
+    top_logprobs: list[float] | None = None  # (T,) of the most likely tokens, where those decide about hesitation
     cached_tokens: int = 0  # prompt tokens that came from the prefix cache
+
+    @property
+    def deciding_logprobs(self) -> list[float] | None:
+        """(T,) by which the policy hesitated: of the most likely tokens where they were asked for, else of the sampled ones."""
+        return self.logprobs if self.top_logprobs is None else self.top_logprobs
 
 
 class Engine(Protocol):

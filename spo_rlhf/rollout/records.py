@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spo_rlhf.core import tree as tree_core
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.tree import TokenTree
+from spo_rlhf.core.values import Prior
 from spo_rlhf.rollout.protocol import Completion, Grade
 
 
@@ -55,6 +57,10 @@ class Sample:
     logs: dict[str, float] = field(default_factory=dict)
     boundaries: list[int] = field(default_factory=list)  # (K + 1,) of its segments, [0, .., T]
     adv_T: list[float] | None = None
+    weight: float = 1.0  # in the loss
+    top_logprobs: list[float] | None = (
+        None  # of the most likely token at every position, where those decide about the mask
+    )
     images: Any = None
     mm_train_inputs: Any = None
 
@@ -67,6 +73,7 @@ class Sample:
             token_ids=[*context, *completion.token_ids],
             action_ranges=[(len(context), len(context) + len(completion.token_ids))],
             logprobs=[0.0] * len(context) + completion.logprobs,
+            top_logprobs=None if (top_T := completion.top_logprobs) is None else [0.0] * len(context) + top_T,
             truncated=completion.truncated,
             reward=grade.reward if grade else None,
             score=grade.score if grade else None,
@@ -88,3 +95,12 @@ class Rollout:
     continuations: list[Sample] = field(default_factory=list)
     tree: TokenTree | None = None
     faults: list[Fault] = field(default_factory=list)  # numbers that were not finite; a 0 stands in their places
+    weight: float = 1.0  # in the loss, of all its samples
+    prior: Prior | None = None  # what was known of the prompt before it was sampled
+
+    def outcomes(self) -> list[float]:
+        """Rewards of the responses (of a tree, the values of the root's children); those not graded yet are left out."""
+        if self.tree is None:
+            return [float(one.reward) for one in self.samples if one.reward is not None]
+        value_N = tree_core.values(self.tree.parent_N, self.tree.reward_N)
+        return value_N[tree_core.children(self.tree.parent_N)[0]].tolist()

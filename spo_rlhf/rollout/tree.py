@@ -29,7 +29,8 @@ class TreeRollout(PromptSampler):
             below = []
             for parent, nodes in level:
                 for node in nodes:
-                    number = tree.add(parent, node.completion.token_ids, node.completion.logprobs or [])
+                    one = node.completion
+                    number = tree.add(parent, one.token_ids, one.logprobs or [], one.top_logprobs)
                     if node.grade is None:
                         below.append((number, node.children))
                         continue

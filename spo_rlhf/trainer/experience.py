@@ -19,11 +19,13 @@ from spo_rlhf.trainer.watch import NonFinite
 def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Tensor:
     """M (B, T-1), bool: the tokens under the policy loss, and the one definition of it.
 
-    The probabilities are the behaviour policy's own, from the engine, as for the cutpoints; without the mask, all action tokens.
+    The probabilities are the behaviour policy's own, from the engine, as for the cutpoints: of the sampled token, or, with
+    `--spo.hesitation state`, of the most likely one. Without the mask, all action tokens.
     """
     if spo.mask_threshold is None:
         return experience.action_mask.bool()
-    return policy_mask(experience.rollout_log_probs, experience.action_mask, spo.mask_threshold)
+    logp = experience.top_log_probs if spo.by_state else experience.rollout_log_probs
+    return policy_mask(logp, experience.action_mask, spo.mask_threshold)
 
 
 class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
@@ -83,10 +85,15 @@ def keep_segment_advantages(experiences: list[upstream.Experience]) -> None:
 
 
 def finish_batch(experiences: list[upstream.Experience], spo: SpoConfig) -> None:
-    """Advantages normalized over the whole rollout batch, in place, and what of it will be trained, as logs."""
+    """Advantages normalized over the whole rollout batch and times their sample's weight, in place, and what of it will
+    be trained, as logs. The clipped objective is proportional to the advantage, so its weight may as well be multiplied in.
+    """
     masks = [trained_tokens(experience, spo) for experience in experiences]
     normalize_batch(experiences, masks, spo.advantage_norm)
     for experience, mask in zip(experiences, masks, strict=True):
+        weight = experience.info.get("loss_weight")
+        if weight is not None:
+            experience.advantages = experience.advantages * weight.to(experience.advantages).unsqueeze(-1)
         response_tokens = experience.action_mask.sum(-1).clamp(min=1)
         nonzero = (experience.advantages != 0) & mask
         experience.info["mask_density"] = mask.sum(-1) / response_tokens

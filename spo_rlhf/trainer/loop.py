@@ -72,6 +72,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 reporter=self.reporter,
             )
         )
+        self.samples_generator.judge = self.supply.judge
         self.counts = RolloutCounts()  # since the last step
         self.tokens = 0  # generated for training since the start, Monte Carlo included
 
@@ -156,7 +157,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.tokens += batch.counts.generated_tokens
         if not batch.rollouts or batch.faults:
             return batch, [], measured
-        samples, more = self.supply.exchange(batch.rollouts, iteration)
+        samples, more = self.supply.take(batch.rollouts, iteration)
         return batch, with_equal_logs(samples), measured | more
 
     def train_step(

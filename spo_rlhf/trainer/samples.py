@@ -3,8 +3,9 @@
 This is the one place where positions in a response become columns of OpenRLHF's layout.
 """
 
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.finite import Fault
+from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.core.units import needs_ids, unit_ids
+from spo_rlhf.core.values import Prior
 from spo_rlhf.methods.group import Group
 from spo_rlhf.rollout.job import RolloutRequest
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -22,6 +25,7 @@ from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.trainer.events import Reporter
 
 RAY_WAIT_S = 10.0
+Judge = Callable[[str, Any, int], tuple[float, Prior | None]]  # as `Supply.judge`
 
 
 def to_columns(value_T: Any, prompt_length: int, total_length: int) -> torch.Tensor:
@@ -81,6 +85,7 @@ class RolloutBatch:
     rollouts: list[Rollout]
     counts: RolloutCounts = field(default_factory=RolloutCounts)  # of all that was sampled, what was filtered included
     prompts: int = 0  # taken from the data
+    sent: int = 0  # of these, sampled
     pass_rate: float | None = None  # percent of them that dynamic filtering kept
     exhausted: bool = False  # the episode has no prompt left
 
@@ -102,6 +107,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self.spo: SpoConfig = self.args.spo
         self.reporter, self.check_rewards = reporter, check_rewards
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
+        self.judge: Judge = lambda prompt, label, iteration: (1.0, None)  # what is known of a prompt; set by the loop
         self._prompts: Any = None  # iterator over the data of the episode
         self._spare: list[Rollout] = []  # sampled ahead, by --rollout.vllm_generate_batch_size
 
@@ -142,7 +148,10 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     def to_experience(self, rollout: Rollout, sample: Sample) -> upstream.Experience:
         """One sample in OpenRLHF's layout, a batch of one row, with its ratio units and its advantages."""
         experience = self._in_layout(rollout, sample)
+        experience.info["loss_weight"] = torch.tensor([sample.weight * rollout.weight])
         experience.unit_ids = unit_columns(self.spo.ratio_level, sample, self.tokenizer)
+        if sample.top_logprobs is not None:
+            experience.top_log_probs = torch.tensor([sample.top_logprobs[1:]], dtype=torch.float32)
         if sample.adv_T is not None:
             [(start, _)] = sample.action_ranges
             experience.advantages = to_columns(sample.adv_T, start, len(sample.token_ids))
@@ -191,17 +200,15 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         return batch
 
     def _dispatch(self, data: Any, count: int, purpose: tuple, options: dict, batch: RolloutBatch) -> list:
-        """Send the next `count` prompts, each to the engine with the least to do, and count them in `batch`."""
-        prompts, labels, images, exhausted = upstream.collect_prompts(data, count)
-        batch.exhausted = batch.exhausted or exhausted
+        """Send the next `count` prompts that are kept, each to the engine with the least to do; count them in `batch`."""
         num_samples = options.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
         waiting = ray.get([engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines])
-        refs = []
-        for prompt, label, image in zip(prompts, labels, images, strict=True):
+        refs, training = [], purpose[0] == "train"
+        for prompt, label, image, keep, prior in self._kept(data, count, purpose, batch):
             request = RolloutRequest(
                 prompt=prompt,
                 label=label,
-                slot=batch.prompts,
+                slot=batch.sent,
                 seed=(self.args.train.seed, *purpose),
                 num_samples=num_samples,
                 max_length=options.get("max_len", self.args.data.max_len),
@@ -209,11 +216,30 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 temperature=options.get("temperature", 1.0),
                 top_p=options.get("top_p", 1.0),
                 top_k=options.get("top_k", -1),
-                method=self.spo.method if purpose[0] == "train" else Group(),
+                method=self.spo.method if training else Group(),
                 images=image,
+                by_state=training and self.spo.by_state,
+                weight=1 / keep,
+                prior=prior,
             )
             least = min(range(len(waiting)), key=waiting.__getitem__)
             waiting[least] += num_samples
             refs.append(self.vllm_engines[least].rollout.remote(request))
-            batch.prompts += 1
+            batch.sent += 1
         return refs
+
+    def _kept(self, data: Any, count: int, purpose: tuple, batch: RolloutBatch) -> Iterator[tuple]:
+        """The next `count` prompts, or what is left: prompt, label, images, with which chance it was kept, what is known of it."""
+        kept = 0
+        while kept < count and not batch.exhausted:
+            prompts, labels, images, batch.exhausted = upstream.collect_prompts(data, count - kept)
+            for prompt, label, image in zip(prompts, labels, images, strict=True):
+                keep, prior = self.judge(prompt, label, purpose[1]) if purpose[0] == "train" else (1.0, None)
+                batch.prompts += 1
+                if (
+                    keep < 1
+                    and random.Random(derive_seed(self.args.train.seed, *purpose, batch.prompts)).random() >= keep
+                ):
+                    continue
+                kept += 1
+                yield prompt, label, image, keep, prior

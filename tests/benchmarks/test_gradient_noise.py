@@ -1,5 +1,6 @@
 """The gradient-noise benchmark: the gradient it takes, the weights that make methods comparable, the command."""
 
+import asyncio
 import json
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ import torch
 from estimates import Piece, Setting
 
 from spo_rlhf.core.partition import Cutpoint, Newline
+from spo_rlhf.rollout.chain import PromptRollout
+from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,18 @@ def test_a_part_of_a_response_weighs_one_over_its_samples():
     assert estimates.coverage(Setting(), [1, 2, 1], (), text_of).tolist() == [1, 1, 1]
 
 
+def test_what_is_known_beforehand_is_the_mean_of_so_many_responses_and_one_half():
+    model = ToyLanguageModel(3, 6, lambda response: float(sum(response) % 2))
+
+    def sampler() -> PromptRollout:
+        return PromptRollout(ToyEngine(model, 1), ToyGrader(model), [7], max_tokens=6, seed=(0,), slot=0)
+
+    rewards = [one.grade.reward for one in asyncio.run(sampler().group(8))]
+    prior = asyncio.run(estimates.known_beforehand(sampler(), 8))
+    assert prior is not None and prior.count == 9 and prior.mean == pytest.approx((sum(rewards) + 0.5) / 9)
+    assert asyncio.run(estimates.known_beforehand(sampler(), 0)) is None
+
+
 def test_intervals_are_those_asked_for_and_the_one_at_which_the_rest_varies():
     known = noise.settings(10, [5, 30], 15)
     cutpoints = {name for name, one in known.items() if isinstance(one.partition, Cutpoint)}
@@ -83,12 +98,17 @@ def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
         return SimpleNamespace(correct=sum(text.encode()) % 2 == 0)
 
     monkeypatch.setattr(estimates, "grade_here", coin)
-    options = ["--task", str(task), "--output", str(tmp_path), "--match", "tree", "--repeats", "3", "--prompts", "4"]
+    options = ["--task", str(task), "--output", str(tmp_path), "--repeats", "3", "--prompts", "4"]
+    options += ["--match", "tree 4-3-2", "--match", "tree 2-2", "--match", "rloo, 1 response, history, state"]
     assert noise.main(options) == 0
     told = json.loads((tmp_path / "results.json").read_text())
     assert told["task"]["settings"]["task"] == "arithmetic" and told["machine"]["torch"] == torch.__version__
     results = told["results"]
-    assert set(results) == {*noise.REFERENCES, "tree 4-3-2, loo", "tree 4-3-2, loo, mask"}
+    trees = {"tree 4-3-2, loo", "tree 4-3-2, loo, mask"}
+    trees |= {f"tree 2-2, shrunk, history, {mask}" for mask in ("mask", "state mask")}
+    assert set(results) == {*noise.REFERENCES, *trees, "rloo, 1 response, history, state mask"}
+    one, eight = (results[f"rloo, {name}, state mask"] for name in ("1 response, history", "8 responses"))
+    assert one["tokens_per_prompt"] < eight["tokens_per_prompt"] / 5, "what it knew is not counted"
     assert all(one["tokens_per_prompt"] > 0 for one in results.values())
     assert "tree 4-3-2" in (tmp_path / "results.md").read_text()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spo_rlhf.cli import inspect
-from spo_rlhf.cli.inspect import main
+from spo_rlhf.cli.inspect import inspect_line, main
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 COMMAND = [sys.executable, "-m", "spo_rlhf.cli.inspect"]
@@ -288,3 +288,27 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     pipeline = " ".join([*COMMAND, "--input", str(VECTORS / "chain.jsonl"), "--output", "-", "| true"])
     done = subprocess.run(pipeline, cwd=ROOT, shell=True, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+SHRUNK_NODES = [
+    {"id": 0, "parent": None},
+    *({"id": n, "parent": 0, "reward": reward} for n, reward in ((1, 1.0), (2, 0.0), (3, 0.0))),
+]
+
+
+def test_a_shrunk_tree_is_told_its_shape_and_what_was_known():
+    case = {"mode": "tree", "advantage": "shrunk", "branching": [3], "nodes": SHRUNK_NODES}
+    plain = inspect_line(json.dumps({**case, "advantage": "loo"}).encode())
+    assert inspect_line(json.dumps(case).encode()) == plain
+    known = inspect_line(json.dumps({**case, "prior": {"mean": 0.25, "count": 2}}).encode())
+    assert known["advantages"]["1"] == pytest.approx(1 - (2 * 0.25) / 4)
+    for wrong, says in (
+        ({"branching": []}, "'branching' is"),
+        ({"branching": [3.5]}, "'branching' is"),
+        ({"prior": 1}, "'prior' is no object"),
+        ({"prior": {"mean": 1, "count": 0}}, "'count' of the prior is"),
+        ({"advantage": "mean", "prior": {"mean": 1, "count": 1}}, "only loo, shrunk"),
+        ({"settled": [0.5]}, "needs 0 numbers"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            inspect_line(json.dumps({**case, **wrong}).encode())

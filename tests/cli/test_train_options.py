@@ -63,6 +63,23 @@ CONTRADICTIONS = [
         ),
         "--critic.model_name_or_path ./nothing",
     ),
+    (dict(spo__history_half_life=9), "--spo.history_half_life has no meaning with --spo.baseline group"),
+    (dict(spo__baseline="history", spo__history_half_life=0), "--spo.history_half_life 0.0: must be above 0"),
+    (
+        dict(
+            spo__mode="group", spo__mc_rollouts=None, spo__baseline="history", algo__advantage__estimator="group_norm"
+        ),
+        "--algo.advantage.estimator group_norm does not go with --spo.baseline history",
+    ),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, spo__baseline="history", algo__dynamic_filtering_enable=True),
+        "--algo.dynamic_filtering_enable has no meaning with --spo.baseline history",
+    ),
+    (dict(stack.TREE, spo__baseline="history"), "--spo.tree_advantage mean, which looks at the siblings alone"),
+    (
+        dict(stack.TREE, spo__tree_advantage="shrunk", spo__tree_settled="0.5"),
+        "--spo.tree_settled 0.5: needs 2 numbers",
+    ),
     (dict(spo__token_budget=0), "--spo.token_budget 0: must be at least 1"),
     (dict(spo__mode="tree"), "--spo.mc_rollouts has no meaning with --spo.mode tree"),
     (dict(spo__mode="chain", spo__tree_branching="2,2"), "--spo.tree_branching has no meaning with --spo.mode chain"),
@@ -120,6 +137,18 @@ CONTRADICTIONS = [
     ),
     (dict(spo__mode="group", spo__mc_rollouts=None, spo__train_continuations=True), "use --spo.mode chain"),
     (dict(spo__prob_threshold=1.5), "--spo.prob_threshold 1.5: must be above 0 and at most 1"),
+    (dict(spo__skip_floor=0.5), "--spo.skip_floor has no meaning with --spo.prompts all"),
+    (dict(spo__prompts="skip", spo__skip_floor=0), "--spo.skip_floor 0.0: must be above 0"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, spo__prompts="skip", algo__dynamic_filtering_enable=True),
+        "--algo.dynamic_filtering_enable does not go with --spo.prompts skip",
+    ),
+    (dict(spo__mode="group", spo__mc_rollouts=None, spo__prompts="skip", reward__remote_url=None), "no reward model"),
+    (dict(spo__hesitation="word"), "invalid choice: 'word'"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, spo__hesitation="state", data__max_images_per_prompt=1),
+        "--spo.hesitation state needs the engine's most likely tokens",
+    ),
     (dict(spo__reward_timeout=0), "--spo.reward_timeout 0.0: must be above 0"),
     (dict(vllm__num_engines=None), "--vllm.num_engines"),
     (dict(rollout__temperature=0), "--rollout.temperature 0: must be above 0"),

@@ -58,8 +58,15 @@ class ToyLM:
                 reached += weight
         return total / reached
 
-    def partition(self, config: Partition, index: int) -> list[int]:
-        return config.boundaries(self.probs_T[index], [self.texts[token] for token in self.responses[index]])
+    def partition(self, config: Partition, index: int, by_state: bool = False) -> list[int]:
+        """Boundaries of a response, by the probabilities of its tokens or of the most likely ones."""
+        prob_T = self.top_T(index) if by_state else self.probs_T[index]
+        return config.boundaries(prob_T, [self.texts[token] for token in self.responses[index]])
+
+    def top_T(self, index: int) -> np.ndarray:
+        """(T,) probability of the most likely token at each place of a response."""
+        response = self.responses[index]
+        return np.array([self.prob[self.row[response[:t]]].max() for t in range(len(response))])
 
     def possible(self) -> list[int]:
         return [index for index, weight in enumerate(self.weights) if weight > 0]

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from spo_rlhf.core import tree
 from spo_rlhf.core.tree import NO_PARENT, TokenTree, TreeShape
+from spo_rlhf.core.tree_baselines import Shrunk
+from spo_rlhf.core.values import Prior, leave_one_out
 
 CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "tree.jsonl").read_text().splitlines()]
 
@@ -38,7 +40,11 @@ def token_trees(draw) -> TokenTree:
     return grown
 
 
-@given(token_trees(), st.sampled_from(sorted(tree.ADVANTAGES)))
+# Of those that compare siblings among themselves; `shrunk` looks further up.
+AMONG_SIBLINGS = sorted(set(tree.ADVANTAGES) - {"shrunk"})
+
+
+@given(token_trees(), st.sampled_from(AMONG_SIBLINGS))
 def test_siblings_cancel(grown: TokenTree, kind: str) -> None:
     value_N = tree.values(grown.parent_N, grown.reward_N)
     adv_N = tree.advantages(grown.parent_N, value_N, kind)
@@ -101,7 +107,7 @@ def test_a_node_needs_a_known_parent_and_tokens() -> None:
     for parent, tokens, logprobs in ((1, [2], [-1.0]), (-1, [2], [-1.0]), (0, [], []), (0, [2], [])):
         with pytest.raises(ValueError, match=r"^node 1"):
             grown.add(parent, tokens, logprobs)
-    with pytest.raises(ValueError, match="mean, loo, std"):
+    with pytest.raises(ValueError, match="mean, loo, std, shrunk"):
         tree.advantages([NO_PARENT, 0], [1.0, 1.0], "median")
 
 
@@ -115,12 +121,12 @@ def test_what_is_added_comes_back() -> None:
     assert grown.path(0) == [] and grown.prefix(0) == [] and grown.path(2) == [1, 2] and grown.leaves() == [2]
 
 
-@pytest.mark.parametrize("kind", tree.ADVANTAGES)
+@pytest.mark.parametrize("kind", ["mean", "loo", "std"])
 def test_an_advantage_below_the_rounding_is_none(kind: str) -> None:
     parents = [NO_PARENT, 0, 0]
     assert tree.advantages(parents, [0.0, 0.0, tree.ZERO_ADVANTAGE], kind).tolist() == [0, 0, 0]
     assert tree.advantages(parents, [0.0, 0.0, 1e-3], kind)[1:].all()
-    assert not tree.ADVANTAGES[kind](np.array([0.5])).any(), "an only child"
+    assert not tree.advantages([NO_PARENT, 0], [0.5, 0.5], kind).any(), "an only child"
 
 
 def test_an_advantage_as_small_as_rounding_is_none_whatever_the_spread() -> None:
@@ -162,3 +168,52 @@ def test_every_level_but_the_last_has_a_longest_segment(branching, segment_token
 def test_a_shape_that_is_none_is_refused(branching, segment_tokens, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TreeShape(branching, segment_tokens)
+
+
+def test_shrinking_weighs_siblings_and_parent_by_what_each_is_off() -> None:
+    # Half is settled by level 2. V of a child of the prompt: 1/2 + (1/2) / 2 = 3/4 around it, 1/4 with four of them less one.
+    assert Shrunk(branching=(4, 2)).factors(None) == pytest.approx([1.0, (1 / 4 + 1 / 2) / (1 / 4 + 1 / 2 + 1 / 2)])
+    # One response known as 9 outcomes, no sibling: off by 1/9, then half of the outcome more.
+    assert Shrunk(branching=(1, 2)).factors(9.0) == pytest.approx([0.0, (1 / 9 + 1 / 2) / (1 / 9 + 1)])
+    # A flat tree is the blend of leave_one_out: three others against 5 outcomes.
+    assert Shrunk(branching=(4,)).factors(5.0) == pytest.approx([3 / 8])
+    # Nothing is left to settle behind level 2: its siblings are all the same, and know it exactly.
+    assert Shrunk(branching=(4, 2), settled=(1.0,)).factors(None) == pytest.approx([1.0, 1.0])
+
+
+def test_a_flat_shrunk_tree_is_the_group_with_its_history() -> None:
+    prior, reward_B = Prior(0.2, 5.0), [1.0, 0.0, 0.0, 1.0]
+    parent_N, value_N = [NO_PARENT, 0, 0, 0, 0], [0.5, *reward_B]
+    expected = np.array(reward_B) - leave_one_out(reward_B, prior)
+    for kind in (Shrunk(branching=(4,)), "loo"):
+        assert tree.advantages(parent_N, value_N, kind, prior)[1:] == pytest.approx(expected)
+
+
+def test_a_shrunk_advantage_is_against_siblings_and_the_parents_baseline() -> None:
+    """Prompt -> A (0.5: a right and a wrong leaf), B right, C wrong."""
+    parent_N = [NO_PARENT, 0, 0, 0, 1, 1]
+    value_N = tree.values(parent_N, [np.nan, np.nan, 1.0, 0.0, 1.0, 0.0])
+    shrunk = Shrunk(branching=(3, 2))
+    g = shrunk.factors(None)[1]
+    adv_N = tree.advantages(parent_N, value_N, shrunk)
+    base_A = (1.0 + 0.0) / 2
+    assert adv_N == pytest.approx([0, 0.5 - base_A, 1 - 0.25, 0 - 0.75, 1 - (1 - g) * base_A, -(g + (1 - g) * base_A)])
+
+
+def test_siblings_that_agree_still_differ_from_what_was_known() -> None:
+    adv_N = tree.advantages([NO_PARENT, 0, 0], [1.0, 1.0, 1.0], Shrunk(branching=(2,)), Prior(0.5, 1.0))
+    assert adv_N[0] == 0 and (adv_N[1:] > 0).all()
+    assert not tree.advantages([NO_PARENT, 0, 0], [1.0, 1.0, 1.0], Shrunk(branching=(2,))).any()
+
+
+@pytest.mark.parametrize("settled", [(0.5, 0.2), (0.5,), (-0.1, 0.5), (0.5, 1.1)])
+def test_settled_shares_rise_one_for_each_level_but_the_first(settled) -> None:
+    with pytest.raises(ValueError, match="needs 2 numbers"):
+        Shrunk(branching=(2, 2, 2), settled=settled)
+
+
+def test_what_a_tree_advantage_cannot_use_is_refused() -> None:
+    with pytest.raises(ValueError, match="only loo, shrunk"):
+        tree.advantages([NO_PARENT, 0, 0], [0.5, 1.0, 0.0], "mean", Prior(0.5, 1.0))
+    with pytest.raises(ValueError, match="2 levels, but branching has 1"):
+        tree.advantages([NO_PARENT, 0, 0, 1], [0.5, 1.0, 0.0, 1.0], Shrunk(branching=(2,)))

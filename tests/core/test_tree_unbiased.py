@@ -1,7 +1,7 @@
 """The expected SPO-tree gradient against the exact policy gradient, over every tree that an enumerable model can grow.
 
-Branching (2, 2): level 1 holds the first token of a response, level 2 the rest. A place of level 2 stays empty where the
-first token ended the response. What is checked is stated in spo_rlhf/core/tree.py.
+Two levels, (2, 2) unless told otherwise: level 1 holds the first token of a response, level 2 the rest. A place of level 2
+stays empty where the first token ended the response. What is checked is stated in spo_rlhf/core/tree.py.
 """
 
 from itertools import product
@@ -12,8 +12,10 @@ from enumerable import ToyLM
 
 from spo_rlhf.core import tree
 from spo_rlhf.core.tree import NO_PARENT
+from spo_rlhf.core.tree_baselines import AgainstOthers, Shrunk, level_weights
+from spo_rlhf.core.values import Prior
 
-BRANCHING = 2
+BRANCHING = (2, 2)
 LEVELS = (0, 1, None)  # token positions at which levels 1 and 2 start, and the end
 
 
@@ -26,7 +28,7 @@ def first_probability(lm: ToyLM, first: int) -> float:
     return sum(lm.weights[index] for index in segments(lm, first))
 
 
-def children_of_root(lm: ToyLM) -> list[tuple[float, int, tuple[int, ...]]]:
+def children_of_root(lm: ToyLM, branching: int) -> list[tuple[float, int, tuple[int, ...]]]:
     """Every first-level node with the subtree below it: its probability, one response through it, its leaves."""
     found = []
     for first in range(3):
@@ -34,18 +36,20 @@ def children_of_root(lm: ToyLM) -> list[tuple[float, int, tuple[int, ...]]]:
         if len(indices) == 1 and len(lm.responses[indices[0]]) == 1:  # ended: a leaf
             found.append((probability, indices[0], ()))
             continue
-        for leaves in product(indices, repeat=BRANCHING):
+        for leaves in product(indices, repeat=branching):
             weight = probability * np.prod([lm.weights[leaf] / probability for leaf in leaves])
             found.append((weight, leaves[0], leaves))
     return found
 
 
-def expected_level_gradients(lm: ToyLM, kind: str) -> list[np.ndarray]:
-    """Per level: expectation of the sum of A(n) grad log pi(n), over the B_1 .. B_d places of the level."""
+def expected_level_sums(
+    lm: ToyLM, kind: str | tree.NodeAdvantage, branching: tuple[int, int] = BRANCHING, prior: Prior | None = None
+) -> list[np.ndarray]:
+    """Per level: expectation of the sum of A(n) grad log pi(n) over its nodes."""
     score_1 = {index: lm.score(index, 0, 1) for index in lm.possible()}
     score_2 = {index: lm.score(index, 1, len(lm.responses[index])) for index in lm.possible()}
     level_1, level_2 = np.zeros_like(lm.prob), np.zeros_like(lm.prob)
-    for pair in product(children_of_root(lm), repeat=BRANCHING):
+    for pair in product(children_of_root(lm, branching[1]), repeat=branching[0]):
         weight, parent_N, reward_N, score_N = 1.0, [NO_PARENT], [np.nan], [None]
         for probability, index, leaves in pair:
             weight *= probability
@@ -57,13 +61,19 @@ def expected_level_gradients(lm: ToyLM, kind: str) -> list[np.ndarray]:
                 parent_N.append(node)
                 reward_N.append(lm.rewards[leaf])
                 score_N.append(score_2[leaf])
-        adv_N = tree.advantages(parent_N, tree.values(parent_N, reward_N), kind)
+        adv_N = tree.advantages(parent_N, tree.values(parent_N, reward_N), kind, prior)
         for parent, adv, score in zip(parent_N[1:], adv_N[1:], score_N[1:]):
             if parent == 0:
-                level_1 += weight * adv * score / BRANCHING
+                level_1 += weight * adv * score
             else:
-                level_2 += weight * adv * score / BRANCHING**2
+                level_2 += weight * adv * score
     return [level_1, level_2]
+
+
+def expected_level_gradients(lm: ToyLM, kind, branching=BRANCHING, prior=None) -> list[np.ndarray]:
+    """The same over the B_1 .. B_d places of the level."""
+    sums = expected_level_sums(lm, kind, branching, prior)
+    return [level / places for level, places in zip(sums, np.cumprod(branching))]
 
 
 def exact_level_gradients(lm: ToyLM) -> list[np.ndarray]:
@@ -88,7 +98,7 @@ def test_the_levels_add_up_to_the_policy_gradient(lm: ToyLM) -> None:
     np.testing.assert_allclose(sum(exact_level_gradients(lm)), lm.policy_gradient(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "factor"), [("loo", 1.0), ("mean", 1 - 1 / BRANCHING)])
+@pytest.mark.parametrize(("kind", "factor"), [("loo", 1.0), ("mean", 1 - 1 / 2)])
 def test_the_expected_gradient_is_the_policy_gradient(lm: ToyLM, kind: str, factor: float) -> None:
     for expected, exact in zip(expected_level_gradients(lm, kind), exact_level_gradients(lm)):
         assert np.abs(exact).max() > 0.01
@@ -102,3 +112,42 @@ def test_dividing_by_the_spread_changes_the_direction(lm: ToyLM) -> None:
     )
     cosine = expected @ exact / np.linalg.norm(expected) / np.linalg.norm(exact)
     assert 0.5 < cosine < 0.999
+
+
+SHRUNK = Shrunk(branching=BRANCHING)
+KNOWN = Prior(mean=-1.3, count=4.5)  # far from the truth, as it may be
+ABSURD = Shrunk(branching=BRANCHING, settled=(1.0,))  # "all is settled by the first token", which it is not
+CASES = [
+    (SHRUNK, (2, 2), None),
+    (SHRUNK, (2, 2), KNOWN),
+    (ABSURD, (2, 2), KNOWN),
+    (AgainstOthers(), (2, 2), KNOWN),
+    (Shrunk(branching=(1, 2)), (1, 2), KNOWN),  # one response whose second half has a twin
+    (Shrunk(branching=(2, 1)), (2, 1), None),
+    (AgainstOthers(), (1, 2), KNOWN),
+]
+
+
+@pytest.mark.parametrize(("kind", "branching", "prior"), CASES, ids=str)
+def test_shrunk_baselines_and_what_was_known_leave_the_gradient_exact(lm: ToyLM, kind, branching, prior) -> None:
+    for expected, exact in zip(expected_level_gradients(lm, kind, branching, prior), exact_level_gradients(lm)):
+        assert np.abs(exact).max() > 0.01
+        np.testing.assert_allclose(expected, exact, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("branching", [(2, 2), (1, 2)])
+def test_level_weights_make_the_sum_over_nodes_the_policy_gradient(lm: ToyLM, branching: tuple[int, int]) -> None:
+    """And without them it is none: the last level counts as many times as it has more nodes."""
+    sums = expected_level_sums(lm, "loo" if branching[0] > 1 else Shrunk(branching=branching), branching, KNOWN)
+    weighted = sum(weight * level for weight, level in zip(level_weights(branching), sums))
+    factor = np.cumprod(branching).sum() / len(branching)
+    np.testing.assert_allclose(weighted, factor * lm.policy_gradient(), rtol=0, atol=1e-9)
+    cosine = np.sum(sum(sums) * lm.policy_gradient()) / np.linalg.norm(sum(sums)) / np.linalg.norm(lm.policy_gradient())
+    assert cosine < 0.999
+
+
+@pytest.mark.parametrize("branching", [(6, 6, 6), (4, 2), (1, 3), (5,)])
+def test_the_mean_weight_of_the_nodes_of_a_full_tree_is_one(branching: tuple[int, ...]) -> None:
+    places = np.cumprod(branching)
+    assert np.average(level_weights(branching), weights=places) == pytest.approx(1)
+    np.testing.assert_allclose(level_weights(branching) * places, places.mean())

@@ -23,29 +23,33 @@ from spo_rlhf.core.partition import (
     Subsentence,
     inner_states,
 )
-from spo_rlhf.core.values import leave_one_out
+from spo_rlhf.core.values import Prior, leave_one_out
 
 
-def expected_spo_gradient(lm: ToyLM, config: Partition) -> np.ndarray:
-    """Expectation of minus the gradient of the SPO loss, over all groups of two responses, by autograd.
+def expected_spo_gradient(
+    lm: ToyLM, config: Partition, responses: int = 2, prior: Prior | None = None, by_state: bool = False
+) -> np.ndarray:
+    """Expectation of minus the gradient of the SPO loss, over all groups of so many responses, by autograd.
+
+    `by_state`: the partition sees the probabilities of the most likely tokens.
 
     At ratio 1 the objective is linear in the advantage, so the probability of a group is multiplied into it.
     """
-    boundaries_N = {index: lm.partition(config, index) for index in lm.possible()}
+    boundaries_N = {index: lm.partition(config, index, by_state) for index in lm.possible()}
     inner_value_N = {
         index: [lm.value(lm.responses[index][:b]) for b in inner_states(boundary_K)]
         for index, boundary_K in boundaries_N.items()
     }
     rows, tokens, adv_T, mask = [], [], [], []
-    for pair in product(lm.possible(), repeat=2):
-        start_value = leave_one_out(lm.rewards[list(pair)])
+    for pair in product(lm.possible(), repeat=responses):
+        start_value = leave_one_out(lm.rewards[list(pair)], prior)
         for index, value_0 in zip(pair, start_value):
             response, value_K = lm.responses[index], [value_0, *inner_value_N[index]]
             adv = to_tokens(chain(value_K, lm.rewards[index]), boundaries_N[index])
             padding = lm.max_tokens - len(response)
             rows.append([lm.row[response[:t]] for t in range(len(response))] + [0] * padding)
             tokens.append([*response] + [0] * padding)
-            adv_T.append([*adv * lm.weights[list(pair)].prod() / 2] + [0.0] * padding)
+            adv_T.append([*adv * lm.weights[list(pair)].prod() / responses] + [0.0] * padding)
             mask.append([True] * len(response) + [False] * padding)
     logp = lm.logits.log_softmax(-1)[torch.tensor(rows), torch.tensor(tokens)]
     adv_T = torch.tensor(adv_T, dtype=torch.float64)
@@ -117,6 +121,13 @@ def test_gradient_is_exact_where_the_past_decides_the_boundaries(seed: int, conf
     np.testing.assert_allclose(expected_spo_gradient(lm, config), exact, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("responses", [1, 2])
+def test_gradient_is_exact_where_something_was_known_of_the_prompt(responses: int) -> None:
+    lm, config = ToyLM(1, confident=0.5), Fixed(segment_length=2)
+    gradient = expected_spo_gradient(lm, config, responses, Prior(mean=-0.7, count=3.5))
+    np.testing.assert_allclose(gradient, lm.policy_gradient(), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("config", [CUTPOINT_1, CUTPOINT_2], ids=str)
 def test_cutpoint_gradient_is_exact_without_confident_tokens(config: Partition) -> None:
     lm = ToyLM(seed=2)
@@ -139,6 +150,15 @@ def test_cutpoint_bias_with_confident_tokens_is_the_stated_one(config: Partition
     bias = expected_spo_gradient(lm, config) - lm.policy_gradient()
     assert np.abs(bias).max() > 1e-3, "not a case to tell apart from an exact gradient"
     np.testing.assert_allclose(bias, cutpoint_bias(lm, config), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("config", [CUTPOINT_1, CUTPOINT_2], ids=str)
+@pytest.mark.parametrize("seed", [4, 7])
+def test_cutpoint_gradient_is_exact_where_the_state_decides(seed: int, config: Partition) -> None:
+    lm = ToyLM(seed, confident=0.5)
+    assert len({tuple(lm.partition(config, i, True)) for i in lm.possible() if len(lm.responses[i]) == 4}) > 1
+    gradient = expected_spo_gradient(lm, config, by_state=True)
+    np.testing.assert_allclose(gradient, lm.policy_gradient(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("texts", AMBIGUOUS_TEXTS, ids=str)

@@ -7,21 +7,26 @@ import pytest
 import stack
 import torch
 
+from spo_rlhf.core.tree_baselines import level_weights
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 MAX_AGE, BATCH = 2, 8
-# Used up in the fourth of the eight iterations that two passes over the prompts would be.
+# Used up in the fourth of the eight iterations that four passes over the prompts would be.
 BUDGET, STEPS = 8400, 4
 
 
 def options(task, run_dir, **changes):
     replay = {"spo.replay_max_age": MAX_AGE, "spo.replay_per_prompt": 4}
-    settings = {"ckpt.save_steps": 2, "train.num_episodes": 2, "spo.token_budget": BUDGET}
-    return stack.options(task, run_dir, **{**stack.TREE, **replay, **settings, **changes})
+    settings = {"ckpt.save_steps": 2, "train.num_episodes": 4, "spo.token_budget": BUDGET}
+    credit = {"spo.tree_advantage": "shrunk", "spo.tree_level_weights": True, "spo.baseline": "history"}
+    # About the median probability of the most likely token; hardly a sampled one is as likely, and trained would be all.
+    credit |= {"spo.hesitation": "state", "spo.prob_threshold": 0.0115}
+    return stack.options(task, run_dir, **{**stack.TREE, **replay, **settings, **credit, **changes})
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=8, test=8)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,25 @@ def test_trees_share_their_tokens(unbroken):
         assert metrics["rollout/trees"] == 4 and 4 * 4 < metrics["rollout/nodes"] <= 4 * (4 + 16 + 48)
         assert metrics["rollout/saved_tokens"] > 0 and metrics["rollout/cache_hit_rate"] > 0.3
         assert metrics["rollout/mc_tokens"] == 0 and metrics["rollout/duplicate_siblings"] >= 0
-        assert 0 < metrics["mask_density"] <= 1 and metrics["actor_grad_norm"] > 0
+        assert 0 < metrics["mask_density"] < 0.98 and metrics["actor_grad_norm"] > 0
+
+
+def test_the_second_epoch_knows_the_prompts(unbroken):
+    """Two iterations of four prompts are an epoch, and its end, where no prompt is left, takes a number of its own."""
+    steps = unbroken[1]["steps"]
+    assert [metrics["history/known"] for metrics in steps] == [0, 0, 1, 1]
+    assert [metrics["history/prompts"] for metrics in steps] == [4, 8, 8, 8]
+    assert (
+        steps[0]["history/strength"] == 1 < 4 < steps[2]["history/strength"] < 5
+    )  # four children of a root, and older
+    assert all(metrics["history/baseline_variance"] > 0 for metrics in steps)
+    assert sum(metrics["history/age"] for metrics in steps[2:]) / 2 == pytest.approx(3)
+
+
+def test_nodes_count_by_their_level(unbroken):
+    weights = level_weights((4, 4, 3))
+    for metrics in unbroken[1]["steps"]:
+        assert weights[2] < metrics["loss_weight"] < weights[0]
 
 
 def test_old_log_probs_are_those_of_the_time_of_sampling(unbroken):
@@ -82,7 +105,7 @@ def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
     (actor / "latest").write_text("global_step2")
     budget = round(whole["steps"][-1]["rollout/total_tokens"])
     run = stack.train(options(task, tmp_path, ckpt__load_enable=True, spo__token_budget=budget), tmp_path)
-    assert "no replay buffer" not in run["stdout"]
+    assert "no replay buffer" not in run["stdout"] and "no history" not in run["stdout"]
     assert "goes on from step 2" in run["stdout"]
     assert len(run["steps"]) == STEPS and run["steps"][:2] == whole["steps"][:2]
     assert [event["first_step"] for event in stack.events(tmp_path, "plan")] == [0, 2]
@@ -92,7 +115,7 @@ def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
         assert run["summary"][name] == whole["summary"][name], name
     for resumed, expected in zip(run["steps"][2:], whole["steps"][2:], strict=True):
         for name, value in expected.items():
-            if name.startswith(("rollout/", "tree/", "replay/")) and not name.endswith(
+            if name.startswith(("rollout/", "tree/", "replay/", "history/")) and not name.endswith(
                 ("gap_max", "cached_tokens", "hit_rate")
             ):
                 assert resumed[name] == pytest.approx(value, abs=1e-5), name
@@ -104,8 +127,9 @@ def test_a_run_goes_on_from_its_checkpoint(task, unbroken, tmp_path):
 
 def test_a_buffer_that_is_gone_is_told(task, unbroken, tmp_path):
     shutil.copytree(unbroken[0] / "checkpoints", tmp_path / "checkpoints")
-    shutil.rmtree(tmp_path / "checkpoints" / "_replay")
+    for folder in ("_replay", "_history"):
+        shutil.rmtree(tmp_path / "checkpoints" / folder)
     run = stack.train(
         options(task, tmp_path, ckpt__load_enable=True, train__num_episodes=1, spo__token_budget=None), tmp_path
     )
-    assert "no replay buffer" in run["stdout"] and run["steps"] == []
+    assert "no replay buffer" in run["stdout"] and "no history of the prompts" in run["stdout"] and run["steps"] == []

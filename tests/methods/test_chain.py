@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.advantages import Normalizer, Unchanged, Whiten
 from spo_rlhf.core.partition import PARTITIONS, Partition
 from spo_rlhf.errors import UserError
@@ -79,9 +80,7 @@ class Experience(SimpleNamespace):
 def supply(norm: Normalizer, batch_size: int = 4):
     notes = []
     services = TrainerServices(
-        args=SimpleNamespace(
-            train=SimpleNamespace(batch_size=batch_size, seed=1), spo=SimpleNamespace(advantage_norm=norm)
-        ),
+        args=SimpleNamespace(train=SimpleNamespace(batch_size=batch_size, seed=1), spo=SpoConfig(advantage_norm=norm)),
         to_experience=lambda rollout, one: Experience(sample=one, info={**one.logs, "reward": one.reward}),
         add_log_probs=lambda samples: None,
         checkpoint_steps=set,

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import tree as core
 from spo_rlhf.core.tree import TokenTree
+from spo_rlhf.core.values import Prior
 from spo_rlhf.errors import UserError
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.methods.tree import IDLE_ITERATIONS, NodeSupply, Tree, node_samples, tree_metrics
@@ -49,8 +51,21 @@ def test_every_node_with_an_advantage_comes_once(grown) -> None:
     assert [one.reward for one in samples] == value_N[1:].tolist()
 
 
+def test_a_node_has_the_weight_of_its_level(grown) -> None:
+    assert [one.weight for one in node_samples(grown, MEAN)] == [1.0, 1.0]
+    weighed = node_samples(grown, core.ADVANTAGES["loo"](), weight_L=[1.5, 0.5])
+    assert [(one.logs["level"], one.weight) for one in weighed] == [(2.0, 0.5), (2.0, 0.5)]
+
+
+def test_what_was_known_of_the_prompt_moves_the_roots_children(grown) -> None:
+    known = replace(grown, prior=Prior(mean=0.0, count=1.0))
+    samples = node_samples(known, core.ADVANTAGES["loo"]())
+    assert [one.adv_T[0] for one in samples] == pytest.approx([0.5 - 0.5 / 2, 0.5 - 0.5 / 2, 1.0, -1.0])
+    assert known.outcomes() == [0.5, 0.5]
+
+
 def test_metrics_are_means_over_leaves(grown) -> None:
-    metrics = tree_metrics([grown.tree, grown.tree], MEAN)
+    metrics = tree_metrics([grown, grown], MEAN)
     assert metrics["rollout/reward_mean"] == pytest.approx(0.5)
     assert metrics["rollout/reward_std"] == pytest.approx(np.std([0.5, 1, 0]))
     assert metrics["rollout/response_length_mean"] == pytest.approx((1 + 4 + 5) / 3)
@@ -64,6 +79,7 @@ def supply(batch_size: int) -> NodeSupply:
         train=SimpleNamespace(seed=0, batch_size=batch_size),
         rollout=SimpleNamespace(batch_size=2, n_samples_per_prompt=8),
         ckpt=SimpleNamespace(path="unused"),
+        spo=SpoConfig(),
     )
     services = TrainerServices(
         args=args,

@@ -54,6 +54,19 @@ def test_asks_exactly_what_the_partition_says(config, num_responses):
     assert job.counts.responses == num_responses
 
 
+def test_boundaries_are_those_of_the_most_likely_tokens_where_the_engine_brings_them():
+    model = toy(seed=2)
+    job, _ = rollout(model, ToyEngine(model, len(PROMPT), by_state=True))
+    samples = asyncio.run(job.chain(6, CUTPOINTS, num_rollouts=2))
+    plain, _ = rollout(model)
+    for sample, one in zip(samples, asyncio.run(plain.chain(6, CUTPOINTS, num_rollouts=2)), strict=True):
+        token_ids = sample.completion.token_ids
+        top_T = [model.probabilities(token_ids[:t]).max() for t in range(len(token_ids))]
+        assert sample.boundaries == CUTPOINTS.boundaries(top_T)
+        assert one.completion.token_ids == token_ids and one.completion.top_logprobs is None
+    assert any(s.boundaries != CUTPOINTS.boundaries(np.exp(s.completion.logprobs)) for s in samples)
+
+
 def test_advantages_sum_to_reward_minus_prompt_value():
     job, _ = rollout(toy())
     samples = asyncio.run(job.chain(4, CUTPOINTS, num_rollouts=3))

@@ -56,6 +56,16 @@ def test_every_node_is_what_the_shape_says(shape, model_seed):
     assert job.counts.responses == len(grown.leaves()) and job.counts.response_tokens == len(grown.token_S)
 
 
+def test_a_node_knows_the_most_likely_tokens_where_the_engine_brings_them():
+    model = toy()
+    grown, *_ = grow(model, SHAPES[0], by_state=True)
+    for node in range(1, len(grown)):
+        before, tokens = grown.prefix(node), grown.tokens(node)
+        expected = [np.log(model.probabilities(before + tokens[:t]).max()) for t in range(len(tokens))]
+        assert grown.top_logprobs(node) == pytest.approx(expected)
+    assert grow(model, SHAPES[0])[0].top_logprobs(1) is None
+
+
 def test_no_two_requests_share_a_seed():
     _, _, engine = grow(toy(), SHAPES[0])
     seeds = [seed for _, n, seed in engine.requests]

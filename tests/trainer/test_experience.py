@@ -35,6 +35,15 @@ def test_mask_is_the_engines_probability_below_the_threshold():
     assert torch.equal(trained_tokens(batch, replace(SPO, prob_mask=False)), batch.action_mask)
 
 
+def test_the_states_mask_asks_the_most_likely_token():
+    batch, spo = experience(PROB, ADV), replace(SPO, hesitation="state")
+    # A token of 0.4 where another one had 0.55: not below it; one of 0.1 where nothing was likely: below.
+    top = [[0.55, 0.51, 0.9, 0.3], [0.9, 0.8, 0.7, 0.6]]
+    batch.top_log_probs = experience(top, ADV).rollout_log_probs
+    assert trained_tokens(batch, spo)[:, PROMPT - 1 :].int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]
+    assert torch.equal(trained_tokens(batch, replace(spo, prob_mask=False)), batch.action_mask)
+
+
 def test_chain_keeps_the_advantages_of_the_samples():
     made = experience(PROB, ADV)
     keep_segment_advantages([made])
@@ -52,6 +61,20 @@ def test_whitening_is_over_the_whole_batch_and_the_mask():
         1, abs=1e-5
     )
     assert all((batch.advantages[~batch.action_mask] == 0).all() for batch in batches)
+
+
+def test_a_sample_counts_by_its_weight_after_the_norm():
+    plain, weighed = experience(PROB, ADV), experience(PROB, ADV)
+    weighed.info["loss_weight"] = torch.tensor([0.5, 2.0])
+    spo = replace(SPO, advantage_norm=Whiten())
+    for batch in (plain, weighed):
+        finish_batch([batch], spo)
+    assert torch.allclose(weighed.advantages, plain.advantages * torch.tensor([[0.5], [2.0]]))
+    loss, logp, _ = loss_of(SPO, weighed, kl_coef=0.0)
+    objective, _ = clipped_objective((logp.detach() - weighed.action_log_probs).exp(), plain.advantages, Clip())
+    mask = trained_tokens(weighed, SPO)
+    expected = (objective * torch.tensor([[0.5], [2.0]]))[mask].sum() / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_gap_is_the_largest_difference_on_response_tokens():

@@ -1,13 +1,58 @@
 """Rollouts on the controller: logs of a batch, dynamic filtering, steps that can be planned."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from batches import experience
+from batches import SPO, experience
 
 from spo_rlhf.core.finite import Fault
+from spo_rlhf.core.values import Prior
+from spo_rlhf.rollout.protocol import Completion
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
+from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.loop import planned_steps
-from spo_rlhf.trainer.samples import RolloutBatch, is_informative, with_equal_logs
+from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, is_informative, with_equal_logs
+
+
+def test_a_sample_brings_its_weight_and_the_most_likely_tokens_in_the_columns_of_its_own():
+    args = SimpleNamespace(spo=SPO, data=SimpleNamespace(max_len=99))
+    generator = SegmentSamplesGenerator(
+        SimpleNamespace(args=args), None, None, None, [], reporter=Reporter(None), check_rewards=lambda: None
+    )
+    rollout = Rollout("p", "l", 3, 0, RolloutCounts())
+    completion = Completion([8, 9], [-1.0, -2.0], False, top_logprobs=[-0.5, -2.0])
+    made = generator.to_experience(rollout, Sample.after([5, 6, 7], completion, None, weight=0.25, adv_T=[1.0, 2.0]))
+    assert made.top_log_probs.tolist() == [[0, 0, -0.5, -2.0]] and made.rollout_log_probs.tolist() == [[0, 0, -1, -2]]
+    assert made.advantages.tolist() == [[0, 0, 1, 2]] and made.info["loss_weight"].tolist() == [0.25]
+    plain = Completion([8, 9], [-1.0, -2.0], False)
+    made = generator.to_experience(rollout, Sample.after([5, 6, 7], plain, None))
+    assert made.top_log_probs is None and made.info["loss_weight"].tolist() == [1.0]
+
+
+def test_prompts_are_skipped_by_chance():
+    args = SimpleNamespace(spo=SPO, train=SimpleNamespace(seed=1))
+    generator = SegmentSamplesGenerator(
+        SimpleNamespace(args=args), None, None, None, [], reporter=Reporter(None), check_rewards=lambda: None
+    )
+    known = Prior(0.9, 2.0)
+    generator.judge = lambda prompt, label, iteration: (1.0, None) if prompt.startswith("new") else (0.25, known)
+
+    def data(total: int):
+        return iter([(None, [f"{'new' if n % 2 else 'old'} {n}"], ["label"], [None]) for n in range(total)])
+
+    batch = RolloutBatch([])
+    kept = list(generator._kept(data(2000), 500, ("train", 3), batch))
+    assert len(kept) == 500 and not batch.exhausted
+    old = [one for one in kept if one[0].startswith("old")]
+    assert {one[3:] for one in old} == {(0.25, known)} and {one[3:] for one in kept if one not in old} == {(1.0, None)}
+    # Half of the prompts are kept with 1/4: a fifth of those kept are old ones, and 500 take 800.
+    assert 70 < len(old) < 130 and 740 < batch.prompts < 860
+    again = list(generator._kept(data(2000), 500, ("train", 3), RolloutBatch([])))
+    other = list(generator._kept(data(2000), 500, ("train", 4), RolloutBatch([])))
+    assert again == kept != other, "the draw depends on the iteration, and on nothing else"
+    batch = RolloutBatch([])
+    assert len(list(generator._kept(data(20), 500, ("eval", 0), batch))) == 20 == batch.prompts and batch.exhausted
 
 
 def test_logs_that_some_samples_lack_count_as_zero():
