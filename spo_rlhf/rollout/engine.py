@@ -22,7 +22,7 @@ class TokenSampler:
     """rollout.protocol.Engine over OpenRLHF's engine actor, with one prompt's sampling parameters."""
 
     def __init__(self, actor: "SegmentRolloutActor", request: RolloutRequest):
-        self.actor = actor
+        self.actor, self.seeded = actor, request.seeded
         # No minimum length: forbidding an end of text at once would change the policy at every state that is continued.
         self.options: dict[str, Any] = dict(
             temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=0
@@ -35,7 +35,7 @@ class TokenSampler:
             **self.options,
             n=n,
             max_tokens=max_tokens,
-            seed=seed,
+            seed=seed if self.seeded else None,
             logprobs=0 if logprobs else None,  # 0: of the sampled token alone
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,  # without it, all but one of n continuations are lost

@@ -193,6 +193,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 top_p=options.get("top_p", 1.0),
                 top_k=options.get("top_k", -1),
                 method=self.spo.method if purpose[0] == "train" else Group(),
+                seeded=self.spo.seeded,
                 images=image,
             )
             least = min(range(len(waiting)), key=waiting.__getitem__)
