@@ -96,6 +96,31 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def gpu_count() -> int:
+    """GPUs that this process sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def gpu_memory_bytes() -> int | None:
+    """Memory of the smallest GPU of this machine, from its driver; None where there is no driver to ask.
+
+    torch would take some hundred MiB of the GPU to answer.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        try:
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            return min((int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles), default=None)
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception:  # whatever a driver, or the lack of one, raises
+        return None
+
+
 def settle(device: str | None) -> None:
     """From here on this process uses `device`; None: as it finds it."""
     global _settled
