@@ -4,14 +4,21 @@
 #   bash requirements/install_cpu.sh            install, or return at once
 #   bash requirements/install_cpu.sh --dry-run  say what would be done
 #
-# Needs Python 3.11 and pip's usual access to packages. The interpreter can be named with PYTHON=/path/to/python3.11.
+# Needs Python 3.11 and pip's usual access to packages. The interpreter can be named with PYTHON=/path/to/python3.11; VENV is another
+# folder than .venv.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=$root/.venv lock=$root/requirements/cpu.lock done_mark=$root/.venv/.spo_rlhf_installed
+cd "$root"
+source requirements/build.sh
+VENV=${VENV:-.venv}
+venv=$root/$VENV lock=$root/requirements/cpu.lock done_mark=$root/$VENV/.spo_rlhf_installed
 
 fail() { echo "install_cpu.sh: error: $*" >&2; exit 2; }
 
 [ $# -eq 0 ] || [ "$*" = --dry-run ] || fail "unknown argument: $*; see the head of this file"
+if [ -f "$done_mark" ] && [ "$(build_in "$VENV")" != cpu ]; then
+    fail "$VENV has the GPU build, and one folder has one build: VENV=.venv-cpu bash requirements/install_cpu.sh"
+fi
 wanted=$(cat "$lock" "$root/setup.cfg" | sha256sum | cut -d' ' -f1)
 if [ -f "$done_mark" ] && [ "$(cat "$done_mark")" = "$wanted" ]; then
     exit 0
@@ -25,8 +32,9 @@ python=${PYTHON:-$(command -v python3.11 || true)}
 "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || fail "$python is not Python 3.11"
 
 start=$SECONDS
-echo "installing the CPU stack into .venv ($(grep -c '==' "$lock") packages, some minutes the first time) ..."
+echo "installing the CPU stack into $VENV ($(grep -c '==' "$lock") packages, some minutes the first time) ..."
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+echo cpu >"$venv/$BUILD_MARK"
 log=$venv/install.log
 pip() { "$venv/bin/python" -m pip install --disable-pip-version-check --quiet "$@" >>"$log" 2>&1; }
 # torch with its dependencies: where pip finds no CPU build it takes the one with CUDA, which needs its libraries to load.
@@ -35,7 +43,7 @@ pip() { "$venv/bin/python" -m pip install --disable-pip-version-check --quiet "$
 pip "$(grep '^torch==' "$lock")" \
     && DS_BUILD_OPS=0 pip --no-deps -r "$lock" \
     && pip --no-deps --no-build-isolation -e "$root" \
-    || { tail -n 5 "$log" >&2; fail "installation failed, see .venv/install.log"; }
+    || { tail -n 5 "$log" >&2; fail "installation failed, see $VENV/install.log"; }
 # Every worker of a run imports the same thousands of modules; without byte code, which Python does not write where
 # PYTHONDONTWRITEBYTECODE is set, each start of a run takes a minute or two longer. Some files are templates, no Python.
 "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$log" 2>&1 || true

@@ -13,6 +13,14 @@ from spo_rlhf.methods.base import Method
 from spo_rlhf.rollout.prompts import PromptFormat
 
 KL_SCOPES = ("all", "masked")
+SWITCH = ("auto", "on", "off")
+#: Float32 logits of a chunk, where --spo.logits_chunk_tokens says nothing.
+CHUNK_BYTES = 1 << 30
+
+
+def default_chunk(vocabulary: int) -> int:
+    """Tokens whose float32 logits take CHUNK_BYTES."""
+    return max(1, CHUNK_BYTES // (4 * vocabulary))
 
 
 def mask_by_mode() -> str:
@@ -127,6 +135,26 @@ class SpoConfig:
         help="system message before each prompt that is one text; needs --data.apply_chat_template",
     )
     trust_remote_code: bool = option(False, help="run Python code that comes with a model")
+    request_seeds: str = option(
+        "auto",
+        choices=SWITCH,
+        help="a seed for each request, so that what is sampled does not depend on what else the engine does, and a run "
+        "repeats exactly (on GPUs: as far as their arithmetic does); off: runs do not repeat, and vLLM's sampler on GPUs "
+        "draws for all sequences at once; auto is on",
+    )
+    logits_chunk_tokens: int | None = option(
+        parse=int,
+        default_text="as many as 1 GiB of float32 logits",
+        at_least=0,
+        metavar="N",
+        help="tokens whose logits exist at a time: a larger micro-batch gets its log-probs in chunks, computed again for "
+        "the gradient; 0: all at once",
+    )
+    sleep: bool | None = option(
+        parse=bool,
+        default_text="on where policy and engines share GPUs",
+        help="engine and optimizer leave the GPU while the other works: --vllm.enable_sleep and --ds.enable_sleep",
+    )
     eval_ends: bool = option(
         True, help="evaluate before the first and after the last step, where --eval.dataset is given"
     )
@@ -144,6 +172,15 @@ class SpoConfig:
     def prompt_format(self, data: Any) -> PromptFormat:
         """How rows become prompts, with OpenRLHF's `--data.*`."""
         return PromptFormat(data.input_template, bool(data.apply_chat_template), self.system_prompt)
+
+    @property
+    def seeded(self) -> bool:
+        """Each request has a seed of its own."""
+        return self.request_seeds != "off"
+
+    def chunk_of(self, vocabulary: int) -> int:
+        """Tokens whose logits exist at a time, of a model with that many words; 0: no limit."""
+        return default_chunk(vocabulary) if self.logits_chunk_tokens is None else self.logits_chunk_tokens
 
     @property
     def masked(self) -> bool:

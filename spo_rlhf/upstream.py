@@ -22,9 +22,10 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
-from spo_rlhf import cpu, flash_attn_stand_in
+from spo_rlhf import cpu, flash_attn_stand_in, upstream_logits
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
+from spo_rlhf.upstream_logits import rebound
 
 OPENRLHF_VERSION = "0.11.2"
 
@@ -103,6 +104,8 @@ def _stack() -> SimpleNamespace:
         cpu.adapt()
     elif architectures := os.environ.get(_ARCHITECTURES):
         os.environ[_ARCHITECTURES] = plain_architectures(architectures)
+    for name, attribute in (("PolicyModelActor", "actor"), ("ReferenceModelActor", "model")):
+        setattr(stack, name, upstream_logits.with_chunks(getattr(stack, name), attribute))
     return stack
 
 
@@ -289,8 +292,17 @@ def engines_awake(engines: list, args: SimpleNamespace):
 
 
 def policy_ranks(args: SimpleNamespace) -> int:
-    """Data-parallel ranks of the policy: those that get different samples."""
-    return args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size // args.ds.tensor_parallel_size
+    """Data-parallel ranks of the policy: those that get different samples. Raises UserError where there are none."""
+    devices, per_rank = (
+        args.actor.num_nodes * args.actor.num_gpus_per_node,
+        args.ds.ring_attn_size * args.ds.tensor_parallel_size,
+    )
+    if devices % per_rank:
+        raise UserError(
+            f"--ds.ring_attn_size x --ds.tensor_parallel_size = {per_rank} devices hold one copy of the policy, and it has {devices}; "
+            "give a multiple (--actor.num_gpus_per_node)"
+        )
+    return devices // per_rank
 
 
 def checkpoint_steps(args: SimpleNamespace) -> set[int]:
@@ -333,22 +345,22 @@ def bind(*, engine, policy, critic, reference, reward, trainer) -> None:
 
 def actor_trainer(cls: type):
     """Context in which PolicyModelActor builds `cls` in place of ActorPPOTrainer."""
-    return _rebound(_stack().ppo_actor, "ActorPPOTrainer", cls)
+    return rebound(_stack().ppo_actor, "ActorPPOTrainer", cls)
 
 
 def loss_windows(windows: Callable):
     """Context in which ActorPPOTrainer takes the micro-batches and their loss normalisers from `windows`."""
-    return _rebound(_stack().ppo_actor, "iter_grad_accum_global_norm", windows)
+    return rebound(_stack().ppo_actor, "iter_grad_accum_global_norm", windows)
 
 
 def sft_loss(cls: Callable[..., Any]):
     """Context in which SFTTrainer builds `cls` in place of SFTLoss."""
-    return _rebound(_stack().sft_trainer, "SFTLoss", cls)
+    return rebound(_stack().sft_trainer, "SFTLoss", cls)
 
 
 def dpo_loss(cls: Callable[..., Any]):
     """Context in which DPOTrainer builds `cls` in place of DPOLoss."""
-    return _rebound(_stack().dpo_trainer, "DPOLoss", cls)
+    return rebound(_stack().dpo_trainer, "DPOLoss", cls)
 
 
 def reported_steps(cli: str, report: Callable[[int, int, dict[str, float]], None]):
@@ -365,17 +377,7 @@ def reported_steps(cli: str, report: Callable[[int, int, dict[str, float]], None
             report(global_step, self.planned_steps, dict(logs_dict or {}))
             super().save_logs_and_checkpoints(args, global_step, step_bar, logs_dict, client_states)
 
-    return _rebound(module, name, ReportingTrainer)
-
-
-@contextlib.contextmanager
-def _rebound(module, name: str, value: Any):
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
+    return rebound(module, name, ReportingTrainer)
 
 
 def train(args: SimpleNamespace) -> None:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole check, from a bare checkout (makes .venv if needed), what is quick first; the first stage that fails ends it:
+# The whole check, from a bare checkout (makes .venv if needed), what is quick first; the first stage that fails ends it. On a
+# machine with a GPU it uses the stack for GPUs; SPO_DEVICE=cpu takes the other, in a folder of its own (requirements/build.sh).
 #
 #   bash tests/run.sh                  install, lint, format, types, fast tests, tests on the real stack
 #   bash tests/run.sh --lint           lint, format, types: a minute
@@ -34,16 +35,18 @@ elif [ ${#stages[@]} -eq 0 ]; then
     stages=(lint format types fast e2e)
 fi
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+source requirements/build.sh
+choose_build
 
 run_stage() {
     case $1 in
-        install) bash requirements/install_cpu.sh ;;
-        lint) .venv/bin/ruff check . ;;
-        format) .venv/bin/ruff format --check . ;;
-        types) .venv/bin/basedpyright ;;
-        fast) .venv/bin/python -m pytest -m "not e2e" ;;
-        e2e) .venv/bin/python -m pytest -m e2e ;;
-        pytest) shift; .venv/bin/python -m pytest "$@" ;;
+        install) bash "requirements/install_$BUILD.sh" ;;
+        lint) "$VENV/bin/ruff" check . ;;
+        format) "$VENV/bin/ruff" format --check . ;;
+        types) "$VENV/bin/basedpyright" --pythonpath "$VENV/bin/python" ;;
+        fast) "$VENV/bin/python" -m pytest -m "not e2e" ;;
+        e2e) "$VENV/bin/python" -m pytest -m e2e ;;
+        pytest) shift; "$VENV/bin/python" -m pytest "$@" ;;
     esac
 }
 

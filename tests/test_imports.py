@@ -17,6 +17,7 @@ ROOMS = (
     "host",
     "flash_attn_stand_in",
     "cpu",
+    "upstream_logits",
     "upstream",
     "upstream_steps",
     "graders",
@@ -32,9 +33,9 @@ ROOMS = (
 )
 # The evaluation is a program of its own: it shares the machinery below and nothing that trains.
 EVALUATION_SHARES = ROOMS[: ROOMS.index("sampling") + 1]
-KNOWS_OPENRLHF = {"spo_rlhf.upstream", "spo_rlhf.cpu"}
+KNOWS_OPENRLHF = {"spo_rlhf.upstream", "spo_rlhf.upstream_logits", "spo_rlhf.cpu"}
 STACK = {"ray", "vllm", "deepspeed", "openrlhf", "transformers"}
-TORCH_CORE = {"loss", "metrics", "ratio"}
+TORCH_CORE = {"log_probs", "loss", "metrics", "ratio"}
 LARGEST_SHARE = 0.2
 
 GRAPH = ImportGraph(ROOT, ("spo_rlhf", "evaluation"))

@@ -10,7 +10,9 @@
 set -euo pipefail
 python=python
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-if [[ -x $root/.venv/bin/python ]]; then python=$root/.venv/bin/python; fi
+source "$root/requirements/build.sh"
+VENV=$(cd "$root" && choose_build && echo "$VENV")
+if [[ -x $root/$VENV/bin/python ]]; then python=$root/$VENV/bin/python; fi
 
 dry_run=
 positional=()

@@ -65,7 +65,8 @@ def train_options(task: Path, run_dir: Path) -> list[str]:
         "ckpt.path": run_dir / "checkpoints",
     }
     flags = [part for name, value in {**TRAIN_OPTIONS, **files}.items() for part in (f"--{name}", str(value))]
-    return [*flags, "--train.colocate_all"]
+    # Capturing CUDA graphs would take longer than what they save here.
+    return [*flags, "--train.colocate_all", "--vllm.enforce_eager"]
 
 
 def command(module: str, arguments: list[str]) -> list[str]:

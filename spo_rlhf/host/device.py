@@ -25,6 +25,9 @@ MODEL_PREFIX = "accelerator_type:"
 # Ray's own settings, for a Ray that is started here without a GPU. By default its workers give way to every other process.
 RAY_ENVIRONMENT = {"RAY_worker_niceness": "0"}
 
+#: Driver branch that each major version of CUDA needs.
+FIRST_DRIVER = {12: 525, 13: 580}
+
 _settled: str | None = None
 
 
@@ -94,6 +97,61 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def gpu_count() -> int:
+    """GPUs that this process sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def gpu_memory_bytes() -> int | None:
+    """Memory of the smallest GPU of this machine, from its driver; None where there is no driver to ask.
+
+    torch would take some hundred MiB of the GPU to answer.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        try:
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            return min((int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles), default=None)
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception:  # whatever a driver, or the lack of one, raises
+        return None
+
+
+def unusable_gpu() -> str | None:
+    """What keeps torch from a GPU that the machine's driver knows, in one line; None where nothing does.
+
+    GPUs that were hidden (CUDA_VISIBLE_DEVICES without one) are none.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1") or has_gpu() or gpu_memory_bytes() is None:
+        return None
+    import torch
+
+    driver, cuda = _driver_version(), torch.version.cuda
+    found = f"this machine has a GPU (driver {driver}), and torch {torch.__version__}"
+    if cuda is None:
+        return f"{found} is a build without CUDA: bash requirements/install_gpu.sh, or set {VARIABLE}={CPU}"
+    needed = FIRST_DRIVER.get(int(cuda.split(".")[0]))
+    if needed and driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < needed:
+        return f"{found} for CUDA {cuda} needs driver {needed} or later: update it, or set {VARIABLE}={CPU}"
+    return f"{found} for CUDA {cuda} cannot use it: see `nvidia-smi`, or set {VARIABLE}={CPU}"
+
+
+def _driver_version() -> str:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        version = pynvml.nvmlSystemGetDriverVersion()
+        return version.decode() if isinstance(version, bytes) else str(version)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def settle(device: str | None) -> None:

@@ -1,6 +1,5 @@
 """Checks of everything that can be known before an engine starts. Each raises UserError with one line."""
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +8,7 @@ from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
 from spo_rlhf.host.files import check_writable, is_local
+from spo_rlhf.launch import gpu_rules
 from spo_rlhf.launch.bounds import NEVER
 from spo_rlhf.launch.rows import PromptRow, PromptRows, RowFaults, check_jsonl, row_fault
 from spo_rlhf.rollout.reward import FileReward
@@ -67,29 +67,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     notes += check_attention(args, explicit)
     if cpu.is_cpu():
         notes += cpu.settle(args)
-    refuse_what_breaks(args)
-    return notes
-
-
-def refuse_what_breaks(args: SimpleNamespace) -> None:
-    """Options that OpenRLHF takes and that end a training minutes later, with the reason. Raises UserError."""
-    if args.ds.lora.rank:
-        raise UserError(
-            f"--ds.lora.rank {args.ds.lora.rank}: the engines get no adapter's weights from OpenRLHF {upstream.OPENRLHF_VERSION} "
-            "(its issue 1349); train all weights, or merge an adapter first"
-        )
-    if args.ds.param_dtype == "fp16":
-        raise UserError("--ds.param_dtype fp16: OpenRLHF's engines are bfloat16 and refuse other weights; use bf16")
-    if args.vllm.sync_backend == "gloo" and args.train.colocate_all:
-        raise UserError(
-            "--vllm.sync_backend gloo does not go with --train.colocate_all: policy and engine share a device there; leave it out"
-        )
-    if args.ds.zero_stage == 0 and args.ds.enable_sleep:
-        raise UserError("--ds.zero_stage 0 has no states that --ds.enable_sleep could move away; use stage 1, 2 or 3")
-    if args.ds.ring_attn_size > 1 and importlib.util.find_spec("ring_flash_attn") is None:
-        raise UserError(
-            f"--ds.ring_attn_size {args.ds.ring_attn_size} needs ring-flash-attn, which is not installed; leave it out"
-        )
+    return notes + gpu_rules.settle(args, explicit)
 
 
 def check_attention(args: SimpleNamespace, explicit: set[str]) -> list[str]:

@@ -13,6 +13,7 @@ from spo_rlhf import cpu, plugins, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, model_folder, processes, ray_start
 from spo_rlhf.host.console import Console, duration
+from spo_rlhf.launch import gpu_rules
 from spo_rlhf.launch.follow import following
 from spo_rlhf.launch.history import store_config
 from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
@@ -40,6 +41,9 @@ def settle_device(*, ask_cluster: bool) -> list[str]:
     """
     device.settle(None)
     asked, address = device.asked_for(), os.environ.get("RAY_ADDRESS")
+    # A GPU that is there and does not work must not make a run of hours on the CPU of it.
+    if asked != device.CPU and not address and (trouble := device.unusable_gpu()):
+        raise UserError(trouble)
     if ask_cluster:
         cluster = device.cluster_of(ray_start.cluster_nodes(address)) if address and asked != device.CPU else None
         device.settle(device.decide(asked, device.has_gpu(), cluster))
@@ -50,16 +54,6 @@ def settle_device(*, ask_cluster: bool) -> list[str]:
     return [
         f"{device.current()}, as this machine is; a run asks the cluster of RAY_ADDRESS, or reads {device.VARIABLE}"
     ]
-
-
-def check_devices(needed: int, address: str | None, offered: float) -> None:
-    """Ray has as many GPUs, logical ones included, as the run needs: else it would wait for them forever. Raises UserError."""
-    if offered >= needed:
-        return
-    if address:
-        message = f"the cluster has {offered:g} GPUs and the run needs {needed}; add nodes or ask for fewer"
-        raise UserError(f"RAY_ADDRESS {address}: {message}")
-    raise UserError(f"this machine has {offered:g} GPUs and the run needs {needed}; ask for fewer, or set RAY_ADDRESS")
 
 
 def start_ray(args: SimpleNamespace) -> None:
@@ -99,7 +93,7 @@ def start_ray(args: SimpleNamespace) -> None:
     except ConnectionError:
         raise ray_start.no_cluster(address) from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set its own
-    check_devices(needed, address, ray.cluster_resources().get("GPU", 0))
+    gpu_rules.check_devices(args, address, ray.cluster_resources().get("GPU", 0))
 
 
 def run(args: SimpleNamespace, record: RunRecord) -> None:

@@ -23,7 +23,7 @@ class TokenSampler:
     """rollout.protocol.Engine over OpenRLHF's engine actor, with one prompt's sampling parameters."""
 
     def __init__(self, actor: "SegmentRolloutActor", request: RolloutRequest):
-        self.actor, self.by_state = actor, request.by_state
+        self.actor, self.seeded, self.by_state = actor, request.seeded, request.by_state
         # No minimum length: forbidding an end of text at once would change the policy at every state that is continued.
         self.options: dict[str, Any] = dict(
             temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=0
@@ -36,7 +36,7 @@ class TokenSampler:
             **self.options,
             n=n,
             max_tokens=max_tokens,
-            seed=seed,
+            seed=seed if self.seeded else None,
             logprobs=int(self.by_state)
             if logprobs
             else None,  # 0: of the sampled token alone; 1: of the likeliest, too

@@ -34,6 +34,7 @@ class RolloutRequest:
     top_p: float
     top_k: int
     method: Sampler  # that of the run while training, whole responses alone in evaluation
+    seeded: bool = True  # each of its requests has its own seed; else they draw from the engine's generator
     images: Any = None  # of a prompt that has some: OpenRLHF's own rollout then answers
     by_state: bool = False  # ask for the log-probs of the most likely tokens as well
     weight: float = 1.0  # of the prompt in the loss

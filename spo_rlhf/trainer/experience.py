@@ -69,7 +69,9 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             keep_segment_advantages(experiences)
         else:
             experiences = super().compute_advantages_and_returns(experiences)
-        self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
+        gap_N = torch.cat([logprob_gaps(experience, self.args.rollout.top_p) for experience in experiences])
+        self.logprob_gap_max = gap_N.max().item() if gap_N.numel() else math.nan
+        log_gaps(experiences, gap_N)
         finish_batch(experiences, spo)
         if faults := [fault for experience in experiences for fault in faults_in_batch(experience)]:
             raise NonFinite(faults)
@@ -117,15 +119,33 @@ def scale_clip(experiences: list[upstream.Experience], entropies: list[torch.Ten
         experience.info["clip_scale"] = torch.where(mask, experience.clip_scale, 0).sum(-1) / trained
 
 
-def logprob_gap(experience: upstream.Experience) -> float:
-    """Largest difference between the engine's and the actor's log-probability of a sampled token.
+GAP_QUANTILES = {"p50": 0.5, "p99": 0.99}
 
-    Near 0 when the engine has the actor's weights; with top-p or top-k below everything, the engine's are renormalised.
+
+def logprob_gaps(experience: upstream.Experience, top_p: float = 1.0) -> torch.Tensor:
+    """Differences (N,) between the engine's and the actor's log-probability of the sampled tokens, in nats, never negative.
+
+    Near 0 when the engine has the actor's weights. With top-p the engine's probabilities are those of the nucleus, whose mass m
+    lies in [top_p, 1]: log q = log p - log m. The actor does not know m (it would have to sort the vocabulary at each token), so
+    what counts is the distance of the difference from [0, -log top_p]: 0 where a nucleus can explain it.
     """
     if experience.rollout_log_probs is None:
-        return float("nan")
-    gap = (experience.rollout_log_probs.float() - experience.action_log_probs.float()).abs() * experience.action_mask
-    return gap.max().item()
+        return torch.empty(0)
+    actions = experience.action_mask.bool()
+    difference_N = (experience.rollout_log_probs.double() - experience.action_log_probs.double())[actions]
+    return (difference_N - difference_N.clamp(0, -math.log(top_p))).abs()
+
+
+def log_gaps(experiences: list[upstream.Experience], gap_N: torch.Tensor) -> None:
+    """Mean and quantiles of the gaps of the whole batch as logs of every sample, in place: their mean over samples is the same."""
+    if not gap_N.numel():
+        return
+    # Sorted here: torch.quantile refuses more than 16 million numbers.
+    sorted_N = gap_N.sort().values
+    values = {name: sorted_N[math.ceil(share * len(sorted_N)) - 1] for name, share in GAP_QUANTILES.items()}
+    for name, value in {"mean": gap_N.mean(), **values}.items():
+        for experience in experiences:
+            experience.info[f"rollout/logprob_gap_{name}"] = value.float().expand(len(experience.sequences)).clone()
 
 
 def normalize_batch(experiences: list[upstream.Experience], masks: list[torch.Tensor], norm: Normalizer) -> None:

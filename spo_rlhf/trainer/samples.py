@@ -217,6 +217,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 top_p=options.get("top_p", 1.0),
                 top_k=options.get("top_k", -1),
                 method=self.spo.method if training else Group(),
+                seeded=self.spo.seeded,
                 images=image,
                 by_state=training and self.spo.by_state,
                 weight=1 / keep,

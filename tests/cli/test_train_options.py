@@ -15,7 +15,7 @@ from transformers import ByT5Tokenizer
 from spo_rlhf import upstream
 from spo_rlhf.cli.train import build_parser, main, parse
 from spo_rlhf.errors import UserError
-from spo_rlhf.launch import preflight
+from spo_rlhf.launch import gpu_rules
 from spo_rlhf.launch.bounds import BOUNDS
 from spo_rlhf.launch.offline_run import COMMANDS
 from spo_rlhf.launch.output import flatten, plain
@@ -424,10 +424,10 @@ def test_no_steps_between_two_of_a_kind_means_never(task, tmp_path):
 )
 def test_what_breaks_only_with_a_gpu_is_refused_there(task, tmp_path, options, says):
     args, _ = parse([*stack.options(task, tmp_path), "--dry-run"])
-    preflight.refuse_what_breaks(args)
+    gpu_rules.refuse_what_breaks(args)
     vars(args.ds).update(options)
     with pytest.raises(UserError, match=says):
-        preflight.refuse_what_breaks(args)
+        gpu_rules.refuse_what_breaks(args)
 
 
 def test_every_bound_is_of_an_option_that_openrlhf_has():

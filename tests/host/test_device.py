@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,36 @@ def test_a_worker_that_was_told_never_asks_torch(told):
     environment = {**os.environ, device.VARIABLE: told}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(told == CPU)] * 2 + ["False"]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "says"),
+    [
+        (
+            None,
+            "580.95.05",
+            r"torch \S+ is a build without CUDA: bash requirements/install_gpu\.sh, or set SPO_DEVICE=cpu",
+        ),
+        ("13.0", "550.54.15", r"\(driver 550.54.15\), and torch \S+ for CUDA 13.0 needs driver 580 or later"),
+        ("12.8", "470.1", "for CUDA 12.8 needs driver 525 or later"),
+        ("13.0", "580.95.05", "for CUDA 13.0 cannot use it: see `nvidia-smi`"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_one_line(monkeypatch, cuda, driver, says):
+    import torch
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(device, "has_gpu", lambda: False)
+    monkeypatch.setattr(device, "gpu_memory_bytes", lambda: 80 << 30)
+    monkeypatch.setattr(device, "_driver_version", lambda: driver)
+    line = device.unusable_gpu()
+    assert line is not None and re.search(says, line) and "\n" not in line
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device.unusable_gpu() is None, "hidden on purpose"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
+    assert device.unusable_gpu() is None
 
 
 def test_logical_gpus_are_marked_as_such():

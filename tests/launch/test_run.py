@@ -25,6 +25,7 @@ def asks(monkeypatch):
         return asked.nodes
 
     monkeypatch.setattr(device, "has_gpu", lambda: False)
+    monkeypatch.setattr(device, "unusable_gpu", lambda: None)
     monkeypatch.setattr(ray_start, "cluster_nodes", cluster_nodes)
     monkeypatch.setattr(device, "_settled", None)
     for name in (device.VARIABLE, "RAY_ADDRESS"):
@@ -55,6 +56,15 @@ def test_without_a_cluster_nobody_is_asked_and_every_run_decides_anew(asks, monk
     assert asks.addresses == []
 
 
+def test_a_gpu_that_torch_cannot_use_ends_the_command_unless_the_cpu_is_asked_for(asks, monkeypatch):
+    monkeypatch.setattr(device, "unusable_gpu", lambda: "the driver is too old")
+    with pytest.raises(UserError, match="the driver is too old"):
+        run.settle_device(ask_cluster=True)
+    monkeypatch.setenv(device.VARIABLE, device.CPU)
+    run.settle_device(ask_cluster=True)
+    assert device.is_cpu()
+
+
 def test_a_dry_run_connects_to_nothing_and_says_so(asks, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     [note] = run.settle_device(ask_cluster=False)
@@ -62,14 +72,6 @@ def test_a_dry_run_connects_to_nothing_and_says_so(asks, monkeypatch):
     monkeypatch.setenv(device.VARIABLE, device.GPU)  # what would run elsewhere
     assert run.settle_device(ask_cluster=False) == [] and not device.is_cpu()
     assert asks.addresses == []
-
-
-def test_too_few_devices_are_said_before_ray_would_wait_for_them():
-    run.check_devices(2, "head:6379", 2.0)
-    with pytest.raises(UserError, match="RAY_ADDRESS head:6379: the cluster has 1 GPUs and the run needs 2; add nodes"):
-        run.check_devices(2, "head:6379", 1.0)
-    with pytest.raises(UserError, match="this machine has 0 GPUs and the run needs 1; ask for fewer"):
-        run.check_devices(1, None, 0.0)
 
 
 @pytest.mark.parametrize(("address", "given"), [(None, "local"), ("head:6379", None)])

@@ -1,5 +1,6 @@
 """From samples to the loss of a micro-batch: layout, mask, whitening, normaliser, objective. OpenRLHF's classes, no engine."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from spo_rlhf.trainer.actor import LossWindows, SegmentReplayBuffer
 from spo_rlhf.trainer.experience import (
     finish_batch,
     keep_segment_advantages,
-    logprob_gap,
+    log_gaps,
+    logprob_gaps,
     normalize_batch,
     trained_tokens,
 )
@@ -77,12 +79,43 @@ def test_a_sample_counts_by_its_weight_after_the_norm():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_gap_is_the_largest_difference_on_response_tokens():
+def test_gaps_are_differences_on_response_tokens_alone():
     batch = experience(PROB, ADV)
     batch.action_log_probs = batch.rollout_log_probs.clone()
     batch.action_log_probs[1, PROMPT] += 0.25
     batch.action_log_probs[0, 0] += 9.0  # a prompt position
-    assert logprob_gap(batch) == pytest.approx(0.25)
+    gap_N = logprob_gaps(batch)
+    assert len(gap_N) == batch.action_mask.sum() and gap_N.max().item() == pytest.approx(0.25)
+    assert (gap_N > 1e-9).sum() == 1
+
+
+def test_what_a_nucleus_explains_is_no_gap():
+    """The engine renormalises over a nucleus of mass in [top_p, 1]; the actor's log-probs are those of all words."""
+    batch = experience(PROB, ADV)
+    top_p, mass = 0.9, torch.tensor([[0.9, 0.93, 0.97, 1.0]]).log()
+    full = torch.zeros_like(batch.rollout_log_probs)
+    full[:, PROMPT - 1 :] = batch.rollout_log_probs[:, PROMPT - 1 :] + mass
+    batch.action_log_probs = full
+    assert logprob_gaps(batch).max().item() == pytest.approx(-math.log(0.9), rel=1e-5)
+    assert logprob_gaps(batch, top_p).max().item() < 1e-6
+    batch.action_log_probs = full - torch.tensor([[0.0], [0.3]])  # what is left is a mismatch, in both directions
+    assert logprob_gaps(batch, top_p)[4:].min().item() == pytest.approx(0.3 + math.log(0.9), rel=1e-5)
+    batch.action_log_probs = full + torch.tensor([[0.3], [0.3]])
+    assert logprob_gaps(batch, top_p).max().item() == pytest.approx(0.3, rel=1e-5)
+
+
+def test_mean_and_quantiles_are_of_the_whole_batch_whatever_its_parts():
+    """Logged as the same number with every sample: any mean over samples gives it back."""
+    batches = [experience(PROB, ADV), experience(PROB[:1], ADV[:1])]
+    gap_N = torch.arange(1, 201).double()
+    log_gaps(batches, gap_N)
+    for batch in batches:
+        assert batch.info["rollout/logprob_gap_mean"].tolist() == [100.5] * len(batch.sequences)
+        assert batch.info["rollout/logprob_gap_p50"].tolist() == [100.0] * len(batch.sequences)
+        assert batch.info["rollout/logprob_gap_p99"].tolist() == [198.0] * len(batch.sequences)
+    before = dict(batches[0].info)
+    log_gaps(batches, torch.empty(0))
+    assert batches[0].info == before, "nothing to say of an engine that gave no log-probs"
 
 
 def loss_of(spo, batch, kl_coef=0.3, normalizer=2.0, **actor):

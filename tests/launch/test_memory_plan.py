@@ -1,0 +1,95 @@
+"""What is estimated of a GPU's memory: parameters as transformers counts them, and a plan that follows what the run does."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from spo_rlhf.launch.memory_plan import GIB, Load, model_shape, plan, remedies
+
+QWEN_15B = {
+    "num_hidden_layers": 28,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+SHAPE = model_shape(QWEN_15B)
+LOAD = Load(devices=1, tokens=2 * 2048, max_len=2048, logit_tokens=1766, zero_stage=2, checkpointing=True)
+H100 = 80 * GIB
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, Qwen2Config, Qwen3Config])
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_those_of_the_model(config, tied):
+    sizes = {**QWEN_15B, "vocab_size": 32000, "num_hidden_layers": 3, "tie_word_embeddings": tied}
+    made = config(**sizes)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(made)
+    real = sum(parameter.numel() for parameter in model.parameters())
+    assert model_shape(made.to_dict()).parameters == pytest.approx(real, rel=1e-3)
+
+
+def test_a_model_that_the_formula_does_not_cover_is_not_estimated():
+    assert model_shape({**QWEN_15B, "num_experts": 64}) is None
+    assert model_shape({"vocab_size": 10}) is None
+    assert model_shape({"text_config": QWEN_15B}) == SHAPE
+
+
+def test_every_part_counts_where_it_is():
+    base = plan(SHAPE, LOAD)
+    p = SHAPE.parameters
+    assert base.parts["weights"] == base.parts["reference"] == 2 * p
+    assert base.parts["gradients"] == 4 * p and base.parts["optimizer"] == 12 * p
+    assert base.parts["logits"] == 1766 * 151936 * 14
+    assert base.sampling == 4 * p + base.parts["processes"], "gradients and optimizer sleep"
+    assert base.training > base.sampling + 16 * p
+    chunk, whole = (plan(SHAPE, replace(LOAD, adam_offload=True, logit_tokens=n)) for n in (1766, 4096))
+    assert whole.training - chunk.training == (4096 - 1766) * 151936 * 14
+    assert plan(SHAPE, replace(LOAD, checkpointing=False)).training > base.training
+    awake = plan(SHAPE, replace(LOAD, policy_sleeps=False))
+    assert awake.sampling == base.sampling + 16 * p and awake.training == base.training
+
+
+@pytest.mark.parametrize(
+    ("change", "part", "factor"),
+    [
+        (dict(devices=4), "optimizer", 1 / 4),
+        (dict(devices=4), "gradients", 1 / 4),
+        (dict(devices=4), "weights", 1),
+        (dict(devices=4, zero_stage=1), "gradients", 3 / 2),
+        (dict(devices=4, zero_stage=3), "reference", 1 / 4),
+        (dict(adam_offload=True), "optimizer", 0),
+        (dict(grad_bytes=2), "gradients", 1 / 2),
+        (dict(critic=True), "optimizer", 2),
+        (dict(reference=False), "reference", 0),
+    ],
+)
+def test_stages_and_switches_change_what_they_shard_or_move(change, part, factor):
+    changed = plan(SHAPE, replace(LOAD, **change)).parts[part]
+    assert changed == pytest.approx(factor * plan(SHAPE, LOAD).parts[part], rel=1e-6)
+
+
+def test_the_share_leaves_room_for_the_rest_and_shrinks_when_nothing_sleeps():
+    sleeping = plan(SHAPE, LOAD)
+    share = sleeping.share(H100)
+    assert share == 0.6 and sleeping.need(share, H100) < H100
+    awake = plan(SHAPE, replace(LOAD, engine_sleeps=False, policy_sleeps=False))
+    assert awake.share(H100) < share and awake.need(awake.share(H100), H100) <= H100
+    assert awake.need(0.95, H100) > H100, "upstream's default does not fit"
+    assert plan(SHAPE, replace(LOAD, together=False)).share(H100) == 0.9
+
+
+def test_what_does_not_fit_is_told_with_the_fewest_changes():
+    small = 48 * GIB
+    heavy = replace(LOAD, checkpointing=False, tokens=8 * 2048)
+    assert plan(SHAPE, heavy).share(small) is None
+    flags = remedies(SHAPE, heavy, small)
+    assert flags == ["--actor.gradient_checkpointing_enable"]
+    assert plan(SHAPE, replace(heavy, checkpointing=True)).share(small) is not None
+    assert "--ds.adam_offload" in remedies(SHAPE, heavy, 24 * GIB)
+    assert "--ds.zero_stage 3" not in remedies(SHAPE, heavy, 24 * GIB), "one GPU has nothing to share it with"
+    assert remedies(SHAPE, heavy, 6 * GIB) == []

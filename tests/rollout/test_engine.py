@@ -1,0 +1,48 @@
+"""What an engine is asked for: a seed for each request, or none."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from spo_rlhf.config import SpoConfig
+from spo_rlhf.methods.group import Group
+from spo_rlhf.rollout.engine import TokenSampler
+from spo_rlhf.rollout.job import RolloutRequest
+
+
+def request(*, seeded: bool) -> RolloutRequest:
+    return RolloutRequest(
+        prompt="p",
+        label="l",
+        slot=0,
+        seed=(0, "train", 0),
+        num_samples=2,
+        max_length=16,
+        max_new_tokens=4,
+        temperature=0.6,
+        top_p=0.9,
+        top_k=-1,
+        method=Group(),
+        seeded=seeded,
+    )
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_a_request_carries_its_seed_unless_it_is_not_to_have_one(seeded):
+    asked = []
+
+    async def generate(state, params):
+        asked.append(params)
+        return SimpleNamespace(outputs=[], num_cached_tokens=0)
+
+    sampler = TokenSampler(SimpleNamespace(generate=generate), request(seeded=seeded))
+    asyncio.run(sampler.sample([1, 2], n=3, max_tokens=4, seed=77, logprobs=True))
+    [params] = asked
+    assert (params.n, params.max_tokens, params.temperature) == (3, 4, 0.6)
+    assert params.seed == (77 if seeded else None)
+
+
+@pytest.mark.parametrize(("given", "seeded"), [("auto", True), ("on", True), ("off", False)])
+def test_auto_is_on(given, seeded):
+    assert SpoConfig(method=Group(), request_seeds=given).seeded is seeded
