@@ -23,6 +23,7 @@ ROOMS = (
     "rollout",
     "sampling",
     "methods",
+    "rollouts",
     "config",
     "trainer",
     "launch",

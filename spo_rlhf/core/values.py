@@ -43,6 +43,16 @@ def leave_one_out(reward_B: Floats) -> np.ndarray:
     return (reward_B.sum() - reward_B) / (reward_B.size - 1)
 
 
+def others(reward_B: Floats) -> list[ValueEstimate]:
+    """`leave_one_out` (B,) with the standard errors of these means and the B - 1 rewards behind each.
+
+    Raises ValueError as `leave_one_out` does.
+    """
+    mean_B = leave_one_out(reward_B)
+    rest_B = [monte_carlo(np.delete(np.asarray(reward_B), index)) for index in range(len(mean_B))]
+    return [ValueEstimate(float(mean), one.stderr, one.count) for mean, one in zip(mean_B, rest_B, strict=True)]
+
+
 def _finite(reward: Floats) -> np.ndarray:
     reward = np.asarray(reward, dtype=np.float64)
     if not np.isfinite(reward).all():

@@ -137,6 +137,9 @@ class Tree(SegmentMethod):
         tree = await sampler.grow(self.shape)
         return job.rollout(sampler.counts, tree=tree)
 
+    def node_advantages(self, tree: TokenTree) -> np.ndarray:
+        return core.advantages(tree.parent_N, core.values(tree.parent_N, tree.reward_N), self.advantage)
+
     def supply(self, services: TrainerServices) -> "NodeSupply":
         return NodeSupply(self, services)
 
@@ -151,10 +154,11 @@ def node_samples(rollout: Rollout, advantage: core.NodeAdvantage) -> list[Sample
     assert tree is not None, "a rollout of this method is a tree"
     value_N = core.values(tree.parent_N, tree.reward_N)
     adv_N = core.advantages(tree.parent_N, value_N, advantage)
-    return [_node_sample(rollout, tree, node, float(value_N[node]), float(adv_N[node])) for node in core.trained(adv_N)]
+    return [node_sample(rollout, tree, node, float(value_N[node]), float(adv_N[node])) for node in core.trained(adv_N)]
 
 
-def _node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, advantage: float) -> Sample:
+def node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, advantage: float) -> Sample:
+    """A node as a sample: the tokens before its own are context, which is no action and carries no log-probs."""
     context, tokens = tree.prompt_ids + tree.prefix(node), tree.tokens(node)
     return Sample(
         token_ids=context + tokens,

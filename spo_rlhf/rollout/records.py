@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spo_rlhf.core.tree import TokenTree
+from spo_rlhf.core.values import ValueEstimate
 from spo_rlhf.rollout.protocol import Completion, Grade
 
 
@@ -54,6 +55,8 @@ class Sample:
     logs: dict[str, float] = field(default_factory=dict)
     boundaries: list[int] = field(default_factory=list)  # (K + 1,) of its segments, [0, .., T]
     adv_T: list[float] | None = None
+    estimates: list[ValueEstimate] = field(default_factory=list)  # (K,) at the starts of its segments, where known
+    reward_logs: dict[str, float] = field(default_factory=dict)  # of `logs`, those of the reward function
     images: Any = None
     mm_train_inputs: Any = None
 
@@ -70,6 +73,7 @@ class Sample:
             reward=grade.reward if grade else None,
             score=grade.score if grade else None,
             logs=logs,
+            reward_logs=dict(grade.logs) if grade else {},
             **more,
         )
 

@@ -29,6 +29,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.batch: list[upstream.Experience] = []  # of the last update
         self.logprob_gap_max = math.nan  # of the last batch; OpenRLHF's train_step has no way to hand it on
 
     def make_experience_batch(self, samples):
@@ -67,6 +68,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             experiences = super().compute_advantages_and_returns(experiences)
         self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
         finish_batch(experiences, spo)
+        self.batch = experiences
         return experiences
 
 

@@ -13,6 +13,7 @@ from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.experience import SegmentExperienceMaker
+from spo_rlhf.trainer.kept import KeptRollouts
 from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, with_equal_logs
 
 
@@ -61,6 +62,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 reporter=self.reporter,
             )
         )
+        self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
         self.tokens = 0  # generated for training since the start, Monte Carlo included
 
@@ -101,6 +103,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 status, step = self.train_step(samples, step)
                 status = self.complete(status, measured, batch.pass_rate)
                 self.report_step(step, status)
+                self.kept.send(step, batch.rollouts, self.experience_maker.batch)
                 progress = {
                     "episode": episode,
                     "global_step": step,
