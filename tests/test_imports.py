@@ -27,6 +27,7 @@ ROOMS = (
     "config",
     "trainer",
     "launch",
+    "insight",
     "evaluation",
     "cli",
 )
