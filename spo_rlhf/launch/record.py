@@ -6,6 +6,7 @@ from typing import Any
 
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json
+from spo_rlhf.host.versions import versions
 from spo_rlhf.launch import history
 from spo_rlhf.launch.totals import Totals, mean_accuracy
 from spo_rlhf.rollouts.store import RolloutStore
@@ -52,7 +53,7 @@ class RunRecord:
         if kind not in self._shown_by:
             raise ValueError(f"unknown event {kind!r}; a record takes {', '.join(self._shown_by)}")
         if kind == "plan":
-            event = {**event, "started": self.start}
+            event = {**event, "started": self.start, "versions": versions()}
             self._go_on_from(event["first_step"])
         if kind not in NOT_WRITTEN:
             self._write(event)
