@@ -1,13 +1,19 @@
 """The figures of a report: which numbers, of which runs, with a band where runs repeat each other."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
-from spo_rlhf.insight.runs import Point, Run, accuracy
+from spo_rlhf.insight.runs import OF_A_REPEAT, Point, Run, accuracy
 
-# x axes
-AXES = {"step": "steps", "tokens": "tokens sampled for training, Monte Carlo included", "seconds": "seconds of work"}
+# x axes: field of a point -> in a title, at the axis
+AXES = {
+    "step": ("steps", "steps"),
+    "tokens": ("tokens", "tokens sampled for training, Monte Carlo included"),
+    "seconds": ("time", "seconds of work"),
+}
+
+STEPS = AXES["step"][1]
 
 
 @dataclass(frozen=True)
@@ -106,16 +112,32 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         by_experiment.setdefault(run.experiment, []).append(run)
     groups = list(by_experiment.values())
-    names = sorted({name for group in groups for name in group[0].config})
-    differ = [name for name in names if len({str(group[0].config.get(name)) for group in groups}) > 1]
-    differ.sort(key=lambda name: (name != "spo.mode", not name.startswith("spo."), name))
-    return [Group(_label(group, differ[:3]), group) for group in groups]
+    return [Group(label, group) for label, group in zip(_labels([group[0] for group in groups]), groups)]
 
 
-def _label(group: list[Run], differ: Sequence[str]) -> str:
-    config, mode = group[0].config, str(group[0].config.get("spo.mode", group[0].name))
-    told = [mode if name == "spo.mode" else f"{name} {config.get(name)}" for name in differ]
-    return ", ".join(told) or mode
+def _labels(firsts: Sequence[Run]) -> list[str]:
+    """The method, and as few other options as tell the experiments apart, ours first."""
+    names = {name for run in firsts for name in run.config} - OF_A_REPEAT
+    left = sorted(names, key=lambda name: (not name.startswith("spo."), name))
+    made = [str(run.config.get("spo.mode", run.name)) for run in firsts]
+
+    def with_option(name: str) -> list[str]:
+        return [
+            label if run.config.get(name) is None else f"{label}, {name} {_short(run.config[name])}"
+            for label, run in zip(made, firsts)
+        ]
+
+    while len(set(made)) < len(made):
+        best = max(left, key=lambda name: len(set(with_option(name))), default=None)
+        if best is None or len(set(with_option(best))) == len(set(made)):
+            return [f"{label} ({run.name})" for label, run in zip(made, firsts)]
+        made, left = with_option(best), [name for name in left if name != best]
+    return made
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 40 else f"{text[:19]}..{text[-19:]}"
 
 
 def curve(
@@ -143,40 +165,34 @@ def curve(
 def figures(groups: Sequence[Group]) -> list[Figure]:
     """All figures that these runs have numbers for."""
     made: list[Figure] = []
-    for axis, x_label in AXES.items():
-        for title, unit, points_of, value in (
-            ("Held-out accuracy", "share solved", lambda run: run.evals, lambda point: accuracy(point.metrics)),
-            ("Reward", "mean of the responses", lambda run: run.steps, metric("rollout/reward_mean")),
-        ):
-            made += _figure(
-                f"{title} over {axis}s".replace("ss", "s"),
-                x_label,
-                unit,
-                (curve(group, points_of, value, axis, group.label) for group in groups),
-            )
+    for title, unit, points_of, value in (
+        ("Held-out accuracy", "share solved", lambda run: run.evals, lambda point: accuracy(point.metrics)),
+        ("Reward", "mean of the responses", lambda run: run.steps, metric("rollout/reward_mean")),
+    ):
+        for axis, (over, x_label) in AXES.items():
+            curves = [curve(group, points_of, value, axis, group.label) for group in groups]
+            made += _figure(f"{title} over {over}", x_label, unit, curves)
     for title, unit, values, note in STEP_FIGURES:
-        curves = [
-            curve(
-                group,
-                lambda run: run.steps,
-                value,
-                "step",
-                ", ".join(filter(None, (group.label if len(groups) > 1 or not label else "", label))),
-            )
-            for group in groups
+        curves = {
+            label: [curve(group, lambda run: run.steps, value, "step", group.label) for group in groups]
             for label, value in values.items()
-        ]
-        made += _figure(title, AXES["step"], unit, curves, note)
+        }
+        if len(groups) == 1:  # its numbers share a picture
+            together = [replace(one, label=label or one.label) for label, [one] in curves.items() if one is not None]
+            made += _figure(title, STEPS, unit, together, note)
+            continue
+        for label, known in curves.items():
+            made += _figure(f"{title}: {label}" if label else title, STEPS, unit, known, note)
     made += _figure(
         "Variance of the advantages",
-        AXES["step"],
+        STEPS,
         "reward²",
         (_of_credit(group, "variance") for group in groups),
         "of the tokens under the loss, in the rollouts that were kept",
     )
     made += _figure(
         "Groups that agree",
-        AXES["step"],
+        STEPS,
         "share of prompts",
         (_of_credit(group, "agreeing") for group in groups),
         "all outcomes of a prompt have one reward, in the rollouts that were kept",
