@@ -132,6 +132,7 @@ def test_filters_and_sorting_leave_what_they_say(opened):
     assert left(find="nowhere") == [] and browser.run("document.querySelector('#detail .empty') !== null")
     left()
     browser.run(CHOOSE.format("sort", "-reward"))
+    assert browser.run("document.querySelector('#list [data-index]').getAttribute('aria-current')") == "true"
     rewards = [float(line.split("reward ")[1].split()[0]) for line in left()]
     assert rewards == sorted(rewards, reverse=True)
     browser.run(CHOOSE.format("sort", "step"))
@@ -233,8 +234,16 @@ def test_a_hostile_run_runs_nothing(opened):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_window(opened, browser, width):
     browser.view(width, 800)
-    opened(made_up.hostile())
-    assert browser.run("document.documentElement.scrollWidth") <= width
+    long = [made_up.row(1, 99, 1, ["x" * 500, *"many words"], prompt="a long prompt " * 30 + "y" * 400, segments=2)]
+    opened(made_up.hostile() + long)
+    for number in range(len(made_up.HOSTILE) + 1):
+        browser.run(f"document.querySelector('#list [data-index=\"{number}\"]').click()")
+        browser.wait(
+            f"document.querySelector('#list [data-index=\"{number}\"]').getAttribute('aria-current') === 'true'"
+        )
+        assert browser.run("document.documentElement.scrollWidth") <= width
+    inside = "[...document.querySelectorAll('header *, #detail > *')].every((one) => one.getBoundingClientRect().right <= innerWidth + 1)"
+    assert browser.run(inside)
     browser.view(1280, 800)
 
 

@@ -243,7 +243,7 @@ const FITS = {
 };
 const KEYS = { step: (one) => one.s, prompt: (one) => one.q, reward: (one) => one.r ?? -Infinity, size: (one) => Math.max(one.hi, -one.lo), length: (one) => one.l };
 let order = [], listed = 0;
-function select() {
+function select(anew) {
   const chosen = (id) => byId(id).value;
   const find = chosen("find").toLowerCase();
   order = data.entries.map((_, index) => index).filter((index) => {
@@ -259,7 +259,7 @@ function select() {
   listed = 0;
   more();
   byId("count").textContent = `${order.length} of ${data.entries.length} ${data.entries[0]?.k === "t" ? "trees" : "responses"}`;
-  show(order.includes(shown) ? shown : order[0] ?? -1, false);
+  show(!anew && order.includes(shown) ? shown : order[0] ?? -1, false);
 }
 function more() {
   const list = byId("list");
@@ -294,11 +294,11 @@ byId("summary").textContent = data.summary;
 legend();
 byId("controls").addEventListener("input", (event) => {
   if (event.target.id === "values") document.body.classList.toggle("no-values", event.target.value === "off");
-  else select();
+  else select(event.target.id === "sort");
 });
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 const measure = () => document.documentElement.style.setProperty("--header", document.querySelector("header").offsetHeight + "px");
 addEventListener("resize", measure);
 measure();
-select();
+select(true);
 document.documentElement.dataset.ready = "yes";
