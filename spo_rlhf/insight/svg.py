@@ -37,7 +37,8 @@ def draw(figure: Figure) -> str:
     xs = [x for curve in curves for x in curve.x] or [0.0]
     if figure.diagonal:
         xs, ys = [*xs, 0.0, 1.0], [*ys, 0.0, 1.0]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(0.0, *ys) if min(ys) < 0.5 * max(ys) else min(ys), max(ys))
+    # From 0 on: an axis that starts elsewhere makes much of little.
+    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(0.0, *ys), max(0.0, *ys))
     if not figure.diagonal and len(set(xs)) > 1:
         x_ticks = [tick for tick in x_ticks if min(xs) <= tick <= max(xs)] or x_ticks
         x_low, x_high = min(xs), max(xs)

@@ -167,6 +167,8 @@ def test_a_response_shows_segments_values_and_masks_by_mouse_and_by_keyboard(ope
     assert browser.run("document.activeElement.getAttribute('aria-label')").startswith("segment 2 of 4, advantage")
     assert "segment2 of 4" in browser.run("document.getElementById('tip').textContent")
     assert browser.run("document.activeElement.getAttribute('aria-describedby')") == "tip"
+    browser.run("scrollBy(0, 5)")
+    assert not browser.run("document.getElementById('tip').hidden"), "moving the focus may scroll"
     browser.key("Escape")
     assert browser.run("document.getElementById('tip').hidden")
     browser.run("document.activeElement.blur()")

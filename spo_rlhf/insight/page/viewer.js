@@ -79,7 +79,11 @@ document.addEventListener("pointerover", (event) => {
   else if (!document.activeElement?.classList.contains("seg")) hideTip();
 });
 document.addEventListener("focusin", (event) => (event.target.classList?.contains("seg") ? showTip(event.target) : hideTip()));
-addEventListener("scroll", hideTip, { passive: true });
+addEventListener("scroll", () => {
+  // Moving the focus may scroll: what is told of the focused segment goes with it.
+  const here = document.activeElement;
+  if (here?.classList.contains("seg")) showTip(here); else hideTip();
+}, { passive: true });
 
 // ---- a response -------------------------------------------------------------------------------------------------------------
 const estimate = (row, k) => (row.v.length ? `${number(row.v[k])} ± ${number(row.e[k])}  (${row.n[k]} outcome${row.n[k] === 1 ? "" : "s"})` : "not estimated");
