@@ -122,6 +122,11 @@ def _add_step_fields(experience: type) -> None:
     dataclasses.dataclass(experience)
 
 
+def logged_sample(text: str, reward: float) -> dict[str, Any]:
+    """What OpenRLHF's wandb and TensorBoard loggers make a table of samples of, as a metric of a step."""
+    return {"generated_samples": [text, reward]}
+
+
 @contextlib.contextmanager
 def entropies(actor):
     """Context in which each forward pass of OpenRLHF's Actor also computes entropies: a list of (B, T - 1), one per pass.

@@ -163,6 +163,16 @@ def keys(rollouts: Sequence[Rollout]) -> set[Key]:
     return found
 
 
+def marked(rows: Sequence[Row]) -> tuple[str, float]:
+    """The first row with an advantage as text, that of each segment in front of it, and its reward, or V."""
+    row = next((row for row in rows if any(row["segment_advantages"])), rows[0])
+    pieces = ["".join(row["token_texts"][first:last]) for first, last in zip(row["boundaries"], row["boundaries"][1:])]
+    advs = row["segment_advantages"] or [None] * len(pieces)
+    text = "".join(piece if adv is None else f"[{adv:+.2f}|{piece}]" for adv, piece in zip(advs, pieces))
+    reward = row["reward"] if row["reward"] is not None else (row["values"] or [0.0])[-1]
+    return f"{row['prompt']}{text}", reward
+
+
 def packed(rows: Sequence[Row]) -> bytes:
     """The rows as the content of a file; the same bytes for the same rows."""
     lines = "".join(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n" for row in rows)

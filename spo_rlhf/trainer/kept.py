@@ -13,7 +13,7 @@ from spo_rlhf.core.options import name_of
 from spo_rlhf.methods import METHODS
 from spo_rlhf.rollout.records import Rollout
 from spo_rlhf.rollout.texts import token_texts
-from spo_rlhf.rollouts.rows import Keeping, Key, Trained, keys, packed
+from spo_rlhf.rollouts.rows import Keeping, Key, Trained, keys, marked, packed
 from spo_rlhf.trainer.events import Reporter
 
 
@@ -33,18 +33,25 @@ class KeptRollouts:
             node_advantages=spo.method.node_advantages,
         )
 
-    def send(self, step: int, rollouts: Sequence[Rollout], experiences: Iterable[upstream.Experience]) -> None:
-        """Those of the step that `experiences` were the update of."""
+    def send(
+        self, step: int, rollouts: Sequence[Rollout], experiences: Iterable[upstream.Experience]
+    ) -> dict[str, Any]:
+        """Those of the step that `experiences` were the update of.
+
+        Returns what OpenRLHF's loggers show of a step's samples: one, with the advantages of its segments, or nothing.
+        """
         if not self.on:
-            return
+            return {}
         try:
             chosen = self.keeping.choose(rollouts)
-            trained = trained_samples(experiences, keys(chosen))
-            self.reporter.send("rollouts", step=step, content=packed(self.keeping.rows(chosen, step, trained)))
+            rows = self.keeping.rows(chosen, step, trained_samples(experiences, keys(chosen)))
+            self.reporter.send("rollouts", step=step, content=packed(rows))
+            return upstream.logged_sample(*marked(rows)) if rows else {}
         except Exception as error:  # whatever it is, the training is worth more
             self.on = False
             what = " ".join(f"{type(error).__name__}: {error}".split())
             self.reporter.note(f"no more rollouts are kept (step {step}: {what})")
+            return {}
 
 
 def texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:

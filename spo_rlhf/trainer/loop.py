@@ -103,7 +103,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 status, step = self.train_step(samples, step)
                 status = self.complete(status, measured, batch.pass_rate)
                 self.report_step(step, status)
-                self.kept.send(step, batch.rollouts, self.experience_maker.batch)
+                sample = self.kept.send(step, batch.rollouts, self.experience_maker.batch)
                 progress = {
                     "episode": episode,
                     "global_step": step,
@@ -112,7 +112,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                     "total_consumed_prompts": consumed,
                     "data_loader_state_dict": self.prompts_dataloader.state_dict(),
                 }
-                self.save_logs_and_checkpoints(step, status, progress)
+                self.save_logs_and_checkpoints(step, {**status, **sample}, progress)
                 if step % self.args.eval.steps == 0:
                     self.evaluate_held_out(step, progress)
         if self.args.spo.eval_ends and step % self.args.eval.steps:  # unless it was evaluated just now

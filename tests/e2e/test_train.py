@@ -33,7 +33,9 @@ def chain_runs(task, tmp_path_factory):
         eval__n_samples_per_prompt=1,
     )
     first_dir, second_dir = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
-    first = stack.train(stack.options(task, first_dir, **changes), first_dir)
+    first = stack.train(
+        stack.options(task, first_dir, **changes, logger__tensorboard_dir=first_dir / "board"), first_dir
+    )
 
     changes |= dict(train__num_episodes=50, eval__steps=2, ckpt__save_steps=2, ckpt__save_hf=True)
     reward, failing = second_dir / "reward.py", second_dir / "failing"
@@ -94,6 +96,24 @@ def test_rollouts_of_a_few_prompts_are_kept_with_the_advantages_of_the_loss(chai
         assert row["value_counts"][1:-1] == [3] * (len(row["values"]) - 2)
     again = [row for row in rollouts.read(second_dir / "run") if row["step"] <= 2]
     assert again == rows, "the same seed keeps the same"
+
+
+def test_tensorboard_shows_a_sample_a_step_with_its_advantages(chain_runs):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (first_dir, first), _ = chain_runs
+    [folder] = (first_dir / "board").iterdir()
+    board = accumulator.EventAccumulator(str(folder))
+    board.Reload()
+    texts = [
+        event.tensor_proto.string_val[0].decode() for event in board.Tensors("train/generated_samples/text_summary")
+    ]
+    rows = list(rollouts.read(first_dir / "run"))
+    assert len(texts) == 2
+    for step, text in enumerate(texts, 1):
+        assert any(row["step"] == step and f"[{row['segment_advantages'][0]:+.2f}|" in text for row in rows)
+    assert [event.value for event in board.Scalars("train/rollout/reward_mean")] == pytest.approx(
+        [metrics["rollout/reward_mean"] for metrics in first["steps"]]
+    )
 
 
 def test_the_same_seed_gives_the_same_run(chain_runs):

@@ -35,16 +35,19 @@ def kept(tokenizer, **options) -> tuple[KeptRollouts, Listener]:
 def test_a_step_sends_the_rows_of_as_many_prompts_as_asked_for():
     tokenizer = small_model.build_tokenizer(["1 + 1 = 2"])
     sender, listener = kept(tokenizer, save_rollouts=2)
-    sender.send(7, [kept_toy.rollout(kept_toy.CHAIN, f"prompt {slot}", slot) for slot in range(3)], [])
+    sample = sender.send(7, [kept_toy.rollout(kept_toy.CHAIN, f"prompt {slot}", slot) for slot in range(3)], [])
     [(event, values)] = listener.events
     rows = [json.loads(line) for line in gzip.decompress(values["content"]).splitlines()]
     assert event == "rollouts" and {row["step"] for row in rows} == {7} == {values["step"]}
+    text, reward = sample["generated_samples"]
+    first = next(row for row in rows if any(row["segment_advantages"]))
+    assert text.startswith(f"{first['prompt']}[{first['segment_advantages'][0]:+.2f}|") and reward == first["reward"]
     assert len({row["prompt"] for row in rows}) == 2 and len(rows) == 8 and not any(row["trained"] for row in rows)
 
 
 def test_none_are_made_where_none_are_asked_for():
     sender, listener = kept(None, save_rollouts=0)
-    sender.send(1, [kept_toy.rollout(kept_toy.CHAIN)], [])
+    assert sender.send(1, [kept_toy.rollout(kept_toy.CHAIN)], []) == {}
     assert listener.events == listener.notes == []
 
 
