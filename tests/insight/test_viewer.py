@@ -1,6 +1,9 @@
 """The page of segments: what it holds, that it runs nothing of what a run says, and in a browser that it works."""
 
+import configparser
+import random
 import re
+from pathlib import Path
 
 import kept_toy
 import made_up
@@ -10,6 +13,7 @@ from browser import CHROMIUM, Browser
 from spo_rlhf.insight import page
 from spo_rlhf.insight.viewer import entries, scale, viewer
 
+ROOT = Path(__file__).parents[2]
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install Debian's chromium")
 
 
@@ -51,6 +55,18 @@ def test_no_text_of_a_run_is_markup():
 def test_a_page_asks_for_nothing_outside_itself():
     made = viewer(made_up.rows(), "a run")
     assert not re.search(r"https?://|\bsrc=|\bhref=|@import|url\(", made)
+
+
+def test_the_files_of_the_pages_are_installed_with_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = [part.strip() for part in setup["options.package_data"]["spo_rlhf"].split(",")]
+    beside = [
+        path for path in (ROOT / "spo_rlhf" / "insight" / "page").iterdir() if path.is_file() and path.suffix != ".py"
+    ]
+    assert len(beside) == 6
+    for path in beside:
+        assert any(path.relative_to(ROOT / "spo_rlhf").match(pattern) for pattern in patterns), path.name
 
 
 def test_a_tree_is_one_entry_and_responses_are_one_each():
@@ -251,5 +267,12 @@ def test_nothing_is_wider_than_the_window(opened, browser, width):
 
 @needs_browser
 def test_five_hundred_responses_of_four_thousand_tokens_open_in_three_seconds(opened):
-    _, seconds = opened(made_up.rows(steps=5, prompts=10, samples=10, length=4096))
+    words = [f"{number:x} " for number in range(50_000)]  # texts that hardly shrink
+    rows = [
+        made_up.row(step, slot, sample, random.Random(step + 10 * slot).choices(words, k=4096))
+        for step in range(5)
+        for slot in range(10)
+        for sample in range(10)
+    ]
+    _, seconds = opened(rows)
     assert seconds < 3, f"{seconds:.1f} s"
