@@ -80,7 +80,7 @@ State = tuple[str, str, float, float, float]
 
 
 def inner_states(rows: Sequence[Row]) -> list[State]:
-    """The inner boundaries of responses that have values. Those of trees are means of the very outcomes: left out."""
+    """The inner boundaries of responses that have values. A node of a tree has none: its values are means of the very outcomes."""
     return [
         (
             f"{row['step']} {row['slot']}",
@@ -90,7 +90,7 @@ def inner_states(rows: Sequence[Row]) -> list[State]:
             row["reward"],
         )
         for row in rows
-        if row["method"] != "tree" and row["reward"] is not None and row["values"]
+        if row["reward"] is not None and row["values"]
         for k in range(1, len(row["values"]) - 1)
     ]
 

@@ -28,7 +28,7 @@ class Entry:
 
     @property
     def is_tree(self) -> bool:
-        return self.first["method"] == "tree" or any(row["parent"] for row in self.rows)
+        return any(row["level"] > 1 for row in self.rows)
 
     def rewards(self) -> list[float]:
         """Those of the response, or of the leaves."""
@@ -47,20 +47,15 @@ def entries(rows: Iterable[Row], most: int) -> tuple[list[Entry], int]:
     steps: list[list[Entry]] = []
     for _, of_step in groupby(rows, key=lambda row: row["step"]):
         made: list[Entry] = []
-        for row in of_step:
-            if made and _same_tree(made[-1].first, row):
-                made[-1].rows.append(row)
-            else:
-                made.append(Entry([row]))
+        for _, of_prompt in groupby(of_step, key=lambda row: row["slot"]):
+            together = list(of_prompt)
+            is_tree = any(row["level"] > 1 for row in together)
+            made += [Entry(together)] if is_tree else [Entry([row]) for row in together]
         steps.append(made)
     total = sum(map(len, steps))
     while len(steps) > 1 and sum(map(len, steps)) > most:
         steps = steps[::-1][::2][::-1]
     return [entry for step in steps for entry in step], total
-
-
-def _same_tree(one: Row, other: Row) -> bool:
-    return one["method"] == "tree" == other["method"] and one["slot"] == other["slot"]
 
 
 def scale(shown: Sequence[Entry]) -> float:

@@ -1,5 +1,6 @@
 """What kept rollouts tell: calibration of values, spread of advantages, groups that agree."""
 
+import kept_toy
 import numpy as np
 import pytest
 from made_up import row, rows
@@ -44,7 +45,7 @@ def test_states_of_one_prompt_count_as_one_piece_of_evidence():
 def test_only_inner_borders_of_responses_are_compared():
     one = row(1, 0, 1, ["a "] * 8, segments=4)
     assert [state[2] for state in inner_states([one])] == one["values"][1:-1]
-    assert inner_states([{**one, "method": "tree"}]) == [] == inner_states([{**one, "reward": None}])
+    assert inner_states([{**one, "reward": None}]) == [] == inner_states(kept_toy.rows("tree"))
 
 
 def test_spread_and_agreement_are_those_of_a_step():
