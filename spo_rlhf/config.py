@@ -158,6 +158,15 @@ class SpoConfig:
     eval_ends: bool = option(
         True, help="evaluate before the first and after the last step, where --eval.dataset is given"
     )
+    save_rollouts: int = option(
+        4,
+        at_least=0,
+        metavar="N",
+        help="prompts of every step whose rollouts are kept in the run folder (docs/rollouts.md); 0: none",
+    )
+    save_rollouts_mb: int = option(
+        256, at_least=1, metavar="MB", help="room on the disk that kept rollouts may take; older steps are thinned out"
+    )
     run_dir: str | None = option(
         parse=str,
         default_text="runs/<date>-<time>",

@@ -196,6 +196,11 @@ def _save_whole_tokenizers(strategy: type) -> None:
     strategy.save_model = save_model
 
 
+def logged_sample(text: str, reward: float) -> dict[str, Any]:
+    """What OpenRLHF's wandb and TensorBoard loggers make a table of samples of, as a metric of a step."""
+    return {"generated_samples": [text, reward]}
+
+
 @contextlib.contextmanager
 def entropies(actor):
     """Context in which each forward pass of OpenRLHF's Actor also computes entropies: a list of (B, T - 1), one per pass.

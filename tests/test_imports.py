@@ -25,9 +25,11 @@ ROOMS = (
     "rollout",
     "sampling",
     "methods",
+    "rollouts",
     "config",
     "trainer",
     "launch",
+    "insight",
     "evaluation",
     "cli",
 )

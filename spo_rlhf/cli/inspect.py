@@ -1,11 +1,12 @@
-"""`spo-inspect`: the segment algebra on recorded responses and trees, one JSON object a line in, one out.
+"""`spo-inspect`: the segments of a run as a page or on the terminal, and the segment algebra on recorded responses and trees.
 
-Shows what a response would train: its boundaries, segment and token advantages and the loss mask; of a tree, its values and
-advantages. Needs no model and imports neither torch nor the training stack.
+The algebra shows what a response would train, one JSON object a line in, one out: its boundaries, segment and token advantages
+and the loss mask; of a tree, its values and advantages. Needs no model and imports neither torch nor the training stack.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from contextlib import nullcontext
@@ -15,12 +16,19 @@ from spo_rlhf.cli.inspect_modes import MODES, get
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.command import OneLineParser, run_command
 from spo_rlhf.host.files import parse_json, whole_output
+from spo_rlhf.insight import terminal
+from spo_rlhf.insight.viewer import Entry, entries, viewer
+from spo_rlhf.rollouts.reader import files, read
 
 PROGRAM = "spo-inspect"
 PROGRESS_SECONDS = 5.0
 
 EXAMPLES = """\
-input, one object a line (here wrapped; also as {"input": {...}}; other keys are ignored):
+a run (docs/rollouts.md says what it keeps; also while it runs):
+  spo-inspect runs/quickstart/train --html segments.html     # a page for a browser, all in one file
+  spo-inspect runs/quickstart/train --show 3                 # the newest 3 responses here
+
+recorded cases (--input, --output), one object a line (here wrapped; also as {"input": {...}}; other keys are ignored):
   {"mode": "chain", "probs": [0.95, 0.5, 0.99, 0.8], "mask_threshold": 0.9,
    "partition": {"type": "cutpoint", "threshold": 0.9, "interval": 1}, "values": [0.25, 0.5], "reward": 1.0}
   {"mode": "tree", "advantage": "mean", "nodes": [{"id": 0, "parent": null}, {"id": 1, "parent": 0, "reward": 1.0},
@@ -39,7 +47,6 @@ output, in the same order:
    "mask": [0, 1, 0, 1]}
   {"values": {"0": 0.5, "1": 1.0, "2": 0.0}, "advantages": {"1": 0.5, "2": -0.5}, "trained": [1, 2]}
 
-examples:
   spo-inspect --input responses.jsonl --output advantages.jsonl
   head -n 1 responses.jsonl | spo-inspect --input - --output -
 """
@@ -83,18 +90,77 @@ def _no_constant(name: str) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog=PROGRAM,
-        description="Boundaries, advantages and loss mask of recorded responses; values and advantages of trees.",
+        description="The segments of a run, as a page or here; or boundaries, advantages and loss mask of recorded cases.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--input", required=True, metavar="FILE", help="JSON lines to read; - for standard input")
-    parser.add_argument("--output", required=True, metavar="FILE", help="JSON lines to write; - for standard output")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a run folder, or a file of its rollouts")
+    parser.add_argument("--html", metavar="FILE", help="write the page of its segments")
+    parser.add_argument(
+        "--most",
+        type=at_least_one,
+        default=1000,
+        metavar="N",
+        help="responses or trees on the page at most (%(default)s)",
+    )
+    parser.add_argument("--show", type=at_least_one, metavar="N", help="print the newest N responses or trees")
+    parser.add_argument("--input", metavar="FILE", help="JSON lines to read; - for standard input")
+    parser.add_argument("--output", metavar="FILE", help="JSON lines to write; - for standard output")
     return parser
 
 
+def at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 def inspect(argv: list[str] | None) -> None:
-    """Read, inspect, write. Raises UserError."""
-    args = build_parser().parse_args(argv)
+    """A run, or cases: read, inspect, write. Raises UserError."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.run is None:
+        if args.html or args.show:
+            parser.error("--html and --show need a RUN")
+        if missing := [flag for flag in ("--input", "--output") if getattr(args, flag[2:]) is None]:
+            or_run = "; or a RUN with --html or --show" if len(missing) > 1 else ""
+            parser.error(f"the following arguments are required: {', '.join(missing)}{or_run}")
+        return inspect_cases(args)
+    if args.input or args.output:
+        parser.error("--input and --output are for recorded cases; a RUN goes with --html or --show")
+    if not args.html and not args.show:
+        parser.error("say what to do with the RUN: --html FILE or --show N")
+    return inspect_run(args)
+
+
+def inspect_run(args: argparse.Namespace) -> None:
+    """The page, the newest responses here, or both. Raises UserError."""
+    if args.html:
+        made = viewer(read(args.run), title=args.run, most=args.most)
+        with whole_output(args.html) as sink:
+            sink.write(made)
+        if args.html != "-":
+            print(f"{args.html}: open it in a browser ({len(made) / 1e6:.1f} MB)")
+    if args.show:
+        for text in terminal.shown(
+            newest(args.run, args.show), colours=sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        ):
+            print(text)
+
+
+def newest(run: str, count: int) -> list[Entry]:
+    """The last responses or trees of a run, the oldest of them first; no more files are read than it takes."""
+    found: list[Entry] = []
+    for file in reversed(files(run)):
+        found = entries(read(file), most=count)[0] + found
+        if len(found) >= count:
+            break
+    return found[-count:]
+
+
+def inspect_cases(args: argparse.Namespace) -> None:
+    """The segment algebra on recorded cases. Raises UserError."""
     try:
         with nullcontext(sys.stdin.buffer) if args.input == "-" else open(args.input, "rb") as source:
             with whole_output(args.output) as sink:

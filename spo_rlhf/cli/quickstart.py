@@ -12,11 +12,20 @@ from pathlib import Path
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.command import OneLineParser, run_command
 from spo_rlhf.host.console import Console, count, duration
-from spo_rlhf.host.files import read_json, read_jsonl, write_json
+from spo_rlhf.host.files import read_json, read_jsonl, replace_text, write_json
+from spo_rlhf.insight.report import as_html, report
+from spo_rlhf.insight.runs import load
+from spo_rlhf.insight.viewer import viewer
 from spo_rlhf.launch.curve import draw_curve
+from spo_rlhf.rollouts import read
 from spo_rlhf.tasks.arithmetic import TASK
 
 PROGRAM = "quickstart"
+# File of the run -> what it shows; both are pages of one file for a browser.
+PAGES = {
+    "report.html": "what the training did",
+    "segments.html": "what each segment of its responses was credited with",
+}
 # Chosen for a machine with 2 cores: many different problems a step, few responses each, few continuations.
 PROBLEMS_PER_STEP, STEPS, HELD_OUT = 64, 40, 256
 TRAIN_OPTIONS = {
@@ -112,7 +121,20 @@ def show(console: Console, summary: dict, run_dir: Path) -> None:
         f"{summary['steps']} steps, {count(summary['generated_tokens'])} tokens sampled "
         f"({count(summary['mc_tokens'])} of them Monte Carlo), {duration(summary['seconds_total'])}"
     )
+    for name, what in PAGES.items():
+        if (run_dir / name).exists():
+            console.line(f"{what}: {run_dir / name}")
     console.line(f"summary: {run_dir / 'summary.json'}   curve: {run_dir / 'curve.png'}   model: {run_dir / 'model'}")
+
+
+def make_pages(console: Console, run_dir: Path) -> None:
+    """PAGES of the training, as spo-report and spo-inspect make them; what cannot be made is told, the training is done."""
+    trained = run_dir / "train"
+    try:
+        replace_text(run_dir / "report.html", as_html(report([load(trained)])))
+        replace_text(run_dir / "segments.html", viewer(read(trained), title="the quickstart"))
+    except UserError as error:
+        console.line(f"note: {error}")
 
 
 def train_and_summarize(console: Console, run_dir: Path) -> int:
@@ -132,6 +154,7 @@ def train_and_summarize(console: Console, run_dir: Path) -> int:
     phases = {"prepare": round(prepare_seconds, 3), **trained["seconds_by_phase"]}
     summary = {**trained, "seconds_total": round(seconds, 3), "seconds_by_phase": phases, "settings": settings_digest()}
     write_json(run_dir / "summary.json", summary)
+    make_pages(console, run_dir)
     show(console, summary, run_dir)
     return 0
 

@@ -27,7 +27,7 @@ from spo_rlhf.core.advantages import STD_EPSILON
 from spo_rlhf.core.nodes import NO_PARENT, children
 from spo_rlhf.core.registry import Registry
 from spo_rlhf.core.tree_baselines import AgainstOthers, Shrunk, TreeAdvantage
-from spo_rlhf.core.values import Floats, Prior
+from spo_rlhf.core.values import Floats, Prior, ValueEstimate, monte_carlo
 
 # Means of equal values may differ in the last bit; an advantage below this is no advantage.
 ZERO_ADVANTAGE = 1e-12
@@ -155,6 +155,22 @@ def values(parent_N: Sequence[int], reward_N: Floats) -> np.ndarray:
         if nodes:
             value_N[node] = value_N[nodes].mean()
     return value_N
+
+
+def estimates(parent_N: Sequence[int], value_N: Floats) -> list[ValueEstimate]:
+    """What is known of V (N,): the standard error, from the spread of the children's values, and the leaves behind it.
+
+    Children are sampled independently, so that of a mean of B is their standard deviation (sample) over sqrt(B); a node
+    with one child knows what that knows, a leaf has one outcome and the error 0.
+    """
+    made: list[ValueEstimate] = []
+    for node, nodes in reversed(list(enumerate(children(parent_N)))):
+        below = [made[len(parent_N) - 1 - child] for child in nodes]
+        stderr = below[0].stderr if len(below) == 1 else 0.0
+        if len(below) > 1:
+            stderr = monte_carlo([one.mean for one in below]).stderr
+        made.append(ValueEstimate(float(value_N[node]), stderr, sum(one.count for one in below) or 1))
+    return made[::-1]
 
 
 def _against_mean(value_B: np.ndarray) -> np.ndarray:

@@ -55,6 +55,20 @@ def leave_one_out(reward_B: Floats, prior: Prior | None = None) -> np.ndarray:
     return (count * mean + reward_B.sum() - reward_B) / (count + reward_B.size - 1)
 
 
+def others(reward_B: Floats, prior: Prior | None = None) -> list[ValueEstimate]:
+    """`leave_one_out` (B,) with the standard errors of these means and the B - 1 rewards behind each.
+
+    The prior, as a constant, only makes the part of the others smaller. Raises ValueError as `leave_one_out` does.
+    """
+    mean_B = leave_one_out(reward_B, prior)
+    known, made = 0.0 if prior is None else prior.count, list[ValueEstimate]()
+    for index, mean in enumerate(mean_B):
+        rest = np.delete(np.asarray(reward_B, dtype=np.float64), index)
+        stderr = monte_carlo(rest).stderr * rest.size / (known + rest.size) if rest.size else 0.0
+        made.append(ValueEstimate(float(mean), stderr, rest.size))
+    return made
+
+
 def _finite(reward: Floats) -> np.ndarray:
     reward = np.asarray(reward, dtype=np.float64)
     if not np.isfinite(reward).all():

@@ -7,11 +7,15 @@ from typing import Any
 from spo_rlhf.core.finite import speakable
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json
+from spo_rlhf.host.versions import versions
 from spo_rlhf.launch import history
 from spo_rlhf.launch.totals import Totals, mean_accuracy
+from spo_rlhf.rollouts.store import RolloutStore
 
 # More Monte Carlo than this many times the responses' tokens is worth a note: what it buys is told in docs/when-spo-pays.md.
 DEAR_MONTE_CARLO = 5.0
+# Events that metrics.jsonl does not hold: those for the terminal alone, and rollouts, which have files of their own.
+NOT_WRITTEN = {"stage", "rollouts"}
 
 
 class RunRecord:
@@ -22,8 +26,8 @@ class RunRecord:
     removed at once.
     """
 
-    def __init__(self, run_dir: Path, console: Console, *, resume: bool = False):
-        self.run_dir, self.console = run_dir, console
+    def __init__(self, run_dir: Path, console: Console, *, resume: bool = False, rollouts: RolloutStore | None = None):
+        self.run_dir, self.console, self.rollouts = run_dir, console, rollouts
         self.start = time.time()
         self.first_step, self.planned, self.training_start = 0, 0, self.start
         self.first_tokens, self.tokens, self.token_budget = 0, 0, None
@@ -39,9 +43,12 @@ class RunRecord:
             "eval": self._show_eval,
             "nonfinite": self._show_nonfinite,
             "rewards": lambda event: None,
+            "rollouts": self._keep_rollouts,
         }
         if not resume:
             history.clear(run_dir)
+            if rollouts:
+                rollouts.cut(0)
 
     def take(self, event: dict[str, Any]) -> None:
         """Record one event and show it. Raises ValueError for an event of an unknown kind."""
@@ -49,11 +56,11 @@ class RunRecord:
         if kind not in self._shown_by:
             raise ValueError(f"unknown event {kind!r}; a record takes {', '.join(self._shown_by)}")
         if kind == "plan":
-            event = {**event, "started": self.start}
+            event = {**event, "started": self.start, "versions": versions()}
             self._go_on_from(event["first_step"])
         if kind == "nonfinite":
             event = self._keep_samples(event)
-        if kind != "stage":
+        if kind not in NOT_WRITTEN:
             self._write(event)
         self.totals.add(event)
         self._shown_by[kind](event)
@@ -73,6 +80,8 @@ class RunRecord:
         """Keep the history up to the checkpoint of `step` and count it in."""
         if self._earlier is None:
             return
+        if self.rollouts:
+            self.rollouts.cut(step)
         kept, cut = history.split(self._earlier, step)
         for event in kept:
             self.totals.add(event)
@@ -118,6 +127,10 @@ class RunRecord:
 
     def _show_note(self, event: dict[str, Any]) -> None:
         self.console.line(f"note: {event['text']}")
+
+    def _keep_rollouts(self, event: dict[str, Any]) -> None:
+        if self.rollouts:
+            self.rollouts.keep(event["step"], event["content"])
 
     def _show_stage(self, event: dict[str, Any]) -> None:
         of = f" {event['done']}/{event['total']}" if event.get("total") else ""

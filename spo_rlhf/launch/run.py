@@ -19,6 +19,7 @@ from spo_rlhf.launch.history import store_config
 from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
+from spo_rlhf.rollouts.store import RolloutStore
 
 PROGRAM = "spo-train"
 
@@ -168,7 +169,8 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
     with open(log, "ab" if resume else "wb") as file:
         file.write(early_log)
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
-        record = RunRecord(run_dir, console, resume=resume)
+        rollouts = RolloutStore(run_dir, args.spo.save_rollouts_mb, console.line)
+        record = RunRecord(run_dir, console, resume=resume, rollouts=rollouts)
         for note in notes + store_config(run_dir, flatten(plain(args))):
             console.line(f"note: {note}")
         where = "here" if args.spo.verbose else log

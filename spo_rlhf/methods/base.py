@@ -13,8 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
+from spo_rlhf.core import tree as core
 from spo_rlhf.core.history import PromptHistory
 from spo_rlhf.core.options import check
+from spo_rlhf.core.tree import TokenTree
 from spo_rlhf.core.values import Prior
 from spo_rlhf.errors import UserError
 from spo_rlhf.methods.memory import Memory
@@ -138,6 +142,13 @@ class Method(ABC):
     @abstractmethod
     async def rollout(self, job: PromptJob) -> Rollout:
         """Sample one prompt, on its engine."""
+
+    def node_advantages(self, tree: TokenTree, prior: Prior | None) -> np.ndarray:
+        """Advantages (N,) of the nodes of a tree, where the method grows one: what kept rollouts show of it.
+
+        ``prior``: what was known of the prompt.
+        """
+        return core.advantages(tree.parent_N, core.values(tree.parent_N, tree.reward_N))
 
     def supply(self, services: TrainerServices) -> Supply:
         """What builds the batches of a run."""

@@ -125,6 +125,7 @@ def response_sample(job: PromptJob, response: Response) -> Sample:
         response.grade,
         boundaries=response.boundaries,
         adv_T=response.adv_T,
+        estimates=response.estimate_K,
         logs=segment_logs(len(response.boundaries) - 1, response.value_K[0]),
     )
 

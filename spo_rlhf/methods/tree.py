@@ -20,6 +20,7 @@ from spo_rlhf.core.history import PromptHistory
 from spo_rlhf.core.options import choice, option, whole_numbers
 from spo_rlhf.core.tree import TokenTree, TreeShape
 from spo_rlhf.core.tree_baselines import TreeAdvantage, level_weights
+from spo_rlhf.core.values import Prior
 from spo_rlhf.errors import UserError
 from spo_rlhf.methods.base import (
     BASELINE_HELP,
@@ -155,6 +156,9 @@ class Tree(SegmentMethod):
     def memory(self) -> PromptHistory | None:
         return self.baseline.memory()
 
+    def node_advantages(self, tree: TokenTree, prior: Prior | None) -> np.ndarray:
+        return core.advantages(tree.parent_N, core.values(tree.parent_N, tree.reward_N), self.advantage, prior)
+
     def supply(self, services: TrainerServices) -> "NodeSupply":
         return NodeSupply(self, services)
 
@@ -172,7 +176,7 @@ def node_samples(
     value_N = core.values(tree.parent_N, tree.reward_N)
     adv_N = core.advantages(tree.parent_N, value_N, advantage, rollout.prior)
     samples = [
-        _node_sample(rollout, tree, node, float(value_N[node]), float(adv_N[node])) for node in core.trained(adv_N)
+        node_sample(rollout, tree, node, float(value_N[node]), float(adv_N[node])) for node in core.trained(adv_N)
     ]
     if weight_L is not None:
         for one in samples:
@@ -180,7 +184,8 @@ def node_samples(
     return samples
 
 
-def _node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, advantage: float) -> Sample:
+def node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, advantage: float) -> Sample:
+    """A node as a sample: the tokens before its own are context, which is no action and carries no log-probs."""
     context, tokens = tree.prompt_ids + tree.prefix(node), tree.tokens(node)
     return Sample(
         token_ids=context + tokens,

@@ -31,8 +31,13 @@ class Response:
     completion: Completion
     grade: Grade
     boundaries: list[int] = field(default_factory=list)  # K + 1 positions, [0, .., T]
-    value_K: list[float] = field(default_factory=list)
+    estimate_K: list[values.ValueEstimate] = field(default_factory=list)
     adv_T: list[float] = field(default_factory=list)
+
+    @property
+    def value_K(self) -> list[float]:
+        """V (K,) at the starts of the segments."""
+        return [estimate.mean for estimate in self.estimate_K]
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,9 @@ class PromptRollout(PromptSampler):
 
         responses = await self._for_each_response(num_responses, respond_and_value)
         if not alone:
-            baselines = values.leave_one_out([response.grade.reward for response in responses], prior)
-            for response, baseline in zip(responses, baselines, strict=True):
-                response.value_K.insert(0, float(baseline))
+            estimates = values.others([response.grade.reward for response in responses], prior)
+            for response, estimate in zip(responses, estimates, strict=True):
+                response.estimate_K.insert(0, estimate)
         for response in responses:
             adv_K = advantages.chain(response.value_K, response.grade.reward)
             response.adv_T = advantages.to_tokens(adv_K, response.boundaries).tolist()
@@ -126,7 +131,7 @@ class PromptRollout(PromptSampler):
         self.counts.mc_states += len(estimates) + alone
         if prompt_value is not None:
             estimates = [await prompt_value, *estimates]
-        response.value_K = [estimate.mean for estimate in estimates]
+        response.estimate_K = list(estimates)
 
     async def _for_each_response(self, count: int, respond: Callable[[int], Awaitable[Response]]) -> list[Response]:
         try:

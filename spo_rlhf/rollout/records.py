@@ -9,7 +9,7 @@ from typing import Any
 from spo_rlhf.core import tree as tree_core
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.tree import TokenTree
-from spo_rlhf.core.values import Prior
+from spo_rlhf.core.values import Prior, ValueEstimate
 from spo_rlhf.rollout.protocol import Completion, Grade
 
 
@@ -61,6 +61,8 @@ class Sample:
     top_logprobs: list[float] | None = (
         None  # of the most likely token at every position, where those decide about the mask
     )
+    estimates: list[ValueEstimate] = field(default_factory=list)  # (K,) at the starts of its segments, where known
+    reward_logs: dict[str, float] = field(default_factory=dict)  # of `logs`, those of the reward function
     images: Any = None
     mm_train_inputs: Any = None
 
@@ -78,6 +80,7 @@ class Sample:
             reward=grade.reward if grade else None,
             score=grade.score if grade else None,
             logs=logs,
+            reward_logs=dict(grade.logs) if grade else {},
             **more,
         )
 

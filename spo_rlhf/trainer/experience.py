@@ -33,6 +33,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.batch: list[upstream.Experience] = []  # of the last update
         self.logprob_gap_max = math.nan  # of the last batch; OpenRLHF's train_step has no way to hand it on
 
     def make_experience_batch(self, samples):
@@ -75,6 +76,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         finish_batch(experiences, spo)
         if faults := [fault for experience in experiences for fault in faults_in_batch(experience)]:
             raise NonFinite(faults)
+        self.batch = experiences
         return experiences
 
 

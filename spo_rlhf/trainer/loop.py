@@ -14,6 +14,7 @@ from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.experience import SegmentExperienceMaker
+from spo_rlhf.trainer.kept import KeptRollouts
 from spo_rlhf.trainer.rewards import RewardWatch
 from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, with_equal_logs
 from spo_rlhf.trainer.watch import FaultWatch, NonFinite
@@ -73,6 +74,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             )
         )
         self.samples_generator.judge = self.supply.judge
+        self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
         self.tokens = 0  # generated for training since the start, Monte Carlo included
 
@@ -114,6 +116,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 status = self.complete(status, measured, batch.pass_rate)
                 self.report_step(step, status)
                 self.faults.stop_if_hopeless(step)
+                sample = self.kept.send(step, batch.rollouts, self.experience_maker.batch)
                 progress = {
                     "episode": episode,
                     "global_step": step,
@@ -122,7 +125,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                     "total_consumed_prompts": consumed,
                     "data_loader_state_dict": self.prompts_dataloader.state_dict(),
                 }
-                self.save_logs_and_checkpoints(step, status, progress)
+                self.save_logs_and_checkpoints(step, {**status, **sample}, progress)
                 if step % self.args.eval.steps == 0:
                     self.evaluate_held_out(step, progress)
         if self.args.spo.eval_ends and step % self.args.eval.steps:  # unless it was evaluated just now
@@ -164,6 +167,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         self, samples: list[upstream.Experience], step: int, faults: Sequence[Fault] = ()
     ) -> tuple[dict, int]:
         """OpenRLHF's step, or a skipped one where `faults`, or the experience made of the samples, is not finite."""
+        self.experience_maker.batch = []  # of a step that is skipped nothing is trained
         try:
             if faults:
                 raise NonFinite(faults)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kept_toy
 import pytest
 
 from spo_rlhf.cli import inspect
@@ -312,3 +313,45 @@ def test_a_shrunk_tree_is_told_its_shape_and_what_was_known():
     ):
         with pytest.raises(ValueError, match=says):
             inspect_line(json.dumps({**case, **wrong}).encode())
+
+
+# ---- a run -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return kept_toy.write_run(tmp_path / "run", kept_toy.rows("chain", steps=3, prompts=2))
+
+
+def test_a_run_becomes_a_page_and_its_newest_responses_text(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = run_dir / "page.html"
+    assert main([str(run_dir), "--html", str(page), "--show", "3"]) == 0
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    out = capsys.readouterr().out
+    assert f"{page}: open it in a browser" in out and "\x1b" not in out
+    assert [line.split(",")[1].split("  ")[0] for line in out.splitlines() if line.startswith("step 3,")] == [
+        f" response {number}" for number in (2, 3, 4)
+    ]
+
+
+def test_more_responses_than_the_last_step_has_are_of_those_before_it(run_dir: Path, capsys) -> None:
+    assert main([str(run_dir), "--show", "11"]) == 0
+    steps = [line[:6] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert steps == ["step 2"] * 3 + ["step 3"] * 8
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["RUN"], "say what to do with the RUN: --html FILE or --show N"),
+        (["--html", "x"], "--html and --show need a RUN"),
+        ([], "the following arguments are required: --input, --output; or a RUN with --html or --show"),
+        (["RUN", "--input", "x"], "--input and --output are for recorded cases"),
+        (["RUN", "--show", "0"], "argument --show: 0 is less than 1"),
+        (["nowhere", "--show", "1"], "nowhere: no such run or file"),
+    ],
+)
+def test_wrong_usage_with_a_run_is_one_line(arguments, says, run_dir: Path, capsys) -> None:
+    assert main([str(run_dir) if one == "RUN" else one for one in arguments]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert says in line

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 
+import made_up_run
 import pytest
 
 from spo_rlhf.cli import quickstart
 from spo_rlhf.cli.quickstart import main, settings_digest
+from spo_rlhf.host.console import Console
 
 SUMMARY = {
     "accuracy_before": 0.25,
@@ -46,6 +49,31 @@ def test_a_finished_run_is_shown_and_not_done_again(tmp_path, capsys, commands):
     out = capsys.readouterr().out
     assert "held-out accuracy  before 25.0%  after 50.0%  (+25.0 points)" in out
     assert "40 steps, 5.0M tokens sampled (4.0M of them Monte Carlo), 7 min 00 s" in out and commands == []
+
+
+def test_the_pages_of_the_training_are_made_and_named(tmp_path, capsys, commands):
+    finished_run(tmp_path / "run")
+    assert "segments.html" not in shown(tmp_path / "run", capsys), "what is not there is not named"
+    made_up_run.write(tmp_path / "run" / "train")
+    quickstart.make_pages(Console(), tmp_path / "run")
+    out = shown(tmp_path / "run", capsys)
+    for name in ("report.html", "segments.html"):
+        assert (tmp_path / "run" / name).read_text().startswith("<!doctype html>") and f"{tmp_path}/run/{name}" in out
+    assert commands == []
+
+
+def test_rollouts_that_were_not_kept_are_a_line_and_the_quickstart_goes_on(tmp_path, capsys):
+    run = made_up_run.write(tmp_path / "train")
+    shutil.rmtree(run / "rollouts")
+    quickstart.make_pages(Console(), tmp_path)
+    assert "note: " in (out := capsys.readouterr().out) and "holds no kept rollouts" in out
+    assert (tmp_path / "report.html").exists() and not (tmp_path / "segments.html").exists()
+
+
+def shown(folder, capsys) -> str:
+    """What the quickstart prints of a finished run."""
+    assert main(["--output", str(folder)]) == 0
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changes", [{"settings": "of another version"}, {"settings": None}])

@@ -10,6 +10,8 @@ import pytest
 import stack
 import torch
 
+from spo_rlhf import rollouts
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
@@ -31,7 +33,9 @@ def chain_runs(task, tmp_path_factory):
         eval__n_samples_per_prompt=1,
     )
     first_dir, second_dir = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
-    first = stack.train(stack.options(task, first_dir, **changes), first_dir)
+    first = stack.train(
+        stack.options(task, first_dir, **changes, logger__tensorboard_dir=first_dir / "board"), first_dir
+    )
 
     changes |= dict(train__num_episodes=50, eval__steps=2, ckpt__save_steps=2, ckpt__save_hf=True)
     reward, failing = second_dir / "reward.py", second_dir / "failing"
@@ -75,6 +79,42 @@ def test_monte_carlo_is_what_the_partition_says(chain_runs):
         assert metrics["rollout/mc_requests"] <= inner_states
         assert metrics["rollout/mc_continuations"] == rollouts * metrics["rollout/mc_requests"]
         assert metrics["rollout/cached_tokens"] > 0, "continuations did not share their prefix"
+
+
+def test_rollouts_of_a_few_prompts_are_kept_with_the_advantages_of_the_loss(chain_runs):
+    (first_dir, _), (second_dir, _) = chain_runs
+    rows = list(rollouts.read(first_dir / "run"))
+    assert [(row["step"], row["sample"]) for row in rows] == [
+        (step, sample) for step in (1, 2) for _ in range(4) for sample in (1, 2, 3, 4)
+    ]
+    assert [row["weight_version"] for row in rows] == [row["step"] - 1 for row in rows]
+    for row in rows:
+        assert row["trained"] and row["response"] and len(row["values"]) == len(row["boundaries"]) > 1
+        credit = sum(row["segment_advantages"])
+        assert credit == pytest.approx(row["reward"] - row["values"][0], abs=1e-4)
+        starts = row["boundaries"][:-1]
+        assert [row["advantages"][start] for start in starts] == pytest.approx(row["segment_advantages"], abs=1e-5)
+        assert row["value_counts"][1:-1] == [3] * (len(row["values"]) - 2)
+    again = [row for row in rollouts.read(second_dir / "run") if row["step"] <= 2]
+    assert again == rows, "the same seed keeps the same"
+
+
+def test_tensorboard_shows_a_sample_a_step_with_its_advantages(chain_runs):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (first_dir, first), _ = chain_runs
+    [folder] = (first_dir / "board").iterdir()
+    board = accumulator.EventAccumulator(str(folder))
+    board.Reload()
+    texts = [
+        event.tensor_proto.string_val[0].decode() for event in board.Tensors("train/generated_samples/text_summary")
+    ]
+    rows = list(rollouts.read(first_dir / "run"))
+    assert len(texts) == 2
+    for step, text in enumerate(texts, 1):
+        assert any(row["step"] == step and f"[{row['segment_advantages'][0]:+.2f}|" in text for row in rows)
+    assert [event.value for event in board.Scalars("train/rollout/reward_mean")] == pytest.approx(
+        [metrics["rollout/reward_mean"] for metrics in first["steps"]]
+    )
 
 
 def test_the_same_seed_gives_the_same_run(chain_runs):

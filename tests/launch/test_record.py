@@ -8,6 +8,7 @@ import pytest
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.launch.record import RunRecord
 from spo_rlhf.launch.run import closing
+from spo_rlhf.rollouts.store import RolloutStore
 
 PLAN = {"event": "plan", "first_step": 0, "steps": 2, "first_tokens": 0, "token_budget": None}
 STEP = {
@@ -48,7 +49,8 @@ def test_events_become_summary_metrics_and_lines(tmp_path):
 def test_an_event_of_an_unknown_kind_is_refused_by_name(tmp_path):
     record = RunRecord(tmp_path, Console(io.StringIO()))
     with pytest.raises(
-        ValueError, match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite"
+        ValueError,
+        match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite, rewards, rollouts",
     ):
         record.take({"event": "stpe", "time": record.start})
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -185,3 +187,30 @@ def test_console_replaces_the_status_line_on_a_terminal_only():
 def test_numbers_as_people_read_them():
     assert [duration(s) for s in (0.4, 59, 60, 3661)] == ["0 s", "59 s", "1 min 00 s", "1 h 01 min"]
     assert [count(n) for n in (12, 1234, 5.6e6, 7e9)] == ["12", "1.2k", "5.6M", "7.0G"]
+
+
+def test_rollouts_go_into_their_folder_and_a_resumed_run_replaces_its_later_steps(tmp_path):
+    def record(resume):
+        console = Console(io.StringIO())
+        store = RolloutStore(tmp_path, 1, console.line)
+        return RunRecord(tmp_path, console, resume=resume, rollouts=store)
+
+    def kept():
+        return {path.name[5:13].lstrip("0"): path.read_bytes() for path in sorted((tmp_path / "rollouts").iterdir())}
+
+    first = record(False)
+    first.take({**PLAN, "time": first.start})
+    for step in (1, 2, 3):
+        first.take({"event": "step", "time": first.start, "step": step, "metrics": STEP})
+        first.take({"event": "rollouts", "time": first.start, "step": step, "content": b"first"})
+    assert kept() == dict.fromkeys("123", b"first")
+    assert "rollouts" not in {json.loads(line)["event"] for line in (tmp_path / "metrics.jsonl").open()}
+
+    second = record(True)
+    assert kept() == dict.fromkeys("123", b"first"), "nothing changes before it is known where the run goes on"
+    second.take({**PLAN, "first_step": 2, "time": second.start})
+    second.take({"event": "rollouts", "time": second.start, "step": 3, "content": b"second"})
+    assert kept() == {"1": b"first", "2": b"first", "3": b"second"}
+
+    record(False)
+    assert kept() == {}, "a new run in the folder of another"

@@ -116,7 +116,7 @@ def trains(tmp_path, monkeypatch, capfd):
 
     def start(work, *, resume: bool = False, **options) -> tuple[int, str]:
         args = SimpleNamespace(
-            spo=SimpleNamespace(run_dir=str(tmp_path / "run"), verbose=False, **options),
+            spo=SimpleNamespace(save_rollouts_mb=1, run_dir=str(tmp_path / "run"), verbose=False, **options),
             ckpt=SimpleNamespace(load_enable=resume, output_dir="model"),
             vllm=SimpleNamespace(num_engines=1),
         )
