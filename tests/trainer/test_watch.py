@@ -1,6 +1,7 @@
 """What the controller makes of numbers that are not finite, and of rewards without an answer."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from spo_rlhf.errors import RunStopped
 from spo_rlhf.rollout.reward import RewardCounts
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.faults import faults_in_batch, faults_of_step
-from spo_rlhf.trainer.rewards import AT_LEAST, too_many
+from spo_rlhf.trainer.rewards import AT_LEAST, RewardWatch, too_many
 from spo_rlhf.trainer.watch import FaultWatch
 
 NAN = Fault("reward", math.nan, context_ids=(1, 2), token_ids=(3,))
