@@ -8,8 +8,12 @@ import torch
 from openrlhf.utils.logging_utils import TensorboardLogger, WandbLogger
 from test_watch import Heard
 
+from spo_rlhf import upstream
+from spo_rlhf.core.finite import Fault
+from spo_rlhf.errors import RunStopped
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer.loop import SegmentTrainer
+from spo_rlhf.trainer.watch import FaultWatch, NonFinite
 
 KEY = "eval_default_pass1"
 
@@ -120,3 +124,38 @@ def test_the_record_gets_numbers_alone(completed):
     metrics = one.reporter.events[-1]["metrics"]
     assert "generated_samples" not in metrics and metrics["rollout/rewards"] == 2
     assert all(math.isfinite(value) for value in metrics.values()) and torch.is_tensor(metrics["policy_loss"]) is False
+
+
+def stepping(monkeypatch, reports) -> SegmentTrainer:
+    """A controller whose policy reports this of its optimizer steps; OpenRLHF's own part of a step is left out."""
+    monkeypatch.setattr("ray.get", lambda refs: refs)
+    one = trainer()
+    one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
+    one.actor_model_group = SimpleNamespace(async_run_method=lambda method_name: reports)
+    status = {"optimizer_steps": 1, "kl": math.nan, "ppo_kl": 0.5}
+    monkeypatch.setattr(upstream.PPOTrainer, "ppo_train", lambda self, step: dict(status))
+    monkeypatch.setattr(upstream.PPOTrainer, "train_step", lambda self, samples, step: (self.ppo_train(step), step + 1))
+    return one
+
+
+def test_a_batch_with_a_fault_reaches_no_model(monkeypatch):
+    one = stepping(monkeypatch, reports=None)
+    status, step = one.train_step([], 4, [Fault("reward", math.nan)])
+    assert step == 5 and status["nonfinite_steps"] == 2 and one.reporter.events[0]["step"] == 5
+    fault = NonFinite([Fault("advantage", math.inf)])
+    monkeypatch.setattr(upstream.PPOTrainer, "train_step", lambda self, samples, step: (_ for _ in ()).throw(fault))
+    assert one.train_step(["sample"], 5)[0]["optimizer_steps"] == 0, "found in the experience made of the samples"
+    assert one.reporter.events[1]["faults"][0]["number"] == "advantage"
+
+
+def test_what_the_ranks_left_out_is_told_with_the_step(monkeypatch):
+    seen = [Fault("log-prob", math.nan)]
+    one = stepping(monkeypatch, reports=[([True, False], []), ([True, False], seen)])
+    status, step = one.train_step(["sample"], 6)
+    assert step == 7 and status == {"optimizer_steps": 1, "ppo_kl": 0.5}, "what is not finite reaches no KL controller"
+    assert [(event["step"], event["faults"][0]["number"]) for event in one.reporter.events] == [(7, "log-prob")]
+    one.faults.stop_if_hopeless(7)
+    for step in (7, 8):
+        one.train_step([], step, seen)
+    with pytest.raises(RunStopped):
+        one.faults.stop_if_hopeless(9)

@@ -1,6 +1,7 @@
 """What the controller makes of numbers that are not finite, and of rewards without an answer."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from spo_rlhf.errors import RunStopped
 from spo_rlhf.rollout.reward import RewardCounts
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.faults import faults_in_batch, faults_of_step
-from spo_rlhf.trainer.rewards import AT_LEAST, too_many
+from spo_rlhf.trainer.rewards import AT_LEAST, RewardWatch, too_many
 from spo_rlhf.trainer.watch import FaultWatch
 
 NAN = Fault("reward", math.nan, context_ids=(1, 2), token_ids=(3,))
@@ -84,6 +85,32 @@ def test_too_many_samples_are_not_told(watch, heard):
 )
 def test_a_share_of_rewards_without_an_answer_is_allowed(counts, share, stops):
     assert AT_LEAST == 64 and too_many(counts, share) == stops
+
+
+class Engine:
+    """Stands where an engine is asked for its counts."""
+
+    def __init__(self):
+        self.counts = RewardCounts()
+        self.reward_counts = SimpleNamespace(remote=lambda: self.counts)
+
+
+def test_rewards_are_those_of_all_engines_since_the_step_before(heard, monkeypatch):
+    monkeypatch.setattr("ray.get", lambda refs: refs)
+    engines = [Engine(), Engine()]
+    watch = RewardWatch(engines, 0.05, heard)
+    engines[0].counts, engines[1].counts = RewardCounts(60, 1, 0), RewardCounts(40, 0, 2)
+    watch.check()
+    expected = {"rollout/rewards": 100, "rollout/reward_timeouts": 1, "rollout/reward_crashes": 2}
+    assert watch.take() == expected and watch.take() == dict.fromkeys(expected, 0)
+    engines[0].counts = RewardCounts(10_000, 1, 0)
+    watch.take()
+    engines[0].counts = RewardCounts(10_040, 5, 0)
+    with pytest.raises(RunStopped, match="^4 of 40 rewards in this step took longer") as stopped:
+        watch.check()
+    assert "--spo.max_reward_failures 0.05" in str(stopped.value) and "\n" not in str(stopped.value)
+    rest = {"rollout/rewards": 40, "rollout/reward_timeouts": 4, "rollout/reward_crashes": 0}
+    assert heard.events == [{"event": "rewards", "metrics": rest}], "of these no step will tell the record"
 
 
 @pytest.mark.parametrize(
