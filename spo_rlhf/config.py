@@ -8,6 +8,7 @@ from spo_rlhf.core.options import check, choice, option
 from spo_rlhf.core.partition import HESITATIONS, PROB_THRESHOLD
 from spo_rlhf.core.prompts import PROMPT_CHOICES, PromptChoice
 from spo_rlhf.core.units import RATIO_LEVELS
+from spo_rlhf.host import device
 from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.base import Method
 from spo_rlhf.rollout.prompts import PromptFormat
@@ -139,8 +140,8 @@ class SpoConfig:
         "auto",
         choices=SWITCH,
         help="a seed for each request, so that what is sampled does not depend on what else the engine does, and a run "
-        "repeats exactly (on GPUs: as far as their arithmetic does); off: runs do not repeat, and vLLM's sampler on GPUs "
-        "draws for all sequences at once; auto is on",
+        "repeats exactly (on GPUs: as far as their arithmetic does, and sampling is a fifth slower: docs/gpu.md); off: "
+        "runs do not repeat; auto: on without a GPU",
     )
     logits_chunk_tokens: int | None = option(
         parse=int,
@@ -185,7 +186,7 @@ class SpoConfig:
     @property
     def seeded(self) -> bool:
         """Each request has a seed of its own."""
-        return self.request_seeds != "off"
+        return device.is_cpu() if self.request_seeds == "auto" else self.request_seeds == "on"
 
     def chunk_of(self, vocabulary: int) -> int:
         """Tokens whose logits exist at a time, of a model with that many words; 0: no limit."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from spo_rlhf.config import SpoConfig
+from spo_rlhf.host import device
 from spo_rlhf.methods.group import Group
 from spo_rlhf.rollout.engine import TokenSampler
 from spo_rlhf.rollout.job import RolloutRequest
@@ -43,6 +44,13 @@ def test_a_request_carries_its_seed_unless_it_is_not_to_have_one(seeded):
     assert params.seed == (77 if seeded else None)
 
 
-@pytest.mark.parametrize(("given", "seeded"), [("auto", True), ("on", True), ("off", False)])
-def test_auto_is_on(given, seeded):
-    assert SpoConfig(method=Group(), request_seeds=given).seeded is seeded
+@pytest.mark.parametrize(
+    ("given", "kind", "seeded"),
+    [("auto", device.CPU, True), ("auto", device.GPU, False), ("on", device.GPU, True), ("off", device.CPU, False)],
+)
+def test_seeds_are_where_runs_repeat_unless_asked_for(given, kind, seeded):
+    device.settle(kind)
+    try:
+        assert SpoConfig(method=Group(), request_seeds=given).seeded is seeded
+    finally:
+        device.settle(None)
