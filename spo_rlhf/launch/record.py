@@ -106,11 +106,13 @@ class RunRecord:
         metrics, step = event["metrics"], event["step"]
         self.tokens = metrics["rollout/total_tokens"]
         mc = f" + {count(metrics['rollout/mc_tokens'])} MC" if metrics["rollout/mc_tokens"] else ""
+        idle = metrics.get("samples_without_gradient", 0)
+        left_out = f"  {idle:.0f} of {metrics['rollout/num_samples']:.0f} samples without gradient" if idle else ""
         text = (
             f"{self._at(step)}  reward {metrics['rollout/reward_mean']:.3f}"
             f"  tokens {count(metrics['rollout/response_tokens'])}{mc}"
             f"  mask {metrics.get('mask_density', float('nan')):.0%}  grad {metrics.get('actor_grad_norm', float('nan')):.3f}"
-            f"  {metrics['timing/step_total']:.1f} s  {self._left()}"
+            f"{left_out}  {metrics['timing/step_total']:.1f} s  {self._left()}"
         )
         self.console.line(text)
         times = metrics["rollout/mc_tokens"] / max(metrics["rollout/response_tokens"], 1)

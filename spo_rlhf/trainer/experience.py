@@ -10,18 +10,8 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.advantages import Normalizer
-from spo_rlhf.core.loss import policy_mask
 from spo_rlhf.core.ratio import entropy_scale, unit_index
-
-
-def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Tensor:
-    """M (B, T-1), bool: the tokens under the policy loss, and the one definition of it.
-
-    The probabilities are the behaviour policy's own, from the engine, as for the cutpoints; without the mask, all action tokens.
-    """
-    if spo.mask_threshold is None:
-        return experience.action_mask.bool()
-    return policy_mask(experience.rollout_log_probs, experience.action_mask, spo.mask_threshold)
+from spo_rlhf.trainer.trained import dealt, has_gradient, may_get_gradient, row_means, trained_tokens, wanted_by
 
 
 class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
@@ -29,15 +19,47 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.logprob_gap_max = math.nan  # of the last batch; OpenRLHF's train_step has no way to hand it on
+        self.leaves_out = wanted_by(self.args) is None
+        # Of the last batch; OpenRLHF's train_step has no way to hand it on.
+        self.logprob_gap_max, self.batch_metrics = math.nan, {}
 
     def make_experience_batch(self, samples):
-        if all(sample.action_log_probs is not None for sample in samples):  # `add_log_probs`, when they were sampled
+        known = all(
+            sample.action_log_probs is not None for sample in samples
+        )  # `add_log_probs`, when they were sampled
+        if self.leaves_out:
+            return self.make_without_idle(samples, known)
+        if known:
             return self.compute_advantages_and_returns(self.split_rollout_samples(samples))
         return super().make_experience_batch(samples)
 
+    @torch.no_grad()
+    def make_without_idle(self, samples: list[upstream.Experience], known: bool) -> list[upstream.Experience]:
+        """As `make_experience_batch`, with no log-prob pass of samples without a gradient: advantages come first."""
+        for number, sample in enumerate(samples):
+            sample.index = [number]
+            sample.kl = torch.zeros_like(sample.action_mask, dtype=torch.float32)
+        samples = self.compute_advantages_and_returns(samples)
+        if not known:
+            self.add_log_probs(samples)
+        gradient = [bool(has_gradient(sample, self.args.spo).any()) for sample in samples]
+        trained = list(itertools.compress(samples, gradient))
+        self.logprob_gap_max = max(map(logprob_gap, trained), default=0.0)
+        left_out = {"samples_without_gradient": float(len(samples) - len(trained))}
+        self.batch_metrics = left_out | (row_means(samples) if len(trained) < len(samples) else {})
+        return self.split_rollout_samples(dealt(samples, gradient, upstream.policy_ranks(self.args)))
+
     def add_log_probs(self, samples: list[upstream.Experience]) -> None:
-        """Old log-probs, and those of the reference, of single samples, in place: by the policy that sampled them."""
+        """Old log-probs, and those of the reference, of single samples, in place: by the policy that sampled them.
+
+        Where nothing else wants them, samples that cannot get a gradient have no pass; the engine's stand in for theirs.
+        """
+        if self.leaves_out:
+            idle = [sample for sample in samples if not may_get_gradient(sample, self.args.spo)]
+            samples = [sample for sample in samples if may_get_gradient(sample, self.args.spo)]
+            stand_in(idle)
+        if not samples:
+            return
         ranks = upstream.policy_ranks(self.args)
         # Every rank has to take part in every forward pass: repeat the last sample, or batch, where there are too few.
         spare = [copy.copy(samples[-1]) for _ in range(ranks - len(samples))]
@@ -65,7 +87,8 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             keep_segment_advantages(experiences)
         else:
             experiences = super().compute_advantages_and_returns(experiences)
-        self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
+        if experiences[0].action_log_probs is not None:
+            self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
         finish_batch(experiences, spo)
         return experiences
 
@@ -125,6 +148,14 @@ def normalize_batch(experiences: list[upstream.Experience], masks: list[torch.Te
     sizes = [experience.advantages.numel() for experience in experiences]
     for experience, adv in zip(experiences, normalized_N.split(sizes), strict=True):
         experience.advantages = adv.view_as(experience.advantages) * experience.action_mask
+
+
+def stand_in(samples: list[upstream.Experience]) -> None:
+    """Log-probs of samples of which none are computed, in place: those of the engine, and the logs of a pass as 0."""
+    for sample in samples:
+        given = sample.rollout_log_probs
+        sample.action_log_probs = torch.zeros_like(sample.advantages) if given is None else given.clone()
+        sample.info |= {"kl": torch.zeros(1), "logprobs_diff": torch.zeros(1)}
 
 
 def fill_from(sample: upstream.Experience, batch: upstream.Experience, row: int) -> None:

@@ -14,6 +14,7 @@ from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.experience import SegmentExperienceMaker
 from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, with_equal_logs
+from spo_rlhf.trainer.trained import wanted_by
 
 
 def planned_steps(prompts: int, episodes: int, batch_size: int, fills_step: Callable[[int], bool]) -> int:
@@ -83,6 +84,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.reporter.send(
             "plan", first_step=step, steps=self.planned_steps(), first_tokens=self.tokens, token_budget=budget
         )
+        if reason := wanted_by(self.args):
+            self.reporter.note(f"samples without a policy gradient are computed like the others: {reason} wants them")
         if self.args.spo.eval_ends and step == 0:
             self.evaluate_held_out(step)
 
@@ -152,7 +155,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         # The time of an experience is spent in two places where samples wait for their turn.
         making = measured.get("timing/make_experience", 0.0) + status["timing/make_experience"]
         counts, self.counts = self.counts, RolloutCounts()
-        status |= measured | {"timing/make_experience": making}
+        status |= self.experience_maker.batch_metrics | measured | {"timing/make_experience": making}
         status |= {f"rollout/{name}": count for name, count in vars(counts).items()}
         status["rollout/total_tokens"] = self.tokens
         status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
@@ -169,7 +172,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         """Tell the command line of a step."""
         if status.get("skipped_steps"):
             self.reporter.note(
-                f"step {step}: {status['skipped_steps']} optimizer steps skipped, no token passed the mask"
+                f"step {step}: {status['skipped_steps']:.0f} optimizer steps skipped, no token under the loss has an advantage"
             )
         metrics = {name: float(value) for name, value in status.items() if value is not None}
         self.reporter.send("step", step=step, metrics=metrics)

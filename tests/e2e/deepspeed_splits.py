@@ -1,10 +1,10 @@
 """Run by test_splits.py: one training iteration of the real policy actor on DeepSpeed, over several splits of the same batch.
 
 Each layout (ranks, micro-batch size) is a set of forked processes joined by gloo; each rank writes the weights after the step and
-its metrics to FOLDER/LEVEL. Run: deepspeed_splits.py TASK FOLDER LEVEL ...
+its metrics to FOLDER/CASE. A case is a level of the ratio, or "idle": no KL term and some samples without an advantage, every
+sample computed in the first layout and those without a gradient left out in the others. Run: deepspeed_splits.py TASK FOLDER CASE ...
 """
 
-import itertools
 import json
 import multiprocessing
 import socket
@@ -20,13 +20,21 @@ from spo_rlhf import upstream
 from spo_rlhf.cli.train import parse
 from spo_rlhf.trainer.actor import SegmentPolicyActor
 
-LAYOUTS = [(1, 8), (1, 2), (2, 2), (4, 1)]
+LAYOUTS = {
+    "token": [(1, 8), (1, 2), (2, 2), (4, 1)],
+    "segment": [(1, 8), (1, 2), (2, 2), (4, 1)],
+    "idle": [(1, 8), (1, 2), (2, 1)],
+}
+EVERY_SAMPLE = ("idle", 1, 8)  # computes the samples without a gradient too
 RESPONSES, PROMPT, LENGTH = 8, 5, 12
 THRESHOLD = 0.5
 
 
-def batch() -> list[upstream.Experience]:
-    """Eight responses; the mask is empty for most of them, so some micro-batches and ranks have no trained token at all."""
+def batch(case: str) -> list[upstream.Experience]:
+    """Eight responses; the mask is empty for half of them, so some micro-batches and ranks have no trained token at all.
+
+    "idle": one more has no advantage. Of two ranks one has two samples with a gradient, the other has one.
+    """
     generator, units = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
     samples = []
     for index in range(RESPONSES):
@@ -57,10 +65,13 @@ def batch() -> list[upstream.Experience]:
                 info={"reward": torch.ones(1)},
             )
         )
+    if case == "idle":
+        samples[0].advantages.zero_()
     return samples
 
 
-def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Path) -> SimpleNamespace:
+def configuration(task: Path, case: str, ranks: int, micro_batch: int, out: Path) -> SimpleNamespace:
+    level = "segment" if case == "segment" else "token"
     args, _ = parse(
         stack.options(
             task,
@@ -74,7 +85,7 @@ def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Pat
             ref__num_gpus_per_node=ranks,
             vllm__num_engines=ranks,
             spo__prob_threshold=THRESHOLD,
-            algo__kl__init_coef=0.1,
+            algo__kl__init_coef=0 if case == "idle" else 0.1,
             actor__max_norm=1e9,
             actor__lr_scheduler="constant",
             spo__ratio_level=level,
@@ -85,10 +96,12 @@ def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Pat
     return args
 
 
-def one_rank(args: SimpleNamespace, task: Path, ranks: int, rank: int, port: int, out: Path) -> None:
+def one_rank(args: SimpleNamespace, task: Path, case: str, ranks: int, rank: int, port: int, out: Path) -> None:
     actor = SegmentPolicyActor(ranks, rank, "127.0.0.1", port)
     actor.init_model_from_pretrained(upstream.get_strategy(args), str(task / "model"), 1, None)
-    for sample in batch()[rank::ranks]:
+    if (case, ranks, args.train.micro_batch_size) == EVERY_SAMPLE:
+        actor.trainer.windows.form.leaves_out = False
+    for sample in batch(case)[rank::ranks]:
         actor.append(sample)
     status = actor.fit(0.1)
     model = actor.actor.model.module
@@ -96,25 +109,27 @@ def one_rank(args: SimpleNamespace, task: Path, ranks: int, rank: int, port: int
     torch.save({"weights": vector, "status": status}, out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt")
 
 
-def main(task: Path, out: Path, levels: list[str]) -> None:
+def main(task: Path, out: Path, cases: list[str]) -> None:
     torch.set_num_threads(1)  # a forked process could not use the threads of this one
     context = multiprocessing.get_context("fork")
-    for level, (ranks, micro_batch) in itertools.product(levels, LAYOUTS):
-        (out / level).mkdir(exist_ok=True)
+    layouts = [(case, *layout) for case in cases for layout in LAYOUTS[case]]
+    for case, ranks, micro_batch in layouts:
+        (out / case).mkdir(exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         # Checked here, so that what this loads is loaded once.
-        args = configuration(task, level, ranks, micro_batch, out / level)
+        args = configuration(task, case, ranks, micro_batch, out / case)
         processes = [
-            context.Process(target=one_rank, args=(args, task, ranks, rank, port, out / level)) for rank in range(ranks)
+            context.Process(target=one_rank, args=(args, task, case, ranks, rank, port, out / case))
+            for rank in range(ranks)
         ]
         for process in processes:
             process.start()
         for process in processes:
             process.join(300)
-            assert process.exitcode == 0, (level, ranks, micro_batch, process.exitcode)
-        print(json.dumps({"level": level, "ranks": ranks, "micro_batch": micro_batch}), flush=True)
+            assert process.exitcode == 0, (case, ranks, micro_batch, process.exitcode)
+        print(json.dumps({"case": case, "ranks": ranks, "micro_batch": micro_batch}), flush=True)
 
 
 if __name__ == "__main__":
