@@ -9,6 +9,7 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
+from spo_rlhf.trainer import packed
 from spo_rlhf.trainer.micro_batches import MicroBatches, filler
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 from spo_rlhf.trainer.trained import has_gradient, trained_tokens, wanted_by
@@ -110,23 +111,33 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         self.args.algo = copy.copy(self.args.algo)
         self.args.algo.kl = copy.copy(self.args.algo.kl)
         self.args.algo.kl.use_loss = False
-        form = MicroBatches(
+        self.form = MicroBatches(
             spo,
             leaves_out=leaves_out,
             size=buffer.sample_batch_size,
             packing_samples=buffer.packing_samples,
+            pack_tokens=spo.pack_tokens if spo.packs else None,
         )
-        self.windows = LossWindows(spo, form)
+        self.windows = LossWindows(spo, self.form)
+        self.packed = packed.install(self.actor, spo) if spo.packs else None
 
     def ppo_train(self, kl_ctl: float) -> dict:
         skipped_before = self.windows.skipped + self.replay_buffer.skipped
         self.micro_batches = 0
+        self.take_packed()  # the passes for old log-probs
         with upstream.loss_windows(self.windows):
             status = super().ppo_train(kl_ctl)
         status |= self.actor_loss_fn.totals.take(self.strategy)
         status["skipped_steps"] = self.windows.skipped + self.replay_buffer.skipped - skipped_before
         status["micro_batches"] = self.micro_batches
-        return status
+        return status | self.take_packed()
+
+    def take_packed(self) -> dict[str, float]:
+        """Metrics of packing since the last call, over all ranks; none without packing."""
+        if self.packed is None:
+            return {}
+        counts = {**self.packed.take(), "distinct": self.form.take_distinct()}
+        return packed.metrics(self.strategy.all_reduce(counts, op="sum"))
 
     def training_step(self, experience, kl_ctl: float, step: int, loss_batch_info=None) -> dict:
         self.actor_loss_fn.bind(experience, kl_ctl)
@@ -168,7 +179,12 @@ class SegmentPolicyActor(upstream.PolicyModelActor):
 
 
 class ReferenceActor(upstream.ReferenceModelActor):
-    """OpenRLHF's reference model; a class of this project, so that the worker that unpickles it is adapted."""
+    """OpenRLHF's reference model, packed as the policy is."""
+
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
+        if strategy.args.spo.packs:
+            packed.install(self.model, strategy.args.spo)
 
 
 class CriticActor(upstream.CriticModelActor):

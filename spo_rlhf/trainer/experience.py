@@ -10,8 +10,11 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.advantages import Normalizer
+from spo_rlhf.core.packing import plan
 from spo_rlhf.core.ratio import entropy_scale, unit_index
-from spo_rlhf.trainer.trained import dealt, has_gradient, may_get_gradient, row_means, trained_tokens, wanted_by
+from spo_rlhf.trainer.micro_batches import dealt
+from spo_rlhf.trainer.packed import input_rows
+from spo_rlhf.trainer.trained import has_gradient, may_get_gradient, row_means, trained_tokens, wanted_by
 
 
 class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
@@ -27,27 +30,25 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         known = all(
             sample.action_log_probs is not None for sample in samples
         )  # `add_log_probs`, when they were sampled
-        if self.leaves_out:
-            return self.make_without_idle(samples, known)
-        if known:
-            return self.compute_advantages_and_returns(self.split_rollout_samples(samples))
+        if known or self.leaves_out:
+            return self.advantages_first(samples, known)
         return super().make_experience_batch(samples)
 
     @torch.no_grad()
-    def make_without_idle(self, samples: list[upstream.Experience], known: bool) -> list[upstream.Experience]:
-        """As `make_experience_batch`, with no log-prob pass of samples without a gradient: advantages come first."""
+    def advantages_first(self, samples: list[upstream.Experience], known: bool) -> list[upstream.Experience]:
+        """As `make_experience_batch` where no model has a say in the advantages: then they say what is to be computed."""
         for number, sample in enumerate(samples):
             sample.index = [number]
             sample.kl = torch.zeros_like(sample.action_mask, dtype=torch.float32)
         samples = self.compute_advantages_and_returns(samples)
         if not known:
             self.add_log_probs(samples)
-        gradient = [bool(has_gradient(sample, self.args.spo).any()) for sample in samples]
-        trained = list(itertools.compress(samples, gradient))
-        self.logprob_gap_max = max(map(logprob_gap, trained), default=0.0)
-        left_out = {"samples_without_gradient": float(len(samples) - len(trained))}
-        self.batch_metrics = left_out | (row_means(samples) if len(trained) < len(samples) else {})
-        return self.split_rollout_samples(dealt(samples, gradient, upstream.policy_ranks(self.args)))
+        gradient = [not self.leaves_out or bool(has_gradient(sample, self.args.spo).any()) for sample in samples]
+        if not all(gradient):
+            self.batch_metrics |= row_means(samples)
+        self.logprob_gap_max = max(map(logprob_gap, itertools.compress(samples, gradient)), default=0.0)
+        ranks, together = upstream.policy_ranks(self.args), self.args.spo.packs
+        return self.split_rollout_samples(dealt(samples, gradient, ranks, together=together))
 
     def add_log_probs(self, samples: list[upstream.Experience]) -> None:
         """Old log-probs, and those of the reference, of single samples, in place: by the policy that sampled them.
@@ -63,12 +64,22 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         ranks = upstream.policy_ranks(self.args)
         # Every rank has to take part in every forward pass: repeat the last sample, or batch, where there are too few.
         spare = [copy.copy(samples[-1]) for _ in range(ranks - len(samples))]
-        batches = self.split_rollout_samples(samples + spare)
+        batches = self.pass_batches(samples + spare)
         batches += batches[-1:] * (-len(batches) % ranks)
         for batch in self.make_experience(batches):
             for row, number in enumerate(batch.index):
                 if number < len(samples):
                     fill_from(samples[number], batch, row)
+
+    def pass_batches(self, samples: list[upstream.Experience]) -> list[upstream.Experience]:
+        """Batches for a forward pass; packed, those that share prefixes stand together. `index` numbers the samples."""
+        batches = self.split_rollout_samples(samples)  # it numbers them
+        spo: SpoConfig = self.args.spo
+        groups = plan(input_rows(samples), spo.pack_tokens) if spo.packs else []
+        if len(groups) < upstream.policy_ranks(self.args):  # or all of them together: some ranks would have nothing
+            return batches
+        pad = self.tokenizer.pad_token_id
+        return [upstream.Experience.concat_experiences([samples[number] for number in group], pad) for group in groups]
 
     @torch.no_grad()
     def make_experience(self, samples_list):
@@ -90,6 +101,8 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         if experiences[0].action_log_probs is not None:
             self.logprob_gap_max = max(logprob_gap(experience) for experience in experiences)
         finish_batch(experiences, spo)
+        idle = sum(int((~has_gradient(experience, spo)).sum()) for experience in experiences)
+        self.batch_metrics = {"samples_without_gradient": float(idle)}
         return experiences
 
 

@@ -1,4 +1,4 @@
-"""The micro-batches of an optimizer step, formed from what is to be computed of it."""
+"""Which rank gets which sample, and the micro-batches of an optimizer step, formed from what is to be computed of it."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.core.packing import plan
+from spo_rlhf.core.packing import distinct_tokens, plan
 from spo_rlhf.trainer.packed import input_rows
 from spo_rlhf.trainer.trained import has_gradient
 
@@ -40,6 +40,7 @@ class MicroBatches:
     ):
         self.spo, self.leaves_out, self.size = spo, leaves_out, size
         self.packing_samples, self.pack_tokens = packing_samples, pack_tokens
+        self.distinct_tokens = 0
 
     def __call__(self, batches: list[upstream.Experience], strategy: Any) -> list[upstream.Experience]:
         rows = single_rows(batches)
@@ -51,9 +52,16 @@ class MicroBatches:
         parts += [[filler(rows)] for _ in range(count - len(parts))]
         return [upstream.make_experience_batch(part, self.packing_samples) for part in parts]
 
+    def take_distinct(self) -> float:
+        """With `pack_tokens`: distinct tokens since the last call, those of a step packed all together."""
+        tokens, self.distinct_tokens = self.distinct_tokens, 0
+        return float(tokens)
+
     def _parts(self, rows: list[upstream.Experience]) -> list[list[upstream.Experience]]:
         if self.pack_tokens is not None:
-            return [[rows[number] for number in group] for group in plan(input_rows(rows), self.pack_tokens)]
+            inputs = input_rows(rows)
+            self.distinct_tokens += distinct_tokens(inputs)
+            return [[rows[number] for number in group] for group in plan(inputs, self.pack_tokens)]
         return equal_parts(sorted(rows, key=lambda row: -len(row.sequences)), math.ceil(len(rows) / self.size))
 
 
@@ -61,3 +69,26 @@ def equal_parts(rows: Sequence[Any], count: int) -> list[list[Any]]:
     """`count` contiguous parts whose sizes differ by at most 1; none of nothing."""
     bounds = [len(rows) * part // max(count, 1) for part in range(count + 1)]
     return [list(rows[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+
+
+def dealt(
+    samples: Sequence[upstream.Experience], gradient: Sequence[bool], ranks: int, *, together: bool = False
+) -> list[upstream.Experience]:
+    """The samples in an order in which `ranks` equal parts hold as many with a gradient as any other, within 1.
+
+    Unchanged for one rank, and where there are no equal parts. `together`: samples that share a prefix go to one rank.
+    """
+    if ranks == 1 or len(samples) % ranks:
+        return list(samples)
+    active = [sample for sample, has in zip(samples, gradient, strict=True) if has]
+    idle = [sample for sample, has in zip(samples, gradient, strict=True) if not has]
+    if together:
+        active.sort(key=lambda sample: sample.sequences.flatten().tolist())
+        parts = equal_parts(active, ranks)
+    else:
+        parts = [active[rank::ranks] for rank in range(ranks)]
+    for part in parts:
+        missing = len(samples) // ranks - len(part)
+        part += idle[:missing]
+        del idle[:missing]
+    return [sample for part in parts for sample in part]

@@ -4,7 +4,7 @@ What comes out has OpenRLHF's layout, a row for each sample, so the loss, its ma
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,21 +12,33 @@ import numpy as np
 import torch
 
 from spo_rlhf import upstream
+from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.packing import Packed, dense_mask, pack, sees
+from spo_rlhf.errors import UserError
 
 # Attention of transformers that takes a mask of our own: PyTorch's with a dense one, FlexAttention with a function.
 ATTENTION = ("sdpa", "flex_attention")
+SAVES = 0.8
+WINDOWED = "the model has layers that do not attend to all that stands before a token"
 
 
 class PackedActor:
     """In place of `Actor.forward`, for text models with full causal attention: same arguments, same results.
 
-    Log-probs are computed where the action mask asks for them, so nothing else needs logits.
+    Log-probs are computed where the action mask asks for them, so nothing else needs logits. With `only_if_it_saves`
+    a batch whose packed tokens are more than SAVES of its padded ones is left to the Actor.
     """
 
-    def __init__(self, actor: Any):
-        self.actor = actor
-        self.forwarded = self.unpacked = 0  # tokens since the start: computed, and what they are without packing
+    def __init__(self, actor: Any, *, only_if_it_saves: bool = False):
+        self.actor, self.only_if_it_saves = actor, only_if_it_saves
+        self.unpacked_forward = actor.forward
+        self.forwarded = self.unpacked = 0  # tokens computed, and what they are one by one; since the last `take`
+
+    def take(self) -> dict[str, float]:
+        """The counts, and start anew."""
+        counts = {"forwarded": float(self.forwarded), "unpacked": float(self.unpacked)}
+        self.forwarded = self.unpacked = 0
+        return counts
 
     def __call__(
         self,
@@ -36,7 +48,7 @@ class PackedActor:
         *,
         return_output: bool = False,
         return_entropy: bool = False,
-        **_: Any,
+        **others: Any,
     ) -> Any:
         """Log-probs (B, T - 1) of the actions, 0 elsewhere; with `return_output` also their entropies, where asked for."""
         assert action_mask is not None and attention_mask is not None, "the trainer always hands them in"
@@ -45,6 +57,10 @@ class PackedActor:
         inputs = [sequences[row, : last + 1].tolist() for row, last in enumerate(last_B)]
         self.unpacked += sum(len(row) for row in inputs)
         packed = pack(inputs)
+        if self.only_if_it_saves and len(packed) > SAVES * sequences.numel():
+            self.forwarded += sum(len(row) for row in inputs)
+            more = {"return_output": return_output, "return_entropy": return_entropy, **others}
+            return self.unpacked_forward(sequences, action_mask, attention_mask, **more)
         self.forwarded += len(packed)
         source_N = np.array([packed.place[row][column] for row, column in zip(row_N, column_N, strict=True)])
         place_U, index_N = np.unique(source_N, return_inverse=True)
@@ -99,10 +115,47 @@ def attention(packed: Packed, implementation: str, device: torch.device) -> Any:
     )
 
 
-def install(actor: Any) -> PackedActor:
-    """Let an OpenRLHF Actor compute packed rows from now on."""
-    actor.forward = PackedActor(actor)
+def obstacle(args: SimpleNamespace) -> str | None:
+    """The option that rules packing out, with its value, as the command says it; None where nothing does."""
+    options = {
+        "ds.packing_samples": args.ds.packing_samples,  # dynamic batches and ring attention set it
+        "ds.tensor_parallel_size": args.ds.tensor_parallel_size > 1,
+        "ds.use_liger_kernel": args.ds.use_liger_kernel,
+        "actor.aux_loss_coef": args.actor.aux_loss_coef > 0,  # experts are balanced over tokens as often as they occur
+        "data.max_images_per_prompt": args.data.max_images_per_prompt > 0,
+        "ds.attn_implementation": args.ds.attn_implementation not in ATTENTION,
+    }
+    name = next((name for name, stands in options.items() if stands), None)
+    if name is None:
+        return None
+    section, option = name.split(".")
+    return f"--{name} {getattr(getattr(args, section), option)}"
+
+
+def attends_to_all(config: Mapping[str, Any]) -> bool:
+    """By its config.json the model attends to the whole prefix: in a window or a recurrence ancestors are not those rows."""
+    if layers := config.get("layer_types"):
+        return set(layers) == {"full_attention"}
+    return not (config.get("sliding_window") and config.get("use_sliding_window", True))
+
+
+def install(actor: Any, spo: SpoConfig) -> PackedActor:
+    """Let an OpenRLHF Actor compute packed rows from now on. Raises UserError for a model whose layers cannot."""
+    if not attends_to_all(actor.model.module.config.to_dict()):
+        raise UserError(f"--spo.pack_trees {spo.pack_trees}: {WINDOWED}; leave it out")
+    actor.forward = PackedActor(actor, only_if_it_saves=spo.pack_trees == "auto")
     return actor.forward
+
+
+def metrics(counts: dict[str, float]) -> dict[str, float]:
+    """What to log of training passes, from the sums over all ranks of `forwarded`, `unpacked` and `distinct` tokens."""
+    if not counts["distinct"]:
+        return {}
+    return {
+        "pack/tokens": counts["forwarded"],
+        "pack/unpacked_tokens": counts["unpacked"],
+        "pack/repeated": counts["forwarded"] / counts["distinct"],
+    }
 
 
 def input_rows(samples: Sequence[upstream.Experience]) -> list[list[int]]:

@@ -61,14 +61,3 @@ def row_means(samples: Sequence[upstream.Experience]) -> dict[str, float]:
             if value is not None:
                 columns.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float32).flatten())
     return {name: torch.cat(values).mean().item() for name, values in columns.items()}
-
-
-def dealt(samples: Sequence[upstream.Experience], gradient: Sequence[bool], ranks: int) -> list[upstream.Experience]:
-    """The samples in an order in which `ranks` equal parts hold as many with a gradient as any other, within 1.
-
-    Unchanged for one rank, and where there are no equal parts.
-    """
-    if ranks == 1 or len(samples) % ranks:
-        return list(samples)
-    order = sorted(range(len(samples)), key=lambda number: not gradient[number])  # stable: those with a gradient first
-    return [samples[number] for rank in range(ranks) for number in order[rank::ranks]]

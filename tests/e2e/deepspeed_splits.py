@@ -1,8 +1,12 @@
 """Run by test_splits.py: one training iteration of the real policy actor on DeepSpeed, over several splits of the same batch.
 
 Each layout (ranks, micro-batch size) is a set of forked processes joined by gloo; each rank writes the weights after the step and
-its metrics to FOLDER/CASE. A case is a level of the ratio, or "idle": no KL term and some samples without an advantage, every
-sample computed in the first layout and those without a gradient left out in the others. Run: deepspeed_splits.py TASK FOLDER CASE ...
+its metrics to FOLDER/CASE. A case is a level of the ratio, or one of two that compare their first layout with the others:
+
+idle      no KL term, some samples without an advantage: every sample computed; those without a gradient left out
+packed    nodes of a tree as samples: one by one; packed
+
+Run: deepspeed_splits.py TASK FOLDER CASE ...
 """
 
 import json
@@ -24,8 +28,10 @@ LAYOUTS = {
     "token": [(1, 8), (1, 2), (2, 2), (4, 1)],
     "segment": [(1, 8), (1, 2), (2, 2), (4, 1)],
     "idle": [(1, 8), (1, 2), (2, 1)],
+    "packed": [(1, 8), (1, 4), (2, 4)],
 }
-EVERY_SAMPLE = ("idle", 1, 8)  # computes the samples without a gradient too
+PLAIN = (1, 8)  # of "idle" and "packed", the layout that they are compared with
+PACK_TOKENS = 20  # two packed sequences
 RESPONSES, PROMPT, LENGTH = 8, 5, 12
 THRESHOLD = 0.5
 
@@ -67,6 +73,11 @@ def batch(case: str) -> list[upstream.Experience]:
         )
     if case == "idle":
         samples[0].advantages.zero_()
+    if case == "packed":
+        for index, sample in enumerate(samples):  # below one prompt 2 nodes, and below each of them 2
+            sample.sequences[:, :PROMPT] = 12
+            sample.sequences[:, PROMPT : PROMPT + 2] = 14 + (index & 1)
+            sample.sequences[:, PROMPT + 2 : PROMPT + 4] = 16 + (index & 2)
     return samples
 
 
@@ -89,6 +100,8 @@ def configuration(task: Path, case: str, ranks: int, micro_batch: int, out: Path
             actor__max_norm=1e9,
             actor__lr_scheduler="constant",
             spo__ratio_level=level,
+            spo__pack_trees="on" if case == "packed" and (ranks, micro_batch) != PLAIN else "off",
+            spo__pack_tokens=PACK_TOKENS,
             algo__advantage__is_correction_level="off" if level == "token" else "seq",
             algo__advantage__is_correction_threshold=(0, 1e9),
         )
@@ -99,14 +112,19 @@ def configuration(task: Path, case: str, ranks: int, micro_batch: int, out: Path
 def one_rank(args: SimpleNamespace, task: Path, case: str, ranks: int, rank: int, port: int, out: Path) -> None:
     actor = SegmentPolicyActor(ranks, rank, "127.0.0.1", port)
     actor.init_model_from_pretrained(upstream.get_strategy(args), str(task / "model"), 1, None)
-    if (case, ranks, args.train.micro_batch_size) == EVERY_SAMPLE:
-        actor.trainer.windows.form.leaves_out = False
+    if case == "idle" and (ranks, args.train.micro_batch_size) == PLAIN:
+        actor.trainer.form.leaves_out = False
     for sample in batch(case)[rank::ranks]:
         actor.append(sample)
+    whole = upstream.Experience.concat_experiences(batch(case), 0)
+    log_probs = actor.forward(whole.sequences, whole.action_mask, whole.attention_mask)
     status = actor.fit(0.1)
     model = actor.actor.model.module
     vector = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    torch.save({"weights": vector, "status": status}, out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt")
+    torch.save(
+        {"weights": vector, "status": status, "log_probs": log_probs},
+        out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt",
+    )
 
 
 def main(task: Path, out: Path, cases: list[str]) -> None:

@@ -1,6 +1,6 @@
 """One optimizer step of the real actor on DeepSpeed: the same weights for any split over micro-batches and gloo ranks.
 
-And the same where samples without a gradient are left out.
+And the same where samples without a gradient are left out, and where shared prefixes are computed once.
 """
 
 import os
@@ -31,7 +31,7 @@ def results(task, tmp_path_factory) -> Path:
     # As spo-train does it: with another ninja DeepSpeed would compile its operators again, here and in the next training.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(
-        [sys.executable, str(script), str(task), str(folder), *LEVELS, "idle"],
+        [sys.executable, str(script), str(task), str(folder), *LEVELS, "idle", "packed"],
         capture_output=True,
         text=True,
         env={**stack.environment(), "PATH": path},
@@ -72,3 +72,17 @@ def test_samples_without_a_gradient_can_be_left_out(results):
     for name, run in runs.items():
         assert run["status"]["actor_grad_norm"] == pytest.approx(reference["status"]["actor_grad_norm"], rel=1e-6)
         assert (run["weights"] - reference["weights"]).abs().mean() < 1e-7, name
+
+
+def test_packed_samples_train_the_same_weights(results):
+    """The log-prob pass, and a step of two packed sequences, on one rank and on two."""
+    runs = {path.stem: torch.load(path, weights_only=False) for path in (results / "packed").glob("*.pt")}
+    reference = runs.pop("1-8-0")
+    assert set(runs) == {"1-4-0", "2-4-0", "2-4-1"} and reference["status"]["actor_grad_norm"] > 0
+    for name, run in runs.items():
+        torch.testing.assert_close(run["log_probs"], reference["log_probs"], rtol=1e-5, atol=1e-5)
+        for metric in ("actor_grad_norm", "policy_loss", "kl", "ratio/max"):
+            assert run["status"][metric] == pytest.approx(reference["status"][metric], rel=1e-5), (name, metric)
+        assert (run["weights"] - reference["weights"]).abs().mean() < 1e-7, name
+        assert run["status"]["pack/tokens"] < 0.8 * run["status"]["pack/unpacked_tokens"], name
+        assert run["status"]["pack/repeated"] >= 1 and run["status"]["micro_batches"] == (2 if name[0] == "1" else 1)

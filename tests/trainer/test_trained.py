@@ -14,9 +14,9 @@ from spo_rlhf import upstream
 from spo_rlhf.core.advantages import Whiten
 from spo_rlhf.trainer.actor import LossWindows, SegmentReplayBuffer
 from spo_rlhf.trainer.experience import SegmentExperienceMaker
-from spo_rlhf.trainer.micro_batches import MicroBatches, equal_parts, single_rows
+from spo_rlhf.trainer.micro_batches import MicroBatches, dealt, equal_parts, single_rows
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
-from spo_rlhf.trainer.trained import dealt, has_gradient, may_get_gradient, row_means, trained_tokens, wanted_by
+from spo_rlhf.trainer.trained import has_gradient, may_get_gradient, row_means, trained_tokens, wanted_by
 
 LOW, HIGH = [0.1] * 4, [0.9] * 4
 UP, FLAT = [1.0] * 4, [0.0] * 4
