@@ -3,6 +3,8 @@
 What comes out has OpenRLHF's layout, a row for each sample, so the loss, its mask and its metrics do not know of it.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
