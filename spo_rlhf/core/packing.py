@@ -72,20 +72,26 @@ def distinct_tokens(rows: Sequence[Row]) -> int:
     return sum(len(rows[number]) - shared for number, shared in zip(order, shared_B, strict=True))
 
 
-def plan(rows: Sequence[Row], limit: int) -> list[list[int]]:
-    """Groups of rows, each of at most ``limit`` packed tokens, that repeat as few prefix tokens as possible.
+def cost(tokens: int, pair_cost: float) -> float:
+    """What a sequence costs, in tokens: each token, and ``pair_cost`` for each pair of tokens that a dense mask computes."""
+    return tokens * (1 + pair_cost * tokens)
 
-    In depth-first order a group is a stretch of rows, and what a cut between two rows costs is their shared prefix: a
-    tree too large is cut between subtrees, high up. Of all such cuts these are the cheapest (dynamic programming), and
-    of equally cheap ones the fewest. A row that is longer than the limit is a group of its own.
-    Raises ValueError for a limit below 1.
+
+def plan(rows: Sequence[Row], limit: int, pair_cost: float = 0.0) -> list[list[int]]:
+    """Groups of rows, each of at most ``limit`` packed tokens, that cost as little as possible.
+
+    In depth-first order a group is a stretch of rows, and a cut between two rows repeats their shared prefix: a tree too
+    large is cut between subtrees, high up. Of all such cuts these are the cheapest (dynamic programming), and of equally
+    cheap ones the fewest. Without ``pair_cost`` (``cost``) they repeat as few tokens as possible; with it trees are cut
+    that would fit, where pairs of tokens without a common path cost more than a prefix once more.
+    A row that is longer than the limit is a group of its own. Raises ValueError for a limit below 1.
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}: a packed sequence has at least one token")
     order, shared_B = _sorted(rows)
     length_B = [len(rows[number]) for number in order]
-    # cheapest[i]: tokens and groups of the first i rows, and where the last group starts
-    cheapest: list[tuple[int, int, int]] = [(0, 0, 0)]
+    # cheapest[i]: cost and groups of the first i rows, and where the last group starts
+    cheapest: list[tuple[float, int, int]] = [(0, 0, 0)]
     for last in range(len(order)):
         options, inner = [], 0  # inner: what the rows behind the first of the group add to it
         for first in range(last, -1, -1):
@@ -93,7 +99,7 @@ def plan(rows: Sequence[Row], limit: int) -> list[list[int]]:
             if tokens > limit and first < last:
                 break
             before, groups, _ = cheapest[first]
-            options.append((before + tokens, groups + 1, first))
+            options.append((before + cost(tokens, pair_cost), groups + 1, first))
             inner += length_B[first] - shared_B[first]
         cheapest.append(min(options))
     groups, stop = [], len(order)

@@ -75,7 +75,10 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         """Batches for a forward pass; packed, those that share prefixes stand together. `index` numbers the samples."""
         batches = self.split_rollout_samples(samples)  # it numbers them
         spo: SpoConfig = self.args.spo
-        groups = plan(input_rows(samples), spo.pack_tokens) if spo.packs else []
+        if not spo.packs:
+            return batches
+        pair_cost = ray.get(self.actor_model_group.async_run_method("pair_cost"))[0]
+        groups = plan(input_rows(samples), spo.pack_tokens, pair_cost)
         if len(groups) < upstream.policy_ranks(self.args):  # or all of them together: some ranks would have nothing
             return batches
         pad = self.tokenizer.pad_token_id

@@ -15,7 +15,7 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.core.packing import Packed, dense_mask, pack, sees
+from spo_rlhf.core.packing import Packed, cost, dense_mask, pack, sees
 from spo_rlhf.errors import UserError
 
 # Attention of transformers that takes a mask of our own: PyTorch's with a dense one, FlexAttention with a function.
@@ -28,7 +28,7 @@ class PackedActor:
     """In place of `Actor.forward`, for text models with full causal attention: same arguments, same results.
 
     Log-probs are computed where the action mask asks for them, so nothing else needs logits. With `only_if_it_saves`
-    a batch whose packed tokens are more than SAVES of its padded ones is left to the Actor.
+    a batch that packed costs more than SAVES of what it costs padded is left to the Actor.
     """
 
     def __init__(self, actor: Any, *, only_if_it_saves: bool = False):
@@ -59,7 +59,7 @@ class PackedActor:
         inputs = [sequences[row, : last + 1].tolist() for row, last in enumerate(last_B)]
         self.unpacked += sum(len(row) for row in inputs)
         packed = pack(inputs)
-        if self.only_if_it_saves and len(packed) > SAVES * sequences.numel():
+        if self.only_if_it_saves and not self._saves(len(packed), *sequences.shape):
             self.forwarded += sum(len(row) for row in inputs)
             more = {"return_output": return_output, "return_entropy": return_entropy, **others}
             return self.unpacked_forward(sequences, action_mask, attention_mask, **more)
@@ -81,10 +81,14 @@ class PackedActor:
             output.entropy = entropy_N.new_zeros(action_mask.shape).index_put((rows, columns), entropy_N)
         return logp, output
 
+    def _saves(self, tokens: int, rows: int, longest: int) -> bool:
+        """Packed, the batch costs less than SAVES of what it costs padded."""
+        pair_cost = pair_cost_of(module_of(self.actor).config)
+        return cost(tokens, pair_cost) < SAVES * rows * cost(longest, pair_cost)
+
     def _logits(self, packed: Packed, place_U: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Logits (U, V) at these places, float32, at the sampling temperature."""
-        model = self.actor.model
-        module = getattr(model, "module", model)  # below DeepSpeed's engine
+        model, module = self.actor.model, module_of(self.actor)
         arguments: dict[str, Any] = {
             "attention_mask": attention(packed, module.config._attn_implementation, device),
             "position_ids": torch.from_numpy(packed.position_P)[None].to(device),
@@ -95,6 +99,20 @@ class PackedActor:
         output = model(torch.from_numpy(packed.token_P)[None].to(device), **arguments)
         logits_UV = output["logits"][0] if narrow else output["logits"][0, place_U.to(device)]
         return logits_UV.float() / self.actor.temperature
+
+
+def module_of(actor: Any) -> Any:
+    """The Hugging Face model of an Actor, below DeepSpeed's engine."""
+    return getattr(actor.model, "module", actor.model)
+
+
+def pair_cost_of(config: Any) -> float:
+    """What a pair of tokens costs, where all pairs are computed, of what a token costs without attention: about 1 / 6h.
+
+    Of each layer a token takes 24 h² operations (h: hidden size; projections and a feed-forward of 4 h), a pair 4 h.
+    FlexAttention computes the pairs that see each other alone.
+    """
+    return 0.0 if config._attn_implementation == "flex_attention" else 1 / (6 * config.hidden_size)
 
 
 def wanted(action_mask: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +161,7 @@ def attends_to_all(config: Mapping[str, Any]) -> bool:
 
 def install(actor: Any, spo: SpoConfig) -> PackedActor:
     """Let an OpenRLHF Actor compute packed rows from now on. Raises UserError for a model whose layers cannot."""
-    if not attends_to_all(actor.model.module.config.to_dict()):
+    if not attends_to_all(module_of(actor).config.to_dict()):
         raise UserError(f"--spo.pack_trees {spo.pack_trees}: {WINDOWED}; leave it out")
     actor.forward = PackedActor(actor, only_if_it_saves=spo.pack_trees == "auto")
     return actor.forward

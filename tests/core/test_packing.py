@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spo_rlhf.core import packing
 from spo_rlhf.core.packing import dense_mask, distinct_tokens, pack, plan, sees
 
 # Two tokens, so that rows share prefixes, are equal, and are prefixes of each other.
@@ -42,8 +43,8 @@ def test_the_first_token_of_a_node_is_predicted_by_its_parents_last():
     assert packed.place[0][1] == packed.place[1][1] == 1, "place 1 predicts 7 and 9"
 
 
-def cost(rows, groups) -> int:
-    return sum(distinct_tokens([rows[number] for number in group]) for group in groups)
+def cost(rows, groups, pair_cost=0.0) -> float:
+    return sum(packing.cost(distinct_tokens([rows[number] for number in group]), pair_cost) for group in groups)
 
 
 def allowed(rows, groups, limit) -> bool:
@@ -74,13 +75,14 @@ def partitions(items):
 
 
 @settings(max_examples=200, deadline=None)
-@given(ROWS, st.integers(1, 14))
-def test_the_plan_is_the_cheapest_of_all_cuts_between_neighbours(rows, limit):
-    groups = plan(rows, limit)
+@given(ROWS, st.integers(1, 14), st.sampled_from([0.0, 0.125, 1.0]))  # binary fractions: sums are exact
+def test_the_plan_is_the_cheapest_of_all_cuts_between_neighbours(rows, limit, pair_cost):
+    groups = plan(rows, limit, pair_cost)
     assert sorted(sum(groups, [])) == list(range(len(rows))) and allowed(rows, groups, limit)
     depth_first = sorted(range(len(rows)), key=rows.__getitem__)
     options = [one for one in stretches(depth_first) if allowed(rows, one, limit)]
-    assert (cost(rows, groups), len(groups)) == min((cost(rows, one), len(one)) for one in options)
+    cheapest = min((cost(rows, one, pair_cost), len(one)) for one in options)
+    assert (cost(rows, groups, pair_cost), len(groups)) == cheapest
 
 
 def test_the_plan_is_near_the_cheapest_of_all_partitions():
@@ -100,6 +102,11 @@ def test_a_tree_too_large_is_cut_between_subtrees():
     assert plan(rows, 100) == [[0, 1, 2, 3, 4, 5]] and plan(rows, 9) == [[0, 1, 2], [3, 4, 5]]
     assert cost(rows, plan(rows, 9)) == distinct_tokens(rows) + 4
     assert plan(rows, 1) == [[number] for number in range(6)], "a row over the limit stands alone"
+
+
+def test_where_pairs_cost_more_than_a_prefix_a_tree_that_fits_is_cut():
+    rows = [[1, *[top] * 9] for top in (2, 3, 4)]
+    assert plan(rows, 100) == [[0, 1, 2]] and plan(rows, 100, pair_cost=0.1) == [[0], [1], [2]]
 
 
 def test_nothing_to_pack_and_no_place_to_pack_it_into():

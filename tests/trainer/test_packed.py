@@ -175,6 +175,23 @@ def test_only_the_beginning_that_predicts_actions_is_computed(actor):
     assert counted.forwarded == counted.unpacked == 3
 
 
+def test_auto_leaves_alone_what_packing_does_not_save(actor):
+    """Two rows of nothing in common, and ten that share all but their ends."""
+    forward = actor.__class__.forward.__get__(actor)
+    actor.forward = forward
+    apart = node_rows([-1, 0], [[3] * 5, [4] * 5])
+    apart.sequences = torch.cat([apart.sequences, 5 + 0 * apart.sequences])
+    apart.attention_mask, apart.action_mask = (x.expand(2, -1) for x in (apart.attention_mask, apart.action_mask))
+    auto = PackedActor(actor, only_if_it_saves=True)
+    logp = auto(apart.sequences, apart.action_mask, apart.attention_mask)
+    assert torch.equal(logp, forward(apart.sequences, apart.action_mask, apart.attention_mask))
+    assert auto.take() == {"forwarded": 18.0, "unpacked": 18.0}
+    alike = node_rows([-1] + [0] * 10, [[3, 4, 5, 6, 7, 8]] + [[node % 9 + 2, 4] for node in range(10)])
+    auto(alike.sequences, alike.action_mask, alike.attention_mask)
+    counts = auto.take()
+    assert counts["forwarded"] == 6 + 9 and counts["unpacked"] == 10 * 7
+
+
 @pytest.mark.slow  # it is compiled first
 def test_flex_attention_takes_the_same_mask():
     flexible, dense = (actor_of(Qwen2Config(**SHAPE), attention) for attention in ("flex_attention", "sdpa"))
