@@ -27,7 +27,7 @@ from spo_rlhf.core.packing import distinct_tokens, plan
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.command import run_command
 from spo_rlhf.host.console import Console
-from spo_rlhf.trainer.packed import PackedActor, pair_cost_of
+from spo_rlhf.trainer.packed import PackedActor
 
 PROGRAM = "tree_training"
 EXAMPLES = """examples:
@@ -97,10 +97,10 @@ class Padded:
         return logp.new_zeros(wanted.shape).index_put(wanted.nonzero(as_tuple=True), logp)
 
 
-def batches(rows: Rows, layout: str, tokens: int, pair_cost: float = 0.0) -> list[list[int]]:
+def batches(rows: Rows, layout: str, tokens: int) -> list[list[int]]:
     """Rows that are computed together: packed ones by the plan, others by length, as many as fill `tokens` with padding."""
     if layout == "packed":
-        return plan([row[:-1] for row in rows.token_B], tokens, pair_cost)
+        return plan([row[:-1] for row in rows.token_B], tokens)
     groups: list[list[int]] = []
     for number in sorted(range(len(rows.token_B)), key=lambda number: -len(rows.token_B[number])):
         longest = len(rows.token_B[groups[-1][0]]) if groups else 0
@@ -189,12 +189,10 @@ class Subject:
         self.model, self.device = model, args.device
         rows = grown(branching, prompt, segment, model.config.vocab_size, args.seed)
         self.rows = {"node": rows["node"], "path": rows["path"], "packed": rows["node"]}
-        # As of the model with FlexAttention where that is what packed rows are computed with.
-        pair_cost = 0.0 if args.device == "cuda" else pair_cost_of(model.config)
-        self.groups = {name: batches(self.rows[name], name, args.pack_tokens, pair_cost) for name in LAYOUTS}
+        self.groups = {name: batches(self.rows[name], name, args.pack_tokens) for name in LAYOUTS}
         inputs = [row[:-1] for row in rows["node"].token_B]
         self.tokens = {name: rows[name].tokens for name in ("node", "path")}
-        self.tokens["packed"] = sum(distinct_tokens([inputs[n] for n in group]) for group in self.groups["packed"])
+        self.tokens["packed"] = 0  # counted in the first run: a group may be several sequences
         self.distinct = distinct_tokens(inputs)
 
     def run(self, layout: str) -> tuple[float, float]:
@@ -212,6 +210,8 @@ class Subject:
             if self.device == "cuda":
                 torch.cuda.synchronize()
             seconds = clock() - start
+        if layout == "packed":
+            self.tokens["packed"] = forward.forwarded
         return seconds, memory["mib"]
 
     def gradient(self) -> torch.Tensor:

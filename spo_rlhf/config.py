@@ -99,7 +99,7 @@ class SpoConfig:
         "the attention takes such a mask and it saves something",
     )
     pack_tokens: int = option(
-        4096, at_least=1, metavar="N", help="tokens of a packed sequence; a tree too large is cut between subtrees"
+        4096, at_least=1, metavar="N", help="packed tokens of a micro-batch; a tree too large is cut between subtrees"
     )
     token_budget: int | None = option(
         parse=int,

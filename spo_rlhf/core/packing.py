@@ -66,6 +66,21 @@ def pack(rows: Sequence[Row]) -> Packed:
     return Packed(token_P, position_P, end_P, place)
 
 
+def pack_apart(rows: Sequence[Row], pair_cost: float) -> tuple[list[Packed], list[int]]:
+    """Rows in as many sequences as cost least (``cost``), and of each row the number of its sequence.
+
+    The place of row b is that of its sequence: ``packs[which[b]].place[b]``; it is empty in the others.
+    """
+    limit = max(sum(map(len, rows)), 1)
+    which, packs = [0] * len(rows), []
+    for number, group in enumerate(plan(rows, limit, pair_cost)):
+        inside = set(group)
+        packs.append(pack([row if index in inside else row[:0] for index, row in enumerate(rows)]))
+        for index in group:
+            which[index] = number
+    return packs, which
+
+
 def distinct_tokens(rows: Sequence[Row]) -> int:
     """Length of the rows packed together."""
     order, shared_B = _sorted(rows)

@@ -117,7 +117,6 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
             size=buffer.sample_batch_size,
             packing_samples=buffer.packing_samples,
             pack_tokens=spo.pack_tokens if spo.packs else None,
-            pair_cost=packed.pair_cost_of(packed.module_of(self.actor).config),
         )
         self.windows = LossWindows(spo, self.form)
         self.packed = packed.install(self.actor, spo) if spo.packs else None
@@ -166,10 +165,6 @@ class SegmentPolicyActor(upstream.PolicyModelActor):
             log_probs = super().forward(*args, **kwargs)
         self.entropies += [entropy.cpu() for entropy in seen]
         return log_probs
-
-    def pair_cost(self) -> float:
-        """What the log-prob pass of packed rows is planned with."""
-        return packed.pair_cost_of(packed.module_of(self.actor).config)
 
     def take_entropies(self) -> list[torch.Tensor]:
         """Entropies (B, T - 1) of the forward passes since the last call, in their order."""

@@ -77,8 +77,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         spo: SpoConfig = self.args.spo
         if not spo.packs:
             return batches
-        pair_cost = ray.get(self.actor_model_group.async_run_method("pair_cost"))[0]
-        groups = plan(input_rows(samples), spo.pack_tokens, pair_cost)
+        groups = plan(input_rows(samples), spo.pack_tokens)
         if len(groups) < upstream.policy_ranks(self.args):  # or all of them together: some ranks would have nothing
             return batches
         pad = self.tokenizer.pad_token_id

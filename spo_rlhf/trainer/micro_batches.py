@@ -30,23 +30,16 @@ def filler(rows: Sequence[upstream.Experience]) -> upstream.Experience:
 class MicroBatches:
     """The micro-batches of one optimizer step anew: of the rows that have a gradient, where the others are left out.
 
-    At most ``size`` rows each, those of similar lengths together; or, with ``pack_tokens`` and ``pair_cost``, rows that
-    share prefixes, by the plan of core/packing.py. Every rank makes the same number, with fillers where it has fewer, since ZeRO's
+    At most ``size`` rows each, those of similar lengths together; or, with ``pack_tokens``, rows that share
+    prefixes, as many as make so many tokens packed. Every rank makes the same number, with fillers where it has fewer, since ZeRO's
     collectives meet in each; none where no rank has a row.
     """
 
     def __init__(
-        self,
-        spo: SpoConfig,
-        *,
-        leaves_out: bool,
-        size: int,
-        packing_samples: bool,
-        pack_tokens: int | None = None,
-        pair_cost: float = 0.0,
+        self, spo: SpoConfig, *, leaves_out: bool, size: int, packing_samples: bool, pack_tokens: int | None = None
     ):
         self.spo, self.leaves_out, self.size = spo, leaves_out, size
-        self.packing_samples, self.pack_tokens, self.pair_cost = packing_samples, pack_tokens, pair_cost
+        self.packing_samples, self.pack_tokens = packing_samples, pack_tokens
         self.distinct_tokens = 0
 
     def __call__(self, batches: list[upstream.Experience], strategy: Any) -> list[upstream.Experience]:
@@ -68,7 +61,7 @@ class MicroBatches:
         if self.pack_tokens is not None:
             inputs = input_rows(rows)
             self.distinct_tokens += distinct_tokens(inputs)
-            return [[rows[number] for number in group] for group in plan(inputs, self.pack_tokens, self.pair_cost)]
+            return [[rows[number] for number in group] for group in plan(inputs, self.pack_tokens)]
         return equal_parts(sorted(rows, key=lambda row: -len(row.sequences)), math.ceil(len(rows) / self.size))
 
 

@@ -1,4 +1,4 @@
-"""OpenRLHF's Actor with every shared prefix computed once: its rows packed into one sequence (core/packing.py).
+"""OpenRLHF's Actor with every shared prefix computed once: its rows packed into one sequence or few (core/packing.py).
 
 What comes out has OpenRLHF's layout, a row for each sample, so the loss, its mask and its metrics do not know of it.
 """
@@ -15,7 +15,7 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.core.packing import Packed, cost, dense_mask, pack, sees
+from spo_rlhf.core.packing import Packed, cost, pack_apart, sees
 from spo_rlhf.errors import UserError
 
 # Attention of transformers that takes a mask of our own: PyTorch's with a dense one, FlexAttention with a function.
@@ -58,15 +58,17 @@ class PackedActor:
         last_B = [int(column_N[row_N == row].max(initial=-1)) for row in range(len(sequences))]
         inputs = [sequences[row, : last + 1].tolist() for row, last in enumerate(last_B)]
         self.unpacked += sum(len(row) for row in inputs)
-        packed = pack(inputs)
-        if self.only_if_it_saves and not self._saves(len(packed), *sequences.shape):
+        packs, which = pack_apart(inputs, pair_cost_of(module_of(self.actor).config))
+        longest = max(map(len, packs))
+        if self.only_if_it_saves and not self._saves(len(packs), longest, *sequences.shape):
             self.forwarded += sum(len(row) for row in inputs)
             more = {"return_output": return_output, "return_entropy": return_entropy, **others}
             return self.unpacked_forward(sequences, action_mask, attention_mask, **more)
-        self.forwarded += len(packed)
-        source_N = np.array([packed.place[row][column] for row, column in zip(row_N, column_N, strict=True)])
-        place_U, index_N = np.unique(source_N, return_inverse=True)
-        logits_UV = self._logits(packed, torch.from_numpy(place_U), sequences.device)
+        self.forwarded += sum(map(len, packs))
+        source_N = np.array([packs[which[row]].place[row][column] for row, column in zip(row_N, column_N, strict=True)])
+        place_U, within_N = np.unique(source_N, return_inverse=True)
+        logits_UV = self._logits(packs, longest, torch.from_numpy(place_U), sequences.device)
+        index_N = np.array(which)[row_N] * len(place_U) + within_N
         rows, columns = (torch.from_numpy(part).to(sequences.device) for part in (row_N, column_N))
         index = torch.from_numpy(index_N).to(sequences.device)
         # As PyTorch's log_softmax, without a second tensor of the logits' size.
@@ -81,24 +83,30 @@ class PackedActor:
             output.entropy = entropy_N.new_zeros(action_mask.shape).index_put((rows, columns), entropy_N)
         return logp, output
 
-    def _saves(self, tokens: int, rows: int, longest: int) -> bool:
+    def _saves(self, packs: int, longest_pack: int, rows: int, longest_row: int) -> bool:
         """Packed, the batch costs less than SAVES of what it costs padded."""
         pair_cost = pair_cost_of(module_of(self.actor).config)
-        return cost(tokens, pair_cost) < SAVES * rows * cost(longest, pair_cost)
+        return packs * cost(longest_pack, pair_cost) < SAVES * rows * cost(longest_row, pair_cost)
 
-    def _logits(self, packed: Packed, place_U: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Logits (U, V) at these places, float32, at the sampling temperature."""
+    def _logits(self, packs: list[Packed], longest: int, place_U: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Logits (sequences x U, V) at these places of every sequence, float32, at the sampling temperature."""
         model, module = self.actor.model, module_of(self.actor)
+
+        def padded(values: list[np.ndarray], fill: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.stack([np.append(one, fill[len(one) :]) for one in values])).to(device)
+
+        zeros, itself = np.zeros(longest, dtype=np.int64), np.arange(1, longest + 1)
+        end_P = padded([one.end_P for one in packs], itself)  # padding sees itself, and nothing sees it
         arguments: dict[str, Any] = {
-            "attention_mask": attention(packed, module.config._attn_implementation, device),
-            "position_ids": torch.from_numpy(packed.position_P)[None].to(device),
+            "attention_mask": attention(end_P, module.config._attn_implementation),
+            "position_ids": padded([one.position_P for one in packs], zeros),
         }
         narrow = "logits_to_keep" in inspect.signature(module.forward).parameters
         if narrow:
             arguments["logits_to_keep"] = place_U.to(device)
-        output = model(torch.from_numpy(packed.token_P)[None].to(device), **arguments)
-        logits_UV = output["logits"][0] if narrow else output["logits"][0, place_U.to(device)]
-        return logits_UV.float() / self.actor.temperature
+        output = model(padded([one.token_P for one in packs], zeros), **arguments)
+        logits = output["logits"] if narrow else output["logits"][:, place_U.to(device)]
+        return logits.flatten(0, 1).float() / self.actor.temperature
 
 
 def module_of(actor: Any) -> Any:
@@ -110,7 +118,8 @@ def pair_cost_of(config: Any) -> float:
     """What a pair of tokens costs, where all pairs are computed, of what a token costs without attention: about 1 / 6h.
 
     Of each layer a token takes 24 h² operations (h: hidden size; projections and a feed-forward of 4 h), a pair 4 h.
-    FlexAttention computes the pairs that see each other alone.
+    FlexAttention computes the pairs that see each other alone, so there all rows are one sequence; else they are several,
+    of one batch.
     """
     return 0.0 if config._attn_implementation == "flex_attention" else 1 / (6 * config.hidden_size)
 
@@ -123,16 +132,18 @@ def wanted(action_mask: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return row_N, column_N
 
 
-def attention(packed: Packed, implementation: str, device: torch.device) -> Any:
-    """The mask of packed rows, as the model's attention takes it."""
+def attention(end_BP: torch.Tensor, implementation: str) -> Any:
+    """The mask of packed sequences, as the model's attention takes it."""
+    size = end_BP.shape[1]
     if implementation != "flex_attention":
-        return torch.from_numpy(dense_mask(packed.end_P))[None, None].to(device)
+        place_P = torch.arange(size, device=end_BP.device)
+        return torch.stack([sees(end_P, place_P[:, None], place_P[None, :]) for end_P in end_BP])[:, None]
     from torch.nn.attention.flex_attention import create_block_mask
 
-    end_P = torch.from_numpy(packed.end_P).to(device)
-    return create_block_mask(
-        lambda batch, head, query, key: sees(end_P, query, key), None, None, len(packed), len(packed), device=device
-    )
+    def allowed(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return sees(end_BP[batch], query, key)
+
+    return create_block_mask(allowed, len(end_BP), None, size, size, device=end_BP.device)
 
 
 def obstacle(args: SimpleNamespace) -> str | None:

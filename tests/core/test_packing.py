@@ -109,6 +109,19 @@ def test_where_pairs_cost_more_than_a_prefix_a_tree_that_fits_is_cut():
     assert plan(rows, 100) == [[0, 1, 2]] and plan(rows, 100, pair_cost=0.1) == [[0], [1], [2]]
 
 
+@given(ROWS, st.sampled_from([0.0, 0.125, 1.0]))
+def test_rows_packed_apart_are_where_they_are_said_to_be(rows, pair_cost):
+    packs, which = packing.pack_apart(rows, pair_cost)
+    for number, row in enumerate(rows):
+        assert packs[which[number]].token_P[packs[which[number]].place[number]].tolist() == row
+    assert [len(one) for one in packs] == [
+        distinct_tokens([row for row, place in zip(rows, which, strict=True) if place == one])
+        for one in range(len(packs))
+    ]
+    if pair_cost == 0:
+        assert len(packs) == 1
+
+
 def test_nothing_to_pack_and_no_place_to_pack_it_into():
     assert len(pack([])) == 0 and plan([], 5) == [] and distinct_tokens([]) == 0
     with pytest.raises(ValueError, match="limit is 0"):

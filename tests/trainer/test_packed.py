@@ -139,6 +139,16 @@ def test_every_full_tree_of_a_shape(actor, shape, length):
     assert counted.forwarded < counted.unpacked
 
 
+def test_a_tree_with_costly_pairs_is_several_sequences_of_one_batch(actor):
+    generator = torch.Generator().manual_seed(5)
+    parent_N = [-1, 0, 0, 0, 1, 1, 2, 2, 3]
+    token_N = [torch.randint(2, VOCABULARY, (15,), generator=generator).tolist() for _ in parent_N]
+    batch = node_rows(parent_N, token_N)
+    counted = same(actor, batch)
+    distinct = 15 * len(parent_N) - 5  # last tokens of leaves predict nothing
+    assert distinct < counted.forwarded < counted.unpacked
+
+
 def test_a_group_of_responses_to_one_prompt_and_samples_of_another(actor):
     batch = node_rows([-1, 0, 0, 0], [[5, 6, 7, 8], [3, 4, 2], [3, 9, 2], [4, 4, 4]])
     other = node_rows([-1, 0], [[9, 9, 9], [1, 1]])
