@@ -3,16 +3,15 @@
 Forward and backward of one tree with random tokens and a random model, in turn and several times: the same log-probs are
 wanted of each, so the gradients are the same, which is checked in float32. Ratios are taken within a turn, on a CPU of the
 process's own processor seconds, which other programs disturb less. `ideal` is the ratio of tokens: what packing would
-save if every token cost the same.
+save if every token cost the same. Memory is what the largest forward keeps for its backward, on a GPU the highest in use.
 """
 
 import argparse
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +38,7 @@ EXAMPLES = """examples:
 MODELS = {
     "tiny": (64, 128, 2, 4, 2, 64),
     "small": (128, 512, 4, 4, 4, 256),
+    "medium": (512, 2048, 2, 8, 8, 256),
     "qwen2.5-1.5b": (1536, 8960, 28, 12, 2, 151936),
 }
 LAYOUTS = ("node", "path", "packed")
@@ -110,8 +110,14 @@ def batches(rows: Rows, layout: str, tokens: int) -> list[list[int]]:
     return groups
 
 
-def train(forward: Callable[..., torch.Tensor], rows: Rows, groups: list[list[int]], device: str) -> None:
-    """Forward and backward of every group: the gradient of the weighted sum of log-probs over the trained tokens."""
+def train(
+    forward: Callable[..., torch.Tensor],
+    rows: Rows,
+    groups: list[list[int]],
+    device: str,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Forward, in `around`, and backward of every group: the gradient of the weighted sum of the trained log-probs."""
     total = sum(weight != 0 for row in rows.weight_B for weight in row)
     for group in groups:
         longest = max(len(rows.token_B[number]) for number in group)
@@ -122,39 +128,32 @@ def train(forward: Callable[..., torch.Tensor], rows: Rows, groups: list[list[in
         lengths = torch.tensor([len(rows.token_B[number]) for number in group])
         attention = (torch.arange(longest) < lengths[:, None]).long().to(device)
         weights = weights[:, 1:].to(device)
-        logp = forward(sequences.to(device), weights != 0, attention)
+        with around():
+            logp = forward(sequences.to(device), weights != 0, attention)
         (-(logp * weights).sum() / total).backward()
 
 
-@contextmanager
-def peak_memory(device: str) -> Iterator[dict[str, float]]:
-    """Highest memory in MiB above what was in use before: of the GPU, or of this process, looked at every few milliseconds."""
-    found = {"mib": 0.0}
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        yield found
-        found["mib"] = (torch.cuda.max_memory_allocated() - before) / MIB
-        return
-    stop = threading.Event()
+class Activations:
+    """Bytes that a forward keeps for its backward, the weights left out; the largest of all forwards."""
 
-    def resident() -> float:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * 4096 / MIB
+    def __init__(self, model: Any):
+        self.weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+        self.largest = 0
 
-    before = resident()
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Context of one forward."""
+        bytes_of: dict[int, int] = {}
 
-    def watch() -> None:
-        while not stop.wait(0.003):
-            found["mib"] = max(found["mib"], resident() - before)
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.weights:
+                bytes_of[storage.data_ptr()] = storage.nbytes()
+            return tensor
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        stop.set()
-        thread.join()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            yield
+        self.largest = max(self.largest, sum(bytes_of.values()))
 
 
 def build(name: str, device: str, longest: int) -> Any:
@@ -192,27 +191,38 @@ class Subject:
         self.groups = {name: batches(self.rows[name], name, args.pack_tokens) for name in LAYOUTS}
         inputs = [row[:-1] for row in rows["node"].token_B]
         self.tokens = {name: rows[name].tokens for name in ("node", "path")}
-        self.tokens["packed"] = 0  # counted in the first run: a group may be several sequences
+        self.tokens["packed"] = 0  # counted by `prepare`: a group may be several sequences
         self.distinct = distinct_tokens(inputs)
 
     def run(self, layout: str) -> tuple[float, float]:
-        """Seconds and peak MiB of forward and backward of the whole tree; the gradient is left in the model."""
+        """Seconds of forward and backward of the whole tree, and MiB at their highest on a GPU; the gradient stays."""
+        on_gpu = self.device == "cuda"
         self.model.zero_grad()
-        if self.device == "cuda":
+        if on_gpu:
             self.model.set_attn_implementation("flex_attention" if layout == "packed" else "sdpa")
             torch.cuda.synchronize()
-        actor = SimpleNamespace(model=self.model, temperature=1.0, forward=None)
-        forward = PackedActor(actor) if layout == "packed" else Padded(self.model)
-        with peak_memory(self.device) as memory:
-            clock = time.perf_counter if self.device == "cuda" else time.process_time
-            start = clock()
-            train(forward, self.rows[layout], self.groups[layout], self.device)
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-            seconds = clock() - start
-        if layout == "packed":
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if on_gpu else 0
+        clock = time.perf_counter if on_gpu else time.process_time
+        start = clock()
+        train(self.forward(layout), self.rows[layout], self.groups[layout], self.device)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return clock() - start, (torch.cuda.max_memory_allocated() - before) / MIB if on_gpu else 0.0
+
+    def prepare(self, layout: str) -> float:
+        """One run that is not timed; MiB that its largest forward keeps."""
+        self.run(layout)
+        forward, kept = self.forward(layout), Activations(self.model)
+        self.model.zero_grad()
+        train(forward, self.rows[layout], self.groups[layout], self.device, kept.kept)
+        if isinstance(forward, PackedActor):
             self.tokens["packed"] = forward.forwarded
-        return seconds, memory["mib"]
+        return kept.largest / MIB
+
+    def forward(self, layout: str) -> Any:
+        actor = SimpleNamespace(model=self.model, temperature=1.0, forward=None)
+        return PackedActor(actor) if layout == "packed" else Padded(self.model)
 
     def gradient(self) -> torch.Tensor:
         return torch.cat([one.grad.flatten().double().cpu() for one in self.model.parameters() if one.grad is not None])
@@ -224,23 +234,22 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def measure_tree(subject: Subject, repeats: int, report: Callable[[int], None]) -> dict[str, Any]:
-    """All layouts in turn, after a round that is not counted: seconds, MiB, ratios to `packed`, and the gradients' gaps."""
-    gradients = {}
+    """All layouts in turn, after two rounds that are not counted: seconds, MiB, ratios to `packed`, and the gradients' gaps."""
+    gradients, memory = {}, {}
     for layout in LAYOUTS:
-        subject.run(layout)
+        memory[layout] = subject.prepare(layout)
         gradients[layout] = subject.gradient()
     seconds: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
-    memory: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
     for repeat in range(repeats):
         report(repeat + 1)
         for layout in LAYOUTS if repeat % 2 == 0 else LAYOUTS[::-1]:
             took, mib = subject.run(layout)
             seconds[layout].append(took)
-            memory[layout].append(mib)
+            memory[layout] = max(memory[layout], mib)
     size = gradients["node"].norm()
     result: dict[str, Any] = {"tokens": subject.tokens, "distinct": subject.distinct}
     result |= {"seconds": {name: spread(all_) for name, all_ in seconds.items()}}
-    result |= {"mib": {name: max(all_) for name, all_ in memory.items()}}
+    result["mib"] = memory
     for other in ("node", "path"):
         ratios = [one / packed for one, packed in zip(seconds[other], seconds["packed"], strict=True)]
         ideal = subject.tokens[other] / subject.distinct

@@ -38,6 +38,7 @@ def test_the_quick_form_measures_writes_and_draws(tmp_path):
     assert set(results) == {"3-3 12/8", "8 12/8"}
     for one in results.values():
         assert max(one["gradient_gap"].values()) < 1e-5, "every layout has the same gradient"
+        assert one["mib"]["packed"] < one["mib"]["path"] <= one["mib"]["node"]
         assert one["tokens"]["packed"] == one["distinct"] and one["over_node"]["ideal"] > 2
         assert set(one["seconds"]) == set(tree_training.LAYOUTS) and one["over_path"]["median"] > 0
     assert (tmp_path / "ratios.png").stat().st_size > 0 and "| 3-3 12/8 |" in (tmp_path / "results.md").read_text()
