@@ -116,7 +116,7 @@ def test_packed_trees_have_the_engines_log_probs_and_the_references(task, tmp_pa
 
     The engine's log-probs are those of a computation of its own; the policy that has not moved is the reference.
     """
-    budget = {"spo__token_budget": 1, "ckpt__save_steps": -1}
+    budget = {"spo__token_budget": 1}
     packing = {"spo__pack_trees": "on", "spo__pack_tokens": 96, "algo__kl__init_coef": 0.1}
     run = stack.train(options(task, tmp_path, **budget, **packing), tmp_path)
     [metrics] = run["steps"]
