@@ -111,6 +111,15 @@ class SpoConfig:
         metavar="ALPHA",
         help="clip bounds times 1 + ALPHA z, z in [-1, 1] from the unit's entropy (wider where it is high)",
     )
+    pack_trees: str = option(
+        "off",
+        choices=("off", "on", "auto"),
+        help="compute each prefix that samples share once, as one sequence with attention to ancestors alone; auto: where "
+        "the attention takes such a mask and it saves something",
+    )
+    pack_tokens: int = option(
+        4096, at_least=1, metavar="N", help="packed tokens of a micro-batch; a tree too large is cut between subtrees"
+    )
     token_budget: int | None = option(
         parse=int,
         default_text="none",
@@ -206,3 +215,8 @@ class SpoConfig:
     def mask_threshold(self) -> float | None:
         """Probability below which a token passes the mask; None without the mask. The same threshold makes cutpoints."""
         return self.prob_threshold if self.masked else None
+
+    @property
+    def packs(self) -> bool:
+        """Samples are packed; what `auto` comes to is settled before the start."""
+        return self.pack_trees != "off"

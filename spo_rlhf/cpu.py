@@ -15,6 +15,7 @@ import os
 import tempfile
 from typing import Any
 
+from spo_rlhf.host.command import PATIENT_THREADS
 from spo_rlhf.host.device import is_cpu as is_cpu  # asked under this name wherever the stack is set up
 
 DTYPE = "float32"
@@ -31,6 +32,8 @@ def worker_environment() -> dict[str, str]:
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
         # Ray gives an actor with a fraction of a CPU one OpenMP thread; training wants the whole machine, or what it was given.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1)),
+        # A cluster's workers do not inherit it from the command.
+        PATIENT_THREADS[0]: os.environ.get(*PATIENT_THREADS),
         # Left to itself every engine ties its threads to the same cores, also beside another engine or another run.
         "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
     }

@@ -60,6 +60,10 @@ _NAMES = {
     "PolicyLoss": ("openrlhf.models", "PolicyLoss"),
     "compute_approx_kl": ("openrlhf.models.utils", "compute_approx_kl"),
     "Experience": ("openrlhf.trainer.ppo_utils.experience", "Experience"),
+    **{
+        name: ("openrlhf.trainer.ppo_utils.experience", name)
+        for name in ("make_experience_batch", "split_experience_batch", "remove_padding_in_sequences")
+    },
     "RemoteExperienceMaker": ("openrlhf.trainer.ppo_utils.experience_maker", "RemoteExperienceMaker"),
     "NaiveReplayBuffer": ("openrlhf.trainer.ppo_utils.replay_buffer", "NaiveReplayBuffer"),
     "collect_prompts": ("openrlhf.trainer.ppo_utils.samples_generator", "_collect_prompt_batch"),

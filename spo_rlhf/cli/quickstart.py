@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -83,10 +82,9 @@ def command(module: str, arguments: list[str]) -> list[str]:
     return [sys.executable, "-W", "ignore", "-m", f"spo_rlhf.cli.{module}", *arguments]
 
 
-def run(arguments: list[str], *, patient: bool = False) -> int:
+def run(arguments: list[str]) -> int:
     """Run a command on this terminal until it ends. Ctrl-C reaches it as well; wait for it to clean up."""
-    # Threads that spin while they wait make the warm-up several times slower where another program uses a core too.
-    process = subprocess.Popen(arguments, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ} if patient else None)
+    process = subprocess.Popen(arguments)
     interrupted = False
     while True:
         try:
@@ -141,7 +139,7 @@ def train_and_summarize(console: Console, run_dir: Path) -> int:
     """Both commands one after the other, then summary.json and curve.png; exit status."""
     start = time.monotonic()
     console.line(f"1/2 a small task and a small model ({run_dir / 'task'})")
-    if status := run(command("prepare", prepare_options(run_dir / "task")), patient=True):
+    if status := run(command("prepare", prepare_options(run_dir / "task"))):
         return status
     prepare_seconds = time.monotonic() - start
     console.line(f"2/2 SPO-chain on Ray, vLLM and DeepSpeed, {STEPS} steps of {PROBLEMS_PER_STEP} problems")

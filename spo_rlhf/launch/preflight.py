@@ -1,5 +1,6 @@
 """Checks of everything that can be known before an engine starts. Each raises UserError with one line."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +66,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         )
     check_objective(args)
     notes += check_attention(args, explicit)
+    notes += settle_packing(args)
     if cpu.is_cpu():
         notes += cpu.settle(args)
     return notes + gpu_rules.settle(args, explicit)
@@ -84,6 +86,26 @@ def check_attention(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         raise UserError("--ds.attn_implementation flash_attention_2: flash-attn is not installed; use sdpa")
     args.ds.attn_implementation = "sdpa"
     return ["--ds.attn_implementation sdpa: flash-attn is not installed"]
+
+
+def settle_packing(args: SimpleNamespace) -> list[str]:
+    """What `--spo.pack_trees` comes to. Returns lines to show. Raises UserError where it is on and cannot be."""
+    if not args.spo.packs:
+        return []
+    from spo_rlhf.trainer.packed import ATTENTION, WINDOWED, attends_to_all, obstacle
+
+    found, name = obstacle(args), args.actor.model_name_or_path
+    reason = f"{found} does not go with it" if found else None
+    folder = Path(name)
+    if not reason and (folder / "config.json").is_file() and not attends_to_all(model_folder.read_config(folder)):
+        reason = WINDOWED
+    if reason is None:
+        return []
+    if args.spo.pack_trees == "on":
+        needs = f"it needs --ds.attn_implementation {' or '.join(ATTENTION)} and samples that nothing else packs"
+        raise UserError(f"--spo.pack_trees on: {reason}; {needs}")
+    args.spo = dataclasses.replace(args.spo, pack_trees="off")
+    return [f"--spo.pack_trees off: {reason}"]
 
 
 def check_objective(args: SimpleNamespace) -> None:

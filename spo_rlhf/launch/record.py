@@ -68,7 +68,7 @@ class RunRecord:
     def finish(self, finished: bool) -> dict[str, Any]:
         """Write summary.json and return the summary. A resumed run that ended before its plan leaves the file as it was.
 
-        A run in which more optimizer steps were skipped than made has not finished, whatever `finished` says.
+        A run that has not trained (`Totals.has_trained`) has not finished, whatever `finished` says.
         """
         finished = finished and self.totals.has_trained
         summary = self.totals.summary(finished=finished, seconds_of_this_start=time.time() - self.start)
@@ -140,11 +140,13 @@ class RunRecord:
         metrics, step = event["metrics"], event["step"]
         self.tokens = metrics["rollout/total_tokens"]
         mc = f" + {count(metrics['rollout/mc_tokens'])} MC" if metrics["rollout/mc_tokens"] else ""
+        idle = metrics.get("samples_without_gradient", 0)
+        left_out = f"  {idle:.0f} of {metrics['rollout/num_samples']:.0f} samples without gradient" if idle else ""
         text = (
             f"{self._at(step)}  reward {metrics.get('rollout/reward_mean', float('nan')):.3f}"
             f"  tokens {count(metrics['rollout/response_tokens'])}{mc}"
             f"  mask {metrics.get('mask_density', float('nan')):.0%}  grad {metrics.get('actor_grad_norm', float('nan')):.3f}"
-            f"{self._skipped(metrics)}  {metrics['timing/step_total']:.1f} s  {self._left()}"
+            f"{left_out}{self._skipped(metrics)}  {metrics['timing/step_total']:.1f} s  {self._left()}"
         )
         self.console.line(text)
         times = metrics["rollout/mc_tokens"] / max(metrics["rollout/response_tokens"], 1)

@@ -144,7 +144,7 @@ def has_not_trained(summary: dict[str, Any]) -> str:
     skipped, bad = summary["skipped_steps"], summary["nonfinite_steps"]
     return (
         f"not finished: {skipped} optimizer steps were skipped and {summary['optimizer_steps']} made. In {bad} a number was not "
-        f"finite, in {skipped - bad} no token passed the mask"
+        f"finite, in {skipped - bad} no token under the loss had an advantage"
     )
 
 

@@ -65,8 +65,12 @@ class Totals:
 
     @property
     def has_trained(self) -> bool:
-        """Not more optimizer steps were skipped than made."""
-        return self.counts["skipped_steps"] <= self.counts["optimizer_steps"]
+        """An optimizer step was made, where any was due, and not more were skipped over numbers that are not finite.
+
+        Steps without anything to learn from are no fault as long as there are others.
+        """
+        made, skipped = self.counts["optimizer_steps"], self.counts["skipped_steps"]
+        return self.counts["nonfinite_steps"] <= made and (made > 0 or not skipped)
 
     def _count(self, event: dict[str, Any]) -> None:
         for name in COUNTS:

@@ -1,7 +1,8 @@
 """The policy actor: OpenRLHF's, with the masked SPO loss and one normaliser per optimizer step."""
 
 import copy
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 
 import ray
 import torch
@@ -10,60 +11,86 @@ from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.metrics import METRICS
-from spo_rlhf.trainer.experience import trained_tokens
+from spo_rlhf.trainer import packed
 from spo_rlhf.trainer.faults import faults_of_step
 from spo_rlhf.trainer.guard import FiniteWeights, StepGuard
+from spo_rlhf.trainer.micro_batches import MicroBatches, filler
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
+from spo_rlhf.trainer.trained import has_gradient, trained_tokens, wanted_by
 
 
 class LossWindows:
     """In place of OpenRLHF's iterator over optimizer steps: its normaliser counts the tokens under the policy loss.
 
     A window is the micro-batches of one optimizer step. Z is the same number on every rank, so all ranks skip a window without
-    a trained token alike; skipped windows are counted.
+    a trained token alike; skipped windows are counted. `form` makes the micro-batches to compute of those of a window, as
+    many on every rank; without any the window is skipped too.
     """
 
-    def __init__(self, spo: SpoConfig):
-        self.spo, self.skipped = spo, 0
+    def __init__(self, spo: SpoConfig, form: Callable[[list, object], list] | None = None):
+        self.spo, self.form = spo, form
+        self.skipped = 0
+        self.ends_step = True  # the micro-batch handed out last is the last of its optimizer step
 
     def __call__(self, data_iter, strategy, accumulated_gradient: int, mask_fn) -> Iterator[tuple]:
         def mask_of(experience):
             return trained_tokens(experience, self.spo)
 
-        skipped_micro_batches = 0
-        for experience, info in upstream.iter_grad_accum_global_norm(
-            data_iter, strategy, accumulated_gradient, mask_of
-        ):
-            if info["batch_num_tokens"] > 0:
+        size = max(int(accumulated_gradient), 1)
+        pairs = upstream.iter_grad_accum_global_norm(data_iter, strategy, accumulated_gradient, mask_of)
+        while window := list(itertools.islice(pairs, size)):
+            batches, info = [experience for experience, _ in window], window[0][1]
+            if info["batch_num_tokens"] <= 0:
+                batches = []
+            elif self.form:
+                batches = self.form(batches, strategy)
+            self.skipped += not batches
+            for number, experience in enumerate(batches, start=1):
+                self.ends_step = number == len(batches) and len(window) == size
                 yield experience, info
-            else:
-                skipped_micro_batches += 1
-        self.skipped += skipped_micro_batches // max(int(accumulated_gradient), 1)
 
 
 class SegmentReplayBuffer(upstream.NaiveReplayBuffer):
-    """With dynamic batches OpenRLHF takes the normalisers from here: they count the tokens under the policy loss."""
+    """With dynamic batches OpenRLHF takes the normalisers from here: they count the tokens under the policy loss.
 
-    def __init__(self, *args, spo: SpoConfig, **kwargs):
+    `leaves_out`: what has no gradient is counted in them and left out of the micro-batches.
+    """
+
+    def __init__(self, *args, spo: SpoConfig, leaves_out: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.spo, self.skipped = spo, 0
+        self.spo, self.leaves_out, self.skipped = spo, leaves_out, 0
 
     def setup_dynamic_batch(self, strategy) -> None:
-        action_masks = [item.action_mask for item in self.items]
-        for item in self.items:
+        kept = [not self.leaves_out or bool(has_gradient(item, self.spo).any()) for item in self.items]
+        before = [(item.action_mask, item.total_length) for item in self.items]
+        for item, keep in zip(self.items, kept):
             item.action_mask = trained_tokens(item, self.spo)
+            if not keep:  # so it takes no place among the tokens of a micro-batch
+                item.total_length = torch.ones_like(item.total_length)
         try:
             super().setup_dynamic_batch(strategy)
         finally:
-            for item, action_mask in zip(self.items, action_masks):
-                item.action_mask = action_mask
-        # A step without a trained token on any rank is left out whole: all its micro-batches have Z = 0, on every rank.
-        kept = [i for i, num_tokens in enumerate(self.dynamic_batch_num_tokens) if num_tokens > 0]
-        steps_before = sum(self.dynamic_optimizer_step)
-        for name in ("indices", "sample_loss_scale", "batch_num_tokens", "global_batch_size", "optimizer_step"):
+            for item, (action_mask, total_length) in zip(self.items, before):
+                item.action_mask, item.total_length = action_mask, total_length
+        if self.dynamic_indices:
+            self._leave_out([[i for i in indices if kept[i]] for indices in self.dynamic_indices], strategy)
+
+    def _leave_out(self, indices: list[list[int]], strategy) -> None:
+        """Leave out micro-batches that are empty on every rank, and steps without a trained token: Z = 0 on every rank."""
+        rows = strategy.all_reduce(torch.tensor([float(len(part)) for part in indices]), op="max")
+        computed = [i for i, tokens in enumerate(self.dynamic_batch_num_tokens) if tokens > 0 and rows[i] > 0]
+        step_of = list(itertools.accumulate(self.dynamic_optimizer_step, initial=0))  # before micro-batch i
+        self.dynamic_indices = indices
+        for name in ("indices", "sample_loss_scale", "batch_num_tokens", "global_batch_size"):
             values = getattr(self, f"dynamic_{name}")
-            setattr(self, f"dynamic_{name}", [values[i] for i in kept])
+            setattr(self, f"dynamic_{name}", [values[i] for i in computed])
+        steps = [step_of[i] for i in computed]
+        steps_before = sum(self.dynamic_optimizer_step)
+        self.dynamic_optimizer_step = [int(one != other) for one, other in zip(steps, [*steps[1:], None])]
         self.skipped += steps_before - sum(self.dynamic_optimizer_step)
+        if not all(self.dynamic_indices):
+            self.items.append(filler(self.items))
+            self.dynamic_indices = [part or [len(self.items) - 1] for part in self.dynamic_indices]
 
 
 class SegmentActorTrainer(upstream.ActorPPOTrainer):
@@ -73,7 +100,7 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         super().__init__(strategy, *args, **kwargs)
         spo: SpoConfig = self.args.spo
         self.actor_loss_fn = SegmentPolicyLoss(self.args)
-        buffer = self.replay_buffer
+        buffer, leaves_out = self.replay_buffer, wanted_by(self.args) is None
         self.replay_buffer = SegmentReplayBuffer(
             buffer.sample_batch_size,
             buffer.limit,
@@ -81,18 +108,29 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
             buffer.packing_samples,
             buffer.dynamic_batch,
             spo=spo,
+            leaves_out=leaves_out,
         )
         # The KL term is in actor_loss_fn; OpenRLHF would add one of its own over all action tokens.
         self.args = copy.copy(self.args)
         self.args.algo = copy.copy(self.args.algo)
         self.args.algo.kl = copy.copy(self.args.algo.kl)
         self.args.algo.kl.use_loss = False
-        self.windows = LossWindows(spo)
+        self.form = MicroBatches(
+            spo,
+            leaves_out=leaves_out,
+            size=buffer.sample_batch_size,
+            packing_samples=buffer.packing_samples,
+            pack_tokens=spo.pack_tokens if spo.packs else None,
+        )
+        self.windows = LossWindows(spo, self.form)
+        self.packed: packed.PackedActor | None = None
         self.guard = StepGuard(strategy, self._faults)
         self.report: tuple[list[bool], list[Fault]] = [], []  # of the guard, from the last `ppo_train`
 
     def ppo_train(self, kl_ctl: float) -> dict:
         skipped_before = self.windows.skipped + self.replay_buffer.skipped
+        self.micro_batches = 0
+        self.take_packed()  # the passes for old log-probs
         with upstream.loss_windows(self.windows):
             status = super().ppo_train(kl_ctl)
         for name in METRICS:
@@ -103,13 +141,30 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         status["optimizer_steps"] = self.report[0].count(True)
         without_tokens = self.windows.skipped + self.replay_buffer.skipped - skipped_before
         status["skipped_steps"] = without_tokens + status["nonfinite_steps"]
-        return status
+        status["micro_batches"] = self.micro_batches
+        return status | self.take_packed()
+
+    def pack(self) -> None:
+        """Compute packed rows from now on, where that is asked for; what else changes the Actor's forward has done so."""
+        spo: SpoConfig = self.args.spo
+        self.packed = packed.install(self.actor, spo) if spo.packs else None
+
+    def take_packed(self) -> dict[str, float]:
+        """Metrics of packing since the last call, over all ranks; none without packing."""
+        if self.packed is None:
+            return {}
+        counts = {**self.packed.take(), "distinct": self.form.take_distinct()}
+        return packed.metrics(self.strategy.all_reduce(counts, op="sum"))
 
     def training_step(self, experience, kl_ctl: float, step: int, loss_batch_info=None) -> dict:
         totals = self.actor_loss_fn.totals
         if self.guard.micro_batches == 0:
             self._totals_before = dict(totals.values)
         self.actor_loss_fn.bind(experience, kl_ctl)
+        self.micro_batches += 1
+        if not self.args.train.dynamic_batch_enable:
+            # DeepSpeed would count micro-batches, and windows have different numbers of them.
+            self.actor.model.set_gradient_accumulation_boundary(self.windows.ends_step)
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
         if self.guard.micro_batches == 0 and self.guard.left_out:
             totals.values = self._totals_before  # those of what was trained
@@ -127,6 +182,7 @@ class SegmentPolicyActor(FiniteWeights, upstream.PolicyModelActor):
         self.entropy_clip, self.entropies = strategy.args.spo.entropy_clip > 0, []
         with upstream.actor_trainer(SegmentActorTrainer):
             super().init_model_from_pretrained(strategy, *args, **kwargs)
+        self.trainer.pack()
 
     def forward(self, *args, **kwargs):
         """Log-probabilities under the old policy; the entropies of the same pass stay here until `take_entropies`."""
@@ -167,7 +223,12 @@ class SegmentPolicyActor(FiniteWeights, upstream.PolicyModelActor):
 
 
 class ReferenceActor(upstream.ReferenceModelActor):
-    """OpenRLHF's reference model; a class of this project, so that the worker that unpickles it is adapted."""
+    """OpenRLHF's reference model, packed as the policy is."""
+
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
+        if strategy.args.spo.packs:
+            packed.install(self.model, strategy.args.spo)
 
 
 class CriticActor(FiniteWeights, upstream.CriticModelActor):

@@ -10,22 +10,13 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.advantages import Normalizer
-from spo_rlhf.core.loss import policy_mask
+from spo_rlhf.core.packing import plan
 from spo_rlhf.core.ratio import entropy_scale, unit_index
 from spo_rlhf.trainer.faults import faults_in_batch
+from spo_rlhf.trainer.micro_batches import dealt
+from spo_rlhf.trainer.packed import input_rows
+from spo_rlhf.trainer.trained import has_gradient, may_get_gradient, row_means, trained_tokens, wanted_by
 from spo_rlhf.trainer.watch import NonFinite
-
-
-def trained_tokens(experience: upstream.Experience, spo: SpoConfig) -> torch.Tensor:
-    """M (B, T-1), bool: the tokens under the policy loss, and the one definition of it.
-
-    The probabilities are the behaviour policy's own, from the engine, as for the cutpoints: of the sampled token, or, with
-    `--spo.hesitation state`, of the most likely one. Without the mask, all action tokens.
-    """
-    if spo.mask_threshold is None:
-        return experience.action_mask.bool()
-    logp = experience.top_log_probs if spo.by_state else experience.rollout_log_probs
-    return policy_mask(logp, experience.action_mask, spo.mask_threshold)
 
 
 class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
@@ -33,25 +24,75 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.leaves_out = wanted_by(self.args) is None
         self.batch: list[upstream.Experience] = []  # of the last update
-        self.logprob_gap_max = math.nan  # of the last batch; OpenRLHF's train_step has no way to hand it on
+        # Of the last batch; OpenRLHF's train_step has no way to hand it on.
+        self.logprob_gap_max, self.batch_metrics = math.nan, {}
 
     def make_experience_batch(self, samples):
-        if all(sample.action_log_probs is not None for sample in samples):  # `add_log_probs`, when they were sampled
-            return self.compute_advantages_and_returns(self.split_rollout_samples(samples))
+        known = all(
+            sample.action_log_probs is not None for sample in samples
+        )  # `add_log_probs`, when they were sampled
+        if known or self.leaves_out:
+            return self.advantages_first(samples, known)
         return super().make_experience_batch(samples)
 
+    @torch.no_grad()
+    def advantages_first(self, samples: list[upstream.Experience], known: bool) -> list[upstream.Experience]:
+        """As `make_experience_batch` where no model has a say in the advantages: then they say what is to be computed."""
+        for number, sample in enumerate(samples):
+            sample.index = [number]
+            sample.kl = torch.zeros_like(sample.action_mask, dtype=torch.float32)
+        samples = self.compute_advantages_and_returns(samples)
+        if not known:
+            self.add_log_probs(samples)
+            refuse_faults(samples)
+        gradient = [not self.leaves_out or bool(has_gradient(sample, self.args.spo).any()) for sample in samples]
+        self.measure_gaps(samples, list(itertools.compress(samples, gradient)))
+        if not all(gradient):
+            self.batch_metrics |= row_means(samples)
+        ranks, together = upstream.policy_ranks(self.args), self.args.spo.packs
+        return self.split_rollout_samples(dealt(samples, gradient, ranks, together=together))
+
     def add_log_probs(self, samples: list[upstream.Experience]) -> None:
-        """Old log-probs, and those of the reference, of single samples, in place: by the policy that sampled them."""
+        """Old log-probs, and those of the reference, of single samples, in place: by the policy that sampled them.
+
+        Where nothing else wants them, samples that cannot get a gradient have no pass; the engine's stand in for theirs.
+        """
+        if self.leaves_out:
+            idle = [sample for sample in samples if not may_get_gradient(sample, self.args.spo)]
+            samples = [sample for sample in samples if may_get_gradient(sample, self.args.spo)]
+            stand_in(idle)
+        if not samples:
+            return
         ranks = upstream.policy_ranks(self.args)
         # Every rank has to take part in every forward pass: repeat the last sample, or batch, where there are too few.
         spare = [copy.copy(samples[-1]) for _ in range(ranks - len(samples))]
-        batches = self.split_rollout_samples(samples + spare)
+        batches = self.pass_batches(samples + spare)
         batches += batches[-1:] * (-len(batches) % ranks)
         for batch in self.make_experience(batches):
             for row, number in enumerate(batch.index):
                 if number < len(samples):
                     fill_from(samples[number], batch, row)
+
+    def measure_gaps(self, experiences: list[upstream.Experience], computed: list[upstream.Experience]) -> None:
+        """Gaps of those that the actor has `computed`, as logs of all `experiences`."""
+        gaps = [logprob_gaps(experience, self.args.rollout.top_p) for experience in computed]
+        gap_N = torch.cat(gaps) if gaps else torch.empty(0)
+        self.logprob_gap_max = gap_N.max().item() if gap_N.numel() else math.nan
+        log_gaps(experiences, gap_N)
+
+    def pass_batches(self, samples: list[upstream.Experience]) -> list[upstream.Experience]:
+        """Batches for a forward pass; packed, those that share prefixes stand together. `index` numbers the samples."""
+        batches = self.split_rollout_samples(samples)  # it numbers them
+        spo: SpoConfig = self.args.spo
+        if not spo.packs:
+            return batches
+        groups = plan(input_rows(samples), spo.pack_tokens)
+        if len(groups) < upstream.policy_ranks(self.args):  # or all of them together: some ranks would have nothing
+            return batches
+        pad = self.tokenizer.pad_token_id
+        return [upstream.Experience.concat_experiences([samples[number] for number in group], pad) for group in groups]
 
     @torch.no_grad()
     def make_experience(self, samples_list):
@@ -70,14 +111,20 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             keep_segment_advantages(experiences)
         else:
             experiences = super().compute_advantages_and_returns(experiences)
-        gap_N = torch.cat([logprob_gaps(experience, self.args.rollout.top_p) for experience in experiences])
-        self.logprob_gap_max = gap_N.max().item() if gap_N.numel() else math.nan
-        log_gaps(experiences, gap_N)
+        if not self.leaves_out:
+            self.measure_gaps(experiences, experiences)
         finish_batch(experiences, spo)
-        if faults := [fault for experience in experiences for fault in faults_in_batch(experience)]:
-            raise NonFinite(faults)
+        refuse_faults(experiences)
+        idle = sum(int((~has_gradient(experience, spo)).sum()) for experience in experiences)
+        self.batch_metrics = {"samples_without_gradient": float(idle)}
         self.batch = experiences
         return experiences
+
+
+def refuse_faults(experiences: list[upstream.Experience]) -> None:
+    """Raise NonFinite for a number of these batches that is not finite."""
+    if faults := [fault for experience in experiences for fault in faults_in_batch(experience)]:
+        raise NonFinite(faults)
 
 
 def keep_segment_advantages(experiences: list[upstream.Experience]) -> None:
@@ -158,6 +205,14 @@ def normalize_batch(experiences: list[upstream.Experience], masks: list[torch.Te
     sizes = [experience.advantages.numel() for experience in experiences]
     for experience, adv in zip(experiences, normalized_N.split(sizes), strict=True):
         experience.advantages = adv.view_as(experience.advantages) * experience.action_mask
+
+
+def stand_in(samples: list[upstream.Experience]) -> None:
+    """Log-probs of samples of which none are computed, in place: those of the engine, and the logs of a pass as 0."""
+    for sample in samples:
+        given = sample.rollout_log_probs
+        sample.action_log_probs = torch.zeros_like(sample.advantages) if given is None else given.clone()
+        sample.info |= {"kl": torch.zeros(1), "logprobs_diff": torch.zeros(1)}
 
 
 def fill_from(sample: upstream.Experience, batch: upstream.Experience, row: int) -> None:

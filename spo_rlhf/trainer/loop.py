@@ -17,6 +17,7 @@ from spo_rlhf.trainer.experience import SegmentExperienceMaker
 from spo_rlhf.trainer.kept import KeptRollouts
 from spo_rlhf.trainer.rewards import RewardWatch
 from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, with_equal_logs
+from spo_rlhf.trainer.trained import wanted_by
 from spo_rlhf.trainer.watch import FaultWatch, NonFinite
 
 
@@ -97,6 +98,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.reporter.send(
             "plan", first_step=step, steps=self.planned_steps(), first_tokens=self.tokens, token_budget=budget
         )
+        if reason := wanted_by(self.args):
+            self.reporter.note(f"samples without a policy gradient are computed like the others: {reason} wants them")
         if self.args.spo.eval_ends and step == 0:
             self.evaluate_held_out(step)
 
@@ -167,7 +170,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         self, samples: list[upstream.Experience], step: int, faults: Sequence[Fault] = ()
     ) -> tuple[dict, int]:
         """OpenRLHF's step, or a skipped one where `faults`, or the experience made of the samples, is not finite."""
-        self.experience_maker.batch = []  # of a step that is skipped nothing is trained
+        # Of a step that is skipped nothing is trained, and nothing measured.
+        self.experience_maker.batch, self.experience_maker.batch_metrics = [], {}
         try:
             if faults:
                 raise NonFinite(faults)
@@ -193,7 +197,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         # The time of an experience is spent in two places where samples wait for their turn.
         making = measured.get("timing/make_experience", 0.0) + status["timing/make_experience"]
         counts, self.counts = self.counts, RolloutCounts()
-        status |= measured | {"timing/make_experience": making}
+        status |= self.experience_maker.batch_metrics | measured | {"timing/make_experience": making}
         status |= {f"rollout/{name}": count for name, count in vars(counts).items()}
         status["rollout/total_tokens"] = self.tokens
         status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
@@ -208,7 +212,9 @@ class SegmentTrainer(upstream.PPOTrainer):
     def report_step(self, step: int, status: dict) -> None:
         """Tell the command line of a step."""
         if without_tokens := status.get("skipped_steps", 0) - status.get("nonfinite_steps", 0):
-            self.reporter.note(f"step {step}: {without_tokens} optimizer steps skipped, no token passed the mask")
+            self.reporter.note(
+                f"step {step}: {without_tokens:.0f} optimizer steps skipped, no token under the loss has an advantage"
+            )
         metrics = {
             name: float(value) for name, value in status.items() if value is not None and name != "generated_samples"
         }

@@ -8,7 +8,7 @@ from spo_rlhf import upstream
 from spo_rlhf.core.loss import Clip, LossTerms, spo_loss
 from spo_rlhf.core.metrics import EMPTY, METRICS, Reduce
 from spo_rlhf.core.ratio import UnitStats, unit_index
-from spo_rlhf.trainer.experience import trained_tokens
+from spo_rlhf.trainer.trained import trained_tokens
 
 
 class SegmentPolicyLoss:

@@ -46,6 +46,10 @@ CONTRADICTIONS = [
     (dict(spo__preset="papers"), "--spo.mode chain has no such settings; choose one of paper"),
     (dict(spo__partition="fixed"), "--spo.segment_length"),
     (dict(spo__segment_length=10), "--spo.partition fixed"),
+    (
+        dict(spo__pack_trees="on", ds__attn_implementation="eager"),
+        "--spo.pack_trees on: --ds.attn_implementation eager does not go with it; it needs --ds.attn_implementation sdpa",
+    ),
     (dict(spo__partition="newline", spo__cutpoint_interval=3), "--spo.partition cutpoint"),
     (dict(spo__mode="group", spo__mc_rollouts=5), "--spo.mc_rollouts"),
     (dict(spo__mode="group", spo__mc_rollouts=None, critic__adam__lr=1e-6), "--critic.adam.lr needs a critic"),
@@ -525,3 +529,18 @@ def test_version_check_needs_openrlhf(monkeypatch):
     monkeypatch.setattr(upstream.importlib.metadata, "version", missing)
     with pytest.raises(UserError, match="not installed"):
         upstream.check_version()
+
+
+def test_packing_is_off_by_itself_where_it_cannot_be(task, tmp_path):
+    args, notes = parse(stack.options(task, tmp_path, spo__pack_trees="auto"))
+    assert args.spo.packs and args.spo.pack_trees == "auto" and not any("pack_trees" in note for note in notes)
+    args, notes = parse(stack.options(task, tmp_path, spo__pack_trees="auto", ds__attn_implementation="eager"))
+    assert not args.spo.packs
+    assert "--spo.pack_trees off: --ds.attn_implementation eager does not go with it" in notes
+    shutil.copytree(task / "model", tmp_path / "windowed")
+    config = json.loads((task / "model" / "config.json").read_text())
+    config["layer_types"] = ["sliding_attention"] * len(config["layer_types"])
+    (tmp_path / "windowed" / "config.json").write_text(json.dumps(config))
+    changes = {"spo__pack_trees": "auto", "actor__model_name_or_path": tmp_path / "windowed"}
+    args, notes = parse(stack.options(task, tmp_path, **changes))
+    assert not args.spo.packs and any("do not attend to all" in note for note in notes)

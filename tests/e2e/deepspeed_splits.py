@@ -1,10 +1,14 @@
 """Run by test_splits.py: one training iteration of the real policy actor on DeepSpeed, over several splits of the same batch.
 
 Each layout (ranks, micro-batch size) is a set of forked processes joined by gloo; each rank writes the weights after the step and
-its metrics to FOLDER/LEVEL. Run: deepspeed_splits.py TASK FOLDER LEVEL ...
+its metrics to FOLDER/CASE. A case is a level of the ratio, or one of two that compare their first layout with the others:
+
+idle      no KL term, some samples without an advantage: every sample computed; those without a gradient left out
+packed    nodes of a tree as samples: one by one; packed
+
+Run: deepspeed_splits.py TASK FOLDER CASE ...
 """
 
-import itertools
 import json
 import multiprocessing
 import socket
@@ -21,15 +25,25 @@ from spo_rlhf import upstream
 from spo_rlhf.cli.train import parse
 from spo_rlhf.trainer.actor import SegmentPolicyActor
 
-LAYOUTS = [(1, 8), (1, 2), (2, 2), (4, 1)]
+LAYOUTS = {
+    "token": [(1, 8), (1, 2), (2, 2), (4, 1)],
+    "segment": [(1, 8), (1, 2), (2, 2), (4, 1)],
+    "idle": [(1, 8), (1, 2), (2, 1)],
+    "packed": [(1, 8), (1, 4), (2, 4)],
+}
+PLAIN = (1, 8)  # of "idle" and "packed", the layout that they are compared with
+PACK_TOKENS = 20  # two packed sequences
 #: Whole, and in chunks of fewer tokens than a micro-batch has, with the weights of the head on several ranks.
 IN_CHUNKS = {(2, 2): dict(spo__logits_chunk_tokens=7, ds__zero_stage=3), (1, 2): dict(spo__logits_chunk_tokens=7)}
 RESPONSES, PROMPT, LENGTH = 8, 5, 12
 THRESHOLD = 0.5
 
 
-def batch() -> list[upstream.Experience]:
-    """Eight responses; the mask is empty for most of them, so some micro-batches and ranks have no trained token at all."""
+def batch(case: str) -> list[upstream.Experience]:
+    """Eight responses; the mask is empty for half of them, so some micro-batches and ranks have no trained token at all.
+
+    "idle": one more has no advantage. Of two ranks one has two samples with a gradient, the other has one.
+    """
     generator, units = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
     samples = []
     for index in range(RESPONSES):
@@ -60,10 +74,18 @@ def batch() -> list[upstream.Experience]:
                 info={"reward": torch.ones(1)},
             )
         )
+    if case == "idle":
+        samples[0].advantages.zero_()
+    if case == "packed":
+        for index, sample in enumerate(samples):  # below one prompt 2 nodes, and below each of them 2
+            sample.sequences[:, :PROMPT] = 12
+            sample.sequences[:, PROMPT : PROMPT + 2] = 14 + (index & 1)
+            sample.sequences[:, PROMPT + 2 : PROMPT + 4] = 16 + (index & 2)
     return samples
 
 
-def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Path) -> SimpleNamespace:
+def configuration(task: Path, case: str, ranks: int, micro_batch: int, out: Path) -> SimpleNamespace:
+    level = "segment" if case == "segment" else "token"
     args, _ = parse(
         stack.options(
             task,
@@ -77,10 +99,12 @@ def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Pat
             ref__num_gpus_per_node=ranks,
             vllm__num_engines=ranks,
             spo__prob_threshold=THRESHOLD,
-            algo__kl__init_coef=0.1,
+            algo__kl__init_coef=0 if case == "idle" else 0.1,
             actor__max_norm=1e9,
             actor__lr_scheduler="constant",
             spo__ratio_level=level,
+            spo__pack_trees="on" if case == "packed" and (ranks, micro_batch) != PLAIN else "off",
+            spo__pack_tokens=PACK_TOKENS,
             algo__advantage__is_correction_level="off" if level == "token" else "seq",
             algo__advantage__is_correction_threshold=(0, 1e9),
             **IN_CHUNKS.get((ranks, micro_batch), {}),
@@ -89,43 +113,47 @@ def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Pat
     return args
 
 
-def one_rank(args: SimpleNamespace, task: Path, ranks: int, rank: int, port: int, out: Path) -> None:
+def one_rank(args: SimpleNamespace, task: Path, case: str, ranks: int, rank: int, port: int, out: Path) -> None:
     actor = SegmentPolicyActor(ranks, rank, "127.0.0.1", port)
     actor.init_model_from_pretrained(upstream.get_strategy(args), str(task / "model"), 1, None)
-    samples = batch()
+    if case == "idle" and (ranks, args.train.micro_batch_size) == PLAIN:
+        actor.trainer.form.leaves_out = False
     # All samples on every rank: a log-prob pass of more tokens than a chunk has.
-    padded = upstream.Experience.concat_experiences(samples, 0)
-    logp = actor.forward(padded.sequences, padded.action_mask, padded.attention_mask)
-    for sample in samples[rank::ranks]:
+    whole = upstream.Experience.concat_experiences(batch(case), 0)
+    log_probs = actor.forward(whole.sequences, whole.action_mask, whole.attention_mask)
+    for sample in batch(case)[rank::ranks]:
         actor.append(sample)
     status = actor.fit(0.1)
     parameters = list(actor.actor.model.module.parameters())
     with deepspeed.zero.GatheredParameters(parameters, enabled=args.ds.zero_stage == 3):
         vector = torch.cat([parameter.detach().flatten() for parameter in parameters])
     torch.save(
-        {"weights": vector, "status": status, "logp": logp}, out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt"
+        {"weights": vector, "status": status, "log_probs": log_probs},
+        out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt",
     )
 
 
-def main(task: Path, out: Path, levels: list[str]) -> None:
+def main(task: Path, out: Path, cases: list[str]) -> None:
     torch.set_num_threads(1)  # a forked process could not use the threads of this one
     context = multiprocessing.get_context("fork")
-    for level, (ranks, micro_batch) in itertools.product(levels, LAYOUTS):
-        (out / level).mkdir(exist_ok=True)
+    layouts = [(case, *layout) for case in cases for layout in LAYOUTS[case]]
+    for case, ranks, micro_batch in layouts:
+        (out / case).mkdir(exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         # Checked here, so that what this loads is loaded once.
-        args = configuration(task, level, ranks, micro_batch, out / level)
+        args = configuration(task, case, ranks, micro_batch, out / case)
         processes = [
-            context.Process(target=one_rank, args=(args, task, ranks, rank, port, out / level)) for rank in range(ranks)
+            context.Process(target=one_rank, args=(args, task, case, ranks, rank, port, out / case))
+            for rank in range(ranks)
         ]
         for process in processes:
             process.start()
         for process in processes:
             process.join(300)
-            assert process.exitcode == 0, (level, ranks, micro_batch, process.exitcode)
-        print(json.dumps({"level": level, "ranks": ranks, "micro_batch": micro_batch}), flush=True)
+            assert process.exitcode == 0, (case, ranks, micro_batch, process.exitcode)
+        print(json.dumps({"case": case, "ranks": ranks, "micro_batch": micro_batch}), flush=True)
 
 
 if __name__ == "__main__":

@@ -133,3 +133,18 @@ def test_a_buffer_that_is_gone_is_told(task, unbroken, tmp_path):
         options(task, tmp_path, ckpt__load_enable=True, train__num_episodes=1, spo__token_budget=None), tmp_path
     )
     assert "no replay buffer" in run["stdout"] and "no history of the prompts" in run["stdout"] and run["steps"] == []
+
+
+def test_packed_trees_have_the_engines_log_probs_and_the_references(task, tmp_path):
+    """The log-prob pass of policy and reference, and training, on packed sequences: one iteration, with a KL term.
+
+    The engine's log-probs are those of a computation of its own; the policy that has not moved is the reference.
+    """
+    budget = {"spo__token_budget": 1}
+    packing = {"spo__pack_trees": "on", "spo__pack_tokens": 96, "algo__kl__init_coef": 0.1}
+    run = stack.train(options(task, tmp_path, **budget, **packing), tmp_path)
+    [metrics] = run["steps"]
+    assert "--algo.kl.init_coef wants them" in run["stdout"]
+    assert 0 < metrics["rollout/logprob_gap_max"] < 1e-3 and metrics["actor_grad_norm"] > 0
+    assert 0 <= metrics["kl"] < 1e-8 and abs(metrics["ppo_kl"]) < 1e-8
+    assert metrics["pack/tokens"] < metrics["pack/unpacked_tokens"] and metrics["pack/repeated"] >= 1

@@ -28,7 +28,7 @@ def task(tmp_path_factory) -> Path:
     """What the first half of quickstart.sh makes, by its own code, after a shorter warm-up."""
     folder = tmp_path_factory.mktemp("quickstart") / "task"
     options = [*quickstart.prepare_options(folder), "--warm-up-steps", WARM_UP_STEPS]
-    assert quickstart.run(quickstart.command("prepare", options), patient=True) == 0
+    assert quickstart.run(quickstart.command("prepare", options)) == 0
     return folder
 
 

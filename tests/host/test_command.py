@@ -98,3 +98,24 @@ def test_the_errors_of_a_subcommand_name_it():
     parser.add_subparsers(dest="command", required=True).add_parser("wait").add_argument("--limit", required=True)
     with pytest.raises(UserError, match="--limit; see spo-x wait --help"):
         parser.parse_args(["wait"])
+
+
+@pytest.mark.parametrize("own", [None, "ACTIVE"])
+def test_threads_wait_patiently_from_before_torch_loads(own):
+    """Of every command: none has loaded torch, which reads the variable, by the time that its work begins."""
+    commands = "train sample prepare evaluate upstream_trainer quickstart".split()
+    code = f"""
+import importlib, os, sys
+for name in {commands!r}:
+    importlib.import_module("spo_rlhf.cli." + name)
+import evaluation.__main__
+from spo_rlhf.host.command import run_command
+assert "torch" not in sys.modules
+run_command("spo-x", lambda: print(os.environ["OMP_WAIT_POLICY"]))
+from spo_rlhf import cpu
+print(cpu.worker_environment()["OMP_WAIT_POLICY"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [own or "PASSIVE"] * 2

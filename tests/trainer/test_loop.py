@@ -35,6 +35,7 @@ def trainer(asked: str = "") -> SegmentTrainer:
     one.reporter, one.actor_model_group, one.critic_model_group = Heard(), Group(), None
     one.wandb_logger = one.tensorboard_logger = None
     one.supply = SimpleNamespace(save=lambda step: None)
+    one.experience_maker = SimpleNamespace(batch=[], batch_metrics={}, logprob_gap_max=0.0)
     one.best_eval_metric_value, one.best_eval_metric_key, one._latest_eval_metric_value = -math.inf, asked, None
     one.args = SimpleNamespace(
         ckpt=SimpleNamespace(save_steps=1),
@@ -97,7 +98,6 @@ def completed():
     """The metrics of a step, as they come out of the loop."""
     one = trainer()
     one.counts, one.tokens = RolloutCounts(responses=2, response_tokens=20), 20
-    one.experience_maker = SimpleNamespace(logprob_gap_max=0.0)
     one.rewards = SimpleNamespace(take=lambda: {"rollout/rewards": 2})
     status = {"policy_loss": 0.5, "kl": math.nan, "timing/make_experience": 1.0, "generated_samples": ["1+1? 2", 1.0]}
     return one, one.complete(status, {"timing/generation": 1.0}, None)

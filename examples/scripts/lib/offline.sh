@@ -19,8 +19,8 @@ run_method() {
     if [ "$NODES" -gt 1 ]; then fail "$METHOD runs on one node (sbatch --nodes=1)"; fi
     if [ "${SMOKE:-0}" = 1 ]; then
         use_smoke_model
-        # Some 300 steps: 40 s on two idle cores. Threads that spin would make it many times slower beside another program.
-        OMP_WAIT_POLICY=PASSIVE "$PYTHON" -W ignore -m spo_rlhf.cli.prepare --output "$SMOKE_TASK" --train 64 --test 32 \
+        # Some 300 steps: 40 s on two idle cores.
+        "$PYTHON" -W ignore -m spo_rlhf.cli.prepare --output "$SMOKE_TASK" --train 64 --test 32 \
             --min-steps 2 --max-steps 2 --target-accuracy 0.4 --max-seconds 1200
     fi
     train_offline
