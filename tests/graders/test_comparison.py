@@ -194,3 +194,31 @@ def test_inequalities_are_intervals(text, interval) -> None:
 def test_what_else_an_answer_may_be(text, kind, texts) -> None:
     node = parse(text)
     assert node.kind == kind and [item.text.replace("2+", "2 +").replace("2-", "2 -") for item in node.items] == texts
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "same"),
+    [
+        (r"\emptyset", r"\{\}", True),
+        (r"\emptyset", r"\{0\}", False),
+        (r"5\text{ p.m.}", "5", True),
+        ("5", r"5\text{ p.m.}", True),
+        (r"5:01\text{ p.m.}", "5", False),
+        (r"5\text{ p.m.}", "6", False),
+        ("5:00", "5", False),
+        ("2.5k", "2500", False),
+        ("2500", "2.5k", True),
+        ("2500", r"\$2.5K", True),
+        ("2.5", "2.5k", False),
+        ("52_8", "52", True),
+        ("52", "52_8", True),
+        ("52_8", "52_9", False),
+        ("52_8", "53_8", False),
+        (r"180^\circ", r"\pi", True),
+        (r"\pi", r"180^\circ", False),
+        (r"180^\circ", r"2\pi", False),
+        ("180", r"\pi", False),
+    ],
+)
+def test_single_values_of_each_kind(gold, answer, same) -> None:
+    assert Scalars(Problem(None)).same(gold, answer) is same

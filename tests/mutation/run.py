@@ -235,6 +235,7 @@ def load_libraries() -> None:
 
 
 def table(rows: list[dict]) -> str:
+    rows = sorted(rows, key=lambda row: (row["file"], row["line"], row["column"]))
     lines = [f"{'':34} mutants  noticed  timeout    alive    score"]
     for file in [*dict.fromkeys(row["file"] for row in rows), "all"]:
         count = Counter(row["verdict"] for row in rows if file in ("all", row["file"]))
@@ -276,7 +277,7 @@ def drawn(args: argparse.Namespace, files: list[str]) -> list[tuple[str, Mutant]
         pool = [(file, mutant) for file, mutant in pool if (file, mutant.column, mutant.change) in alive]
     if args.sample is None or args.sample >= len(pool):
         return pool
-    return [pool[i] for i in sorted(random.Random(args.seed).sample(range(len(pool)), args.sample))]
+    return random.Random(args.seed).sample(pool, args.sample)  # in no order: a run that is stopped is a smaller sample
 
 
 def judged(pool: list[tuple[str, Mutant]], baseline: Baseline) -> Iterator[dict]:
