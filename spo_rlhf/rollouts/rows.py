@@ -19,6 +19,7 @@ from spo_rlhf.rollouts.schema import SCHEMA, Row
 
 # Digits behind the point: what a reader can tell apart, at a third of the room.
 DIGITS = 6
+SAME_VALUE = 1e-4  # float32 against float64
 # (position of the first action, token ids of context and actions): tells the samples of a batch from one another.
 Key = tuple[int, tuple[int, ...]]
 
@@ -61,17 +62,17 @@ class Keeping:
         ranked = sorted(rollouts, key=lambda one: (_digest(str(self.seed), one.prompt, str(one.label)), one.slot))
         return sorted(ranked[: self.prompts], key=lambda one: one.slot)
 
-    def rows(self, rollouts: Sequence[Rollout], step: int, trained: Mapping[Key, Trained]) -> list[Row]:
+    def rows(self, rollouts: Sequence[Rollout], step: int, trained: Mapping[Key, Sequence[Trained]]) -> list[Row]:
         """The rows of these prompts; `trained` holds the samples of the update of `step`."""
         return [row for one in rollouts for row in (self._nodes if one.tree else self._responses)(one, step, trained)]
 
-    def _responses(self, rollout: Rollout, step: int, trained: Mapping[Key, Trained]) -> list[Row]:
+    def _responses(self, rollout: Rollout, step: int, trained: Mapping[Key, Sequence[Trained]]) -> list[Row]:
         return [
-            self._row(rollout, step, sample, trained.get(key(sample)), sample=number)
+            self._row(rollout, step, sample, next(iter(trained.get(key(sample), ())), None), sample=number)
             for number, sample in enumerate(rollout.samples, 1)
         ]
 
-    def _nodes(self, rollout: Rollout, step: int, trained: Mapping[Key, Trained]) -> list[Row]:
+    def _nodes(self, rollout: Rollout, step: int, trained: Mapping[Key, Sequence[Trained]]) -> list[Row]:
         tree = rollout.tree
         assert tree is not None
         value_N, adv_N = core.values(tree.parent_N, tree.reward_N), self.node_advantages(tree, rollout.prior)
@@ -82,7 +83,9 @@ class Keeping:
             sample = node_sample(rollout, tree, node, float(value_N[node]), float(adv_N[node]))
             sample.reward = None if math.isnan(reward) else reward
             sample.estimates = [estimate_N[parent]]
-            row = self._row(rollout, step, sample, trained.get(key(sample)), sample=node, end=estimate_N[node])
+            # Siblings of the same tokens are told apart by what became of them: V is the reward of a node's sample.
+            same = [one for one in trained.get(key(sample), ()) if abs(one.reward - value_N[node]) < SAME_VALUE]
+            row = self._row(rollout, step, sample, same[0] if same else None, sample=node, end=estimate_N[node])
             row["parent"], row["level"] = parent, len(tree.path(node))
             made.append(row)
         return made

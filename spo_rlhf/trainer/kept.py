@@ -3,6 +3,7 @@
 Nothing here can end a run: what goes wrong is told once, and nothing more is kept.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -61,9 +62,9 @@ def texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
     return [tokenizer.decode([token], skip_special_tokens=False) for token in token_ids]
 
 
-def trained_samples(experiences: Iterable[upstream.Experience], wanted: set[Key]) -> dict[Key, Trained]:
+def trained_samples(experiences: Iterable[upstream.Experience], wanted: set[Key]) -> dict[Key, list[Trained]]:
     """The rows of these batches that are `wanted`, with the advantages that the loss gets, from the first action on."""
-    lengths, found = {len(token_ids) for _, token_ids in wanted}, {}
+    lengths, found = {len(token_ids) for _, token_ids in wanted}, defaultdict[Key, list[Trained]](list)
     for batch in experiences:
         for row, here in enumerate(batch.attention_mask.bool()):
             if int(here.sum()) not in lengths:
@@ -74,5 +75,5 @@ def trained_samples(experiences: Iterable[upstream.Experience], wanted: set[Key]
             name = (start, tuple(token_ids.tolist()))
             if name in wanted:
                 adv_T = batch.advantages[row][here[1:]][start - 1 :].tolist()
-                found[name] = Trained(adv_T, float(batch.info["reward"][row]))
-    return found
+                found[name].append(Trained(adv_T, float(batch.info["reward"][row])))
+    return dict(found)

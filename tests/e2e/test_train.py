@@ -96,7 +96,9 @@ def test_rollouts_of_a_few_prompts_are_kept_with_the_advantages_of_the_loss(chai
         assert [row["advantages"][start] for start in starts] == pytest.approx(row["segment_advantages"], abs=1e-5)
         assert row["value_counts"][1:-1] == [3] * (len(row["values"]) - 2)
     again = [row for row in rollouts.read(second_dir / "run") if row["step"] <= 2]
-    assert again == rows, "the same seed keeps the same"
+    for one, two in zip(rows, again, strict=True):  # the engine's log-probs vary in the last digits with its batches
+        assert {**one, "logprobs": []} == {**two, "logprobs": []}, "the same seed keeps the same"
+        assert one["logprobs"] == pytest.approx(two["logprobs"], abs=1e-4)
 
 
 def test_tensorboard_shows_a_sample_a_step_with_its_advantages(chain_runs):

@@ -64,7 +64,7 @@ def test_a_tree_is_its_nodes_with_what_is_known_of_their_values():
             assert row["value_stderrs"][1] == pytest.approx(error, abs=1e-6)
 
 
-def experience(sample, adv_T) -> upstream.Experience:
+def experience(sample, adv_T, reward=0.75) -> upstream.Experience:
     """A batch of one row, padded on the right by two tokens."""
     (start, end), length = sample.action_ranges[0], len(sample.token_ids)
     columns = torch.zeros(1, length + 1)
@@ -74,7 +74,7 @@ def experience(sample, adv_T) -> upstream.Experience:
         attention_mask=torch.tensor([[1] * length + [0, 0]]),
         action_mask=torch.tensor([[start - 1 <= column < end - 1 for column in range(length + 1)]]),
         advantages=columns,
-        info={"reward": torch.tensor([0.75])},
+        info={"reward": torch.tensor([reward])},
     )
 
 
@@ -82,7 +82,7 @@ def test_a_trained_row_shows_the_advantages_of_the_loss_and_an_untrained_one_its
     whole = rollout(CHAIN)
     adv_T = [10.0 + t for t in range(len(whole.samples[1].token_ids) - 3)]
     trained = trained_samples([experience(whole.samples[1], adv_T)], keys([whole]))
-    assert trained == {key(whole.samples[1]): Trained(adv_T, 0.75)}
+    assert trained == {key(whole.samples[1]): [Trained(adv_T, 0.75)]}
     made = keeping("chain").rows([whole], 1, trained)
     same = [row["token_ids"] == made[1]["token_ids"] for row in made]
     assert [row["trained"] for row in made] == same, "equal responses are one sample"
@@ -95,7 +95,7 @@ def test_a_node_of_a_tree_is_found_in_the_batch_behind_its_context():
     whole = rollout(METHODS["tree"])
     node = node_samples(whole, METHODS["tree"].advantage)[-1]
     adv_T = [2.0] * (node.action_ranges[0][1] - node.action_ranges[0][0])
-    made = keeping("tree").rows([whole], 1, trained_samples([experience(node, adv_T)], keys([whole])))
+    made = keeping("tree").rows([whole], 1, trained_samples([experience(node, adv_T, node.reward)], keys([whole])))
     found = [row for row in made if row["trained"]]
     assert found and all(row["advantages"] == adv_T for row in found)
     tree = whole.tree
@@ -103,11 +103,37 @@ def test_a_node_of_a_tree_is_found_in_the_batch_behind_its_context():
     assert paths == {tuple(node.token_ids)}, "siblings of the same tokens are one sample"
 
 
+def test_siblings_of_the_same_tokens_are_told_apart_by_their_values():
+    tree = core.TokenTree([7, 7, 7])
+    for parent, tokens, reward in (
+        (0, [1, 1], None),
+        (0, [1, 1], None),
+        (1, [0], 1.0),
+        (1, [2, 0], 0.5),
+        (2, [0], 0.0),
+    ):
+        node = tree.add(parent, tokens, [-1.0] * len(tokens))
+        tree.reward_N[node] = np.nan if reward is None else reward
+    whole = rollout(METHODS["tree"])
+    whole.tree = tree
+    samples = {one.reward: one for one in node_samples(whole, METHODS["tree"].advantage)[:2]}
+    assert samples.keys() == {0.75, 0.0}
+    adv_of = {reward: one.adv_T for reward, one in samples.items()}
+    batch = [experience(one, adv_of[reward], reward) for reward, one in samples.items()]
+    made = keeping("tree").rows([whole], 1, trained_samples(batch, keys([whole])))
+    assert [(row["sample"], row["advantages"]) for row in made if row["trained"]] == [
+        (1, adv_of[0.75]),
+        (2, adv_of[0.0]),
+    ]
+    made = keeping("tree").rows([whole], 1, trained_samples(batch[1:], keys([whole])))
+    assert [row["sample"] for row in made if row["trained"]] == [2]
+
+
 def test_the_reward_of_a_reward_model_comes_from_the_update():
     whole = rollout(METHODS["group"], samples=1)
     whole.samples[0].reward = whole.samples[0].score = None
     adv_T = [-1.5] * (len(whole.samples[0].token_ids) - 3)
-    [row] = keeping("group").rows([whole], 1, {key(whole.samples[0]): Trained(adv_T, 0.25)})
+    [row] = keeping("group").rows([whole], 1, {key(whole.samples[0]): [Trained(adv_T, 0.25)]})
     assert row["reward"] == 0.25 and row["segment_advantages"] == [-1.5] and row["reward_parts"][0]["value"] == 0.25
 
 
