@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import deepspeed
 import stack
 import torch
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401  (before forking)
@@ -22,8 +21,6 @@ from spo_rlhf.cli.train import parse
 from spo_rlhf.trainer.actor import SegmentPolicyActor
 
 LAYOUTS = [(1, 8), (1, 2), (2, 2), (4, 1)]
-#: Whole, and in chunks of fewer tokens than a micro-batch has, with the weights of the head on several ranks.
-IN_CHUNKS = {(2, 2): dict(spo__logits_chunk_tokens=7, ds__zero_stage=3), (1, 2): dict(spo__logits_chunk_tokens=7)}
 RESPONSES, PROMPT, LENGTH = 8, 5, 12
 THRESHOLD = 0.5
 
@@ -83,7 +80,6 @@ def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Pat
             spo__ratio_level=level,
             algo__advantage__is_correction_level="off" if level == "token" else "seq",
             algo__advantage__is_correction_threshold=(0, 1e9),
-            **IN_CHUNKS.get((ranks, micro_batch), {}),
         )
     )
     return args
@@ -92,19 +88,12 @@ def configuration(task: Path, level: str, ranks: int, micro_batch: int, out: Pat
 def one_rank(args: SimpleNamespace, task: Path, ranks: int, rank: int, port: int, out: Path) -> None:
     actor = SegmentPolicyActor(ranks, rank, "127.0.0.1", port)
     actor.init_model_from_pretrained(upstream.get_strategy(args), str(task / "model"), 1, None)
-    samples = batch()
-    # All samples on every rank: a log-prob pass of more tokens than a chunk has.
-    padded = upstream.Experience.concat_experiences(samples, 0)
-    logp = actor.forward(padded.sequences, padded.action_mask, padded.attention_mask)
-    for sample in samples[rank::ranks]:
+    for sample in batch()[rank::ranks]:
         actor.append(sample)
     status = actor.fit(0.1)
-    parameters = list(actor.actor.model.module.parameters())
-    with deepspeed.zero.GatheredParameters(parameters, enabled=args.ds.zero_stage == 3):
-        vector = torch.cat([parameter.detach().flatten() for parameter in parameters])
-    torch.save(
-        {"weights": vector, "status": status, "logp": logp}, out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt"
-    )
+    model = actor.actor.model.module
+    vector = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    torch.save({"weights": vector, "status": status}, out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt")
 
 
 def main(task: Path, out: Path, levels: list[str]) -> None:

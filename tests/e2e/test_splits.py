@@ -1,5 +1,4 @@
-"""One optimizer step of the real actor on DeepSpeed: the same for any split over micro-batches and gloo ranks, and with logits in
-chunks, sharded head included."""
+"""One optimizer step of the real actor on DeepSpeed: the same weights for any split over micro-batches and gloo ranks."""
 
 import os
 import subprocess
@@ -50,7 +49,6 @@ def test_a_step_does_not_depend_on_the_split(level, task, results):
     moved = torch.cat([tensor.flatten() for tensor in initial.values()]).numel()
     assert reference["weights"].numel() == moved and reference["status"]["actor_grad_norm"] > 0
     for name, run in runs.items():
-        torch.testing.assert_close(run["logp"], reference["logp"], rtol=1e-6, atol=1e-5)
         assert all(torch.isfinite(torch.as_tensor(value)) for value in run["status"].values()), name
         assert ("is_filter_ratio" in run["status"]) == (level == "segment")
         metrics = {metric for metric in reference["status"] if metric.startswith("ratio/")}
