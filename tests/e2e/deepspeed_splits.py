@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import deepspeed
 import stack
 import torch
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401  (before forking)
@@ -33,8 +32,8 @@ LAYOUTS = {
 }
 PLAIN = (1, 8)  # of "idle" and "packed", the layout that they are compared with
 PACK_TOKENS = 20  # two packed sequences
-#: Whole, and in chunks of fewer tokens than a micro-batch has, with the weights of the head on several ranks.
-IN_CHUNKS = {(2, 2): dict(spo__logits_chunk_tokens=7, ds__zero_stage=3), (1, 2): dict(spo__logits_chunk_tokens=7)}
+#: Layouts whose logits come in chunks of fewer tokens than a micro-batch has.
+IN_CHUNKS = {layout: dict(spo__logits_chunk_tokens=7) for layout in ((1, 2), (2, 2))}
 RESPONSES, PROMPT, LENGTH = 8, 5, 12
 THRESHOLD = 0.5
 
@@ -124,9 +123,7 @@ def one_rank(args: SimpleNamespace, task: Path, case: str, ranks: int, rank: int
     for sample in batch(case)[rank::ranks]:
         actor.append(sample)
     status = actor.fit(0.1)
-    parameters = list(actor.actor.model.module.parameters())
-    with deepspeed.zero.GatheredParameters(parameters, enabled=args.ds.zero_stage == 3):
-        vector = torch.cat([parameter.detach().flatten() for parameter in parameters])
+    vector = torch.cat([parameter.detach().flatten() for parameter in actor.actor.model.module.parameters()])
     torch.save(
         {"weights": vector, "status": status, "log_probs": log_probs},
         out / f"{ranks}-{args.train.micro_batch_size}-{rank}.pt",

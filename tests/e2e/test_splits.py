@@ -1,7 +1,6 @@
 """One optimizer step of the real actor on DeepSpeed: the same weights for any split over micro-batches and gloo ranks.
 
-And the same with logits in chunks, sharded head included, where samples without a gradient are left out, and where shared
-prefixes are computed once.
+And the same with logits in chunks, where samples without a gradient are left out, and where shared prefixes are computed once.
 """
 
 import os
