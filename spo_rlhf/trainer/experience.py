@@ -47,6 +47,8 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         if not known:
             self.add_log_probs(samples)
             refuse_faults(samples)
+            for sample in samples:  # the pass has given those it computed one again
+                sample.kl = None
         gradient = [not self.leaves_out or bool(has_gradient(sample, self.args.spo).any()) for sample in samples]
         self.measure_gaps(samples, list(itertools.compress(samples, gradient)))
         if not all(gradient):

@@ -209,7 +209,7 @@ class Maker(SegmentExperienceMaker):
                 batch.rollout_log_probs - 0.25 * batch.action_mask,
                 None,
             )
-            batch.kl = None
+            batch.kl = torch.zeros_like(batch.action_log_probs)
             batch.info |= {name: torch.ones(len(batch.sequences)) for name in ("kl", "logprobs_diff")}
         return samples_list
 
