@@ -38,7 +38,7 @@ def moments(actor) -> list[torch.Tensor]:
 
 def fit(actor, rank: int, advantage: float | None) -> dict:
     """One iteration of one optimizer step; `advantage` is that of a token of the first sample."""
-    samples = deepspeed_splits.batch()
+    samples = deepspeed_splits.batch("token")
     if advantage is not None:
         samples[0].advantages[0, -1] = advantage
     for sample in samples[rank::RANKS]:
