@@ -77,7 +77,7 @@ def test_rewards_without_an_answer_end_the_run(rewarded):
     last_line = run["stdout"].splitlines()[-1]
     assert last_line.startswith("spo-train: stopped: ") and "--spo.max_reward_failures 0.05" in last_line
     summary = run["summary"]
-    assert summary["reward_timeouts"] >= 4 and summary["rewards"] > 96 and not summary["finished"]
+    assert summary["reward_timeouts"] >= 4 and summary["rewards"] > summary["reward_timeouts"] and not summary["finished"]
     assert summary["optimizer_steps"] == len(run["steps"]) - 1 and summary["skipped_steps"] == 1
 
 
@@ -89,7 +89,7 @@ def test_generated_samples_reach_the_logger(rewarded):
     board = EventAccumulator(str(folder))
     board.Reload()
     texts = board.Tensors("train/generated_samples/text_summary")
-    assert len(texts) == len(run["steps"]) - 1 and b"Reward: " in texts[0].tensor_proto.string_val[0]
+    assert len(texts) == len(run["steps"]) and b"Reward: " in texts[0].tensor_proto.string_val[0]
     assert b"Question" in texts[0].tensor_proto.string_val[0]
     assert {"train/policy_loss", "train/nonfinite_steps"} <= set(board.Tags()["scalars"])
 
