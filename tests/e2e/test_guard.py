@@ -77,7 +77,9 @@ def test_rewards_without_an_answer_end_the_run(rewarded):
     last_line = run["stdout"].splitlines()[-1]
     assert last_line.startswith("spo-train: stopped: ") and "--spo.max_reward_failures 0.05" in last_line
     summary = run["summary"]
-    assert summary["reward_timeouts"] >= 4 and summary["rewards"] > summary["reward_timeouts"] and not summary["finished"]
+    assert (
+        summary["reward_timeouts"] >= 4 and summary["rewards"] > summary["reward_timeouts"] and not summary["finished"]
+    )
     assert summary["optimizer_steps"] == len(run["steps"]) - 1 and summary["skipped_steps"] == 1
 
 
