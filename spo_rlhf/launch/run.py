@@ -186,7 +186,12 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
             status, message = explain(root_cause(error), where)
         finally:
             shut_down()
-            summary = record.finish(status == 0)
+            summary = {"finished": False}
+            try:
+                summary = record.finish(status == 0)
+            except OSError as error:  # a full disk, say: what ended the run before is told first
+                traceback.print_exc()
+                status, message = status or 1, message or f"error: {error}"
         if status == 0 and not summary["finished"]:
             status, message = 1, has_not_trained(summary)
         if status:

@@ -189,7 +189,7 @@ def test_what_passes_the_guards_is_stopped_by_the_limit():
         grader.grade(Question("1"), r"\boxed{2}")
         start = time.monotonic()
         grade = grader.grade(Question("x^2+1"), r"\boxed{(a+b+c+d+e+f+g+h)^{200}}")
-        assert not grade.correct and "timeout" in grade.reason and time.monotonic() - start < 4
+        assert not grade.correct and "timeout" in grade.reason and time.monotonic() - start < 30
         assert not grader.grade(Question("5"), r"\boxed{9^{9^{9^9}}}", mode="lenient").correct
         assert grader.grade(Question(r"\frac12"), r"\boxed{0.5}").correct
 

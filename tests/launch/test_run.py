@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, model_folder, ray_start
 from spo_rlhf.launch import run
+from spo_rlhf.launch.follow import following
 from spo_rlhf.launch.output import explain, flatten, plain, root_cause
 
 GPU_NODE = {"Alive": True, "Resources": {"GPU": 8.0, "accelerator_type:H100": 1.0}}
@@ -188,3 +190,34 @@ def test_the_error_that_a_worker_raised_is_said_in_one_line():
     error = root_cause(WrappedByRay(ValueError("first\nsecond")))
     assert explain(error, "train.log") == (1, "error: ValueError: first (log: train.log)")
     assert explain(RuntimeError(), "here") == (1, "error: RuntimeError:  (log: here)")
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "told"),
+    [
+        (lambda record: None, 1, "error: [Errno 28] No space left on device"),
+        (raises(UserError("no such model")), 2, "error: no such model"),
+        (raises(KeyboardInterrupt()), 130, "interrupted"),
+    ],
+)
+def test_a_summary_that_cannot_be_written_hides_nothing(trains, monkeypatch, work, status, told):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spo_rlhf.launch.record.write_json", full)
+    given, out = trains(work)
+    assert given == status and f"spo-train: {told}" in out.splitlines()[-1] and "done in" not in out
+
+
+def test_a_record_on_a_full_disk_ends_the_run_with_its_reason(trains, tmp_path):
+    def work(record):
+        (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
+        events = [{"event": "note", "text": "on we go", "time": record.start}]
+        with following(lambda: [events.pop()] if events else [], record.take, poll_s=0.01):
+            for _ in range(3000):  # a run of half a minute
+                time.sleep(0.01)
+
+    began = time.monotonic()
+    status, out = trains(work)
+    assert status == 1 and "No space left on device" in out.splitlines()[-1]
+    assert time.monotonic() - began < 15
