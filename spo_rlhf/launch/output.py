@@ -1,12 +1,13 @@
 """What a command says of a run: its configuration as text, its output in a log, the error that ended it in one line."""
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import options
@@ -46,9 +47,17 @@ def output_to(path: str | Path) -> Iterator[Console]:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 yield Console(terminal)
         finally:
+            _leave(log)
             for number, target in zip(saved, (1, 2)):
                 os.dup2(number, target)
                 os.close(number)
+
+
+def _leave(stream: TextIO) -> None:
+    """Let log handlers that were made while `stream` was standard error write to what it is now: Ray's would to a closed file."""
+    for handler in filter(None, (reference() for reference in vars(logging)["_handlerList"])):
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+            handler.setStream(sys.stderr)
 
 
 def attempt(work: Callable[[], object], log: str | Path, interrupted: str = "interrupted") -> tuple[int, str]:

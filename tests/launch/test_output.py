@@ -1,5 +1,6 @@
 """What ended a run, in one line; where its output goes; its configuration as text."""
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -66,3 +67,12 @@ def test_nested_options_as_one_dict():
 
     args = SimpleNamespace(spo=SimpleNamespace(tree=Shape((2, 2)), mode="tree"), seed=1)
     assert flatten(plain(args)) == {"spo.tree.branching": (2, 2), "spo.mode": "tree", "seed": 1}
+
+
+def test_a_log_handler_made_meanwhile_is_left_with_a_stream_that_is_open(tmp_path, capsys):
+    with output_to(tmp_path / "early.log"):
+        handler = logging.StreamHandler()
+        handler.emit(logging.makeLogRecord({"msg": "early"}))
+    handler.emit(logging.makeLogRecord({"msg": "late"}))
+    assert (tmp_path / "early.log").read_text() == "early\n"
+    assert capsys.readouterr().err == "late\n"
