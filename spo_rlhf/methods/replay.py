@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,12 @@ class NodeReplay:
         self.entries = [Entry(**entry) for entry in state["entries"]]
         vars(self).update(state["counts"])
         return True
+
+    def keep(self, fits: Callable[[Any], bool]) -> int:
+        """Drop the samples that do not fit; how many."""
+        before = len(self.entries)
+        self.entries = [entry for entry in self.entries if fits(entry.sample)]
+        return before - len(self.entries)
 
     @staticmethod
     def prune(folder: Path, keep: set[int]) -> None:

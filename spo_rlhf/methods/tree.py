@@ -20,6 +20,7 @@ from spo_rlhf.core.history import PromptHistory
 from spo_rlhf.core.options import choice, option, whole_numbers
 from spo_rlhf.core.tree import TokenTree, TreeShape
 from spo_rlhf.core.tree_baselines import TreeAdvantage, level_weights
+from spo_rlhf.core.units import needs_ids
 from spo_rlhf.core.values import Prior
 from spo_rlhf.errors import UserError
 from spo_rlhf.methods.base import (
@@ -292,6 +293,19 @@ class NodeSupply(Supply):
             self.services.reporter.note(
                 f"no replay buffer in {self.folder} for step {step}: training goes on with new trees"
             )
+        # Those of a run with other options lack what these need, or have what others of their batch have not.
+        spo = self.args.spo
+        needed = {
+            "top_log_probs": spo.by_state,
+            "base_action_log_probs": self.args.algo.kl.init_coef > 0,
+            "clip_scale": spo.entropy_clip > 0,
+            "unit_ids": needs_ids(spo.ratio_level),
+        }
+        dropped = self.replay.keep(
+            lambda sample: all((getattr(sample, name, None) is not None) == needs for name, needs in needed.items())
+        )
+        if dropped:
+            self.services.reporter.note(f"{dropped} waiting nodes were sampled with other options and are left out")
 
     def report_end(self) -> None:
         replay = self.replay

@@ -135,7 +135,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         tokens = sum(end - start for sample in samples for start, end in sample.action_ranges)
         counts = RolloutCounts(responses=len(samples), response_tokens=tokens)
         faults = [fault for sample in samples for fault in taken_faults(sample)]
-        return Rollout(request.prompt, request.label, request.slot, version, counts, samples, faults=faults)
+        identity = (request.prompt, request.label, request.slot, version)
+        return Rollout(*identity, counts, samples, faults=faults, weight=request.weight, prior=request.prior)
 
     async def load_weights(self, state: dict[str, Any]) -> None:
         """New weights on a machine without a GPU; with one, OpenRLHF broadcasts them itself."""

@@ -155,7 +155,8 @@ class Keeping:
 
 def key(sample: Sample) -> Key:
     """What a sample is recognised by in the batch of an update."""
-    return sample.action_ranges[0][0], tuple(sample.token_ids)
+    start = sample.action_ranges[0][0] if sample.action_ranges else len(sample.token_ids)  # an agent may not have acted
+    return start, tuple(sample.token_ids)
 
 
 def keys(rollouts: Sequence[Rollout]) -> set[Key]:

@@ -46,20 +46,20 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         samples = self.compute_advantages_and_returns(samples)
         if not known:
             self.add_log_probs(samples)
-            refuse_faults(samples)
             for sample in samples:  # the pass has given those it computed one again
                 sample.kl = None
+        ranks, together = upstream.policy_ranks(self.args), self.args.spo.packs
         gradient = [not self.leaves_out or bool(has_gradient(sample, self.args.spo).any()) for sample in samples]
         self.measure_gaps(samples, list(itertools.compress(samples, gradient)))
-        if not all(gradient):
+        if not all(gradient) or together:  # packed, a rank may have a filler
             self.batch_metrics |= row_means(samples)
-        ranks, together = upstream.policy_ranks(self.args), self.args.spo.packs
         return self.split_rollout_samples(dealt(samples, gradient, ranks, together=together))
 
     def add_log_probs(self, samples: list[upstream.Experience]) -> None:
         """Old log-probs, and those of the reference, of single samples, in place: by the policy that sampled them.
 
         Where nothing else wants them, samples that cannot get a gradient have no pass; the engine's stand in for theirs.
+        Raises NonFinite.
         """
         if self.leaves_out:
             idle = [sample for sample in samples if not may_get_gradient(sample, self.args.spo)]
@@ -76,6 +76,7 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
             for row, number in enumerate(batch.index):
                 if number < len(samples):
                     fill_from(samples[number], batch, row)
+        refuse_faults(samples)
 
     def measure_gaps(self, experiences: list[upstream.Experience], computed: list[upstream.Experience]) -> None:
         """Gaps of those that the actor has `computed`, as logs of all `experiences`."""

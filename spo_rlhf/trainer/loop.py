@@ -163,20 +163,23 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.tokens += batch.counts.generated_tokens
         if not batch.rollouts or batch.faults:
             return batch, [], measured
-        samples, more = self.supply.take(batch.rollouts, iteration)
+        try:
+            samples, more = self.supply.take(batch.rollouts, iteration)
+        except NonFinite as found:  # nothing of the batch is kept for later
+            batch.rollouts[0].faults.extend(found.faults)
+            return batch, [], measured
         return batch, with_equal_logs(samples), measured | more
 
     def train_step(
         self, samples: list[upstream.Experience], step: int, faults: Sequence[Fault] = ()
     ) -> tuple[dict, int]:
         """OpenRLHF's step, or a skipped one where `faults`, or the experience made of the samples, is not finite."""
-        # Of a step that is skipped nothing is trained, and nothing measured.
-        self.experience_maker.batch, self.experience_maker.batch_metrics = [], {}
         try:
             if faults:
                 raise NonFinite(faults)
             return super().train_step(samples, step)
         except NonFinite as found:
+            self.experience_maker.batch, self.experience_maker.batch_metrics = [], {}  # nothing is trained
             return self.faults.skip_batch(step + 1, found.faults), step + 1
 
     def ppo_train(self, global_steps: int) -> dict:

@@ -21,7 +21,10 @@ from spo_rlhf.errors import UserError
 # Attention of transformers that takes a mask of our own: PyTorch's with a dense one, FlexAttention with a function.
 ATTENTION = ("sdpa", "flex_attention")
 SAVES = 0.8
-WINDOWED = "the model has layers that do not attend to all that stands before a token"
+# Kinds of models (`model_type`) whose layers are known to attend to all that stands before a token, at positions of our own.
+# Others have windows, recurrences or biases by distance that their configuration does not always tell.
+KINDS = {"gemma", "granite", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3"}
+WINDOWED = f"the model is not one whose layers are known to attend to the whole prefix ({', '.join(sorted(KINDS))} without windows)"
 
 
 class PackedActor:
@@ -165,6 +168,8 @@ def obstacle(args: SimpleNamespace) -> str | None:
 
 def attends_to_all(config: Mapping[str, Any]) -> bool:
     """By its config.json the model attends to the whole prefix: in a window or a recurrence ancestors are not those rows."""
+    if config.get("model_type") not in KINDS:
+        return False
     if layers := config.get("layer_types"):
         return set(layers) == {"full_attention"}
     return not (config.get("sliding_window") and config.get("use_sliding_window", True))

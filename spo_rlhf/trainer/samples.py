@@ -58,10 +58,10 @@ def unit_columns(level: str, sample: Sample, tokenizer: Any) -> torch.Tensor | N
 
 
 def with_equal_logs(samples: Sequence[upstream.Experience]) -> list[upstream.Experience]:
-    """In place: a log that only some samples have is 0 for the others (a truncated response was not graded)."""
+    """In place: a log that only some samples have is 0 for the others (a truncated response was not graded), a weight 1."""
     names = dict.fromkeys(name for sample in samples for name in sample.info)
     for sample in samples:
-        sample.info = {name: sample.info.get(name, torch.tensor([0.0])) for name in names}
+        sample.info = {name: sample.info.get(name, torch.tensor([float(name == "loss_weight")])) for name in names}
     return list(samples)
 
 

@@ -7,6 +7,8 @@ from spo_rlhf.core.finite import IN_A_ROW, MOST, Fault, Streak
 from spo_rlhf.errors import RunStopped
 from spo_rlhf.trainer.events import Reporter
 
+BATCH = "batch"  # the streak of steps that were skipped before any model saw them
+
 
 class NonFinite(Exception):
     """A batch has numbers that are not finite, so it is not trained on."""
@@ -30,8 +32,10 @@ class FaultWatch:
         self.last = ""
 
     def skip_batch(self, step: int, faults: Sequence[Fault]) -> dict[str, Any]:
-        """Metrics of a step that no model took part in; a batch counts once in a row."""
-        self._add("policy", step, [False], faults)
+        """Metrics of a step that no model took part in; a batch counts once in a row, for every model that has trained."""
+        for model in self.streaks.keys() - {BATCH}:
+            self.streaks[model].add([False])
+        self._add(BATCH, step, [False], faults)
         return {
             "optimizer_steps": 0,
             "skipped_steps": self.steps_of_batch,
@@ -46,6 +50,8 @@ class FaultWatch:
         reports = list(reports)
         faults = [fault for _, faults in reports for fault in faults]
         self._add(model, step, reports[0][0], faults)
+        if any(reports[0][0]) and BATCH in self.streaks:
+            self.streaks[BATCH].add([True])
 
     def _add(self, model: str, step: int, made: Sequence[bool], faults: Sequence[Fault]) -> None:
         self.streaks.setdefault(model, Streak()).add(made)

@@ -34,6 +34,7 @@ def supply(folder, method=None, kept=(), prompts=None):
         train=SimpleNamespace(seed=0, batch_size=1),
         rollout=SimpleNamespace(batch_size=2, n_samples_per_prompt=2),
         ckpt=SimpleNamespace(path=str(folder)),
+        algo=SimpleNamespace(kl=SimpleNamespace(init_coef=0.0)),
         spo=SpoConfig(prompts=prompts or AllPrompts()),
     )
     notes = []

@@ -83,3 +83,12 @@ def test_buffers_of_checkpoints_that_are_gone_are_deleted(tmp_path) -> None:
         NodeReplay(4, 6, seed=3).save(tmp_path, step=step)
     NodeReplay.prune(tmp_path, keep={2, 3})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step2.pt", "step3.pt"]
+
+
+def test_waiting_samples_that_do_not_fit_are_dropped() -> None:
+    buffer = NodeReplay(8, 0, seed=0)
+    buffer.add("a", 0, [1, 2, 3])
+    buffer.add("b", 1, [4])
+    assert buffer.keep(lambda sample: sample % 2 == 0) == 2
+    drawn, _ = buffer.draw(1, 4, 1)
+    assert sorted(drawn) == [2, 4]

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from spo_rlhf import upstream
 from spo_rlhf.core import tree
 from spo_rlhf.core.packing import distinct_tokens
-from spo_rlhf.trainer.packed import PackedActor, input_rows
+from spo_rlhf.trainer.packed import PackedActor, attends_to_all, input_rows
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 
 VOCABULARY = 13
@@ -211,3 +211,21 @@ def test_flex_attention_takes_the_same_mask():
             PackedActor(actor)(batch.sequences, batch.action_mask, batch.attention_mask) for actor in (flexible, dense)
         )
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "packs"),
+    [
+        ({"model_type": "qwen2"}, True),
+        ({"model_type": "llama", "layer_types": ["full_attention"] * 2}, True),
+        ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, False),
+        ({"model_type": "mistral", "sliding_window": 4096}, False),
+        ({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}, True),
+        ({"model_type": "mamba2"}, False),
+        ({"model_type": "jamba"}, False),
+        ({"model_type": "gemma3", "text_config": {"sliding_window": 512}}, False),
+        ({}, False),
+    ],
+)
+def test_only_models_known_to_attend_to_the_whole_prefix_are_packed(config: dict, packs: bool) -> None:
+    assert attends_to_all(config) is packs

@@ -83,3 +83,8 @@ def test_dynamic_filtering_keeps_what_is_not_finite_for_somebody_to_see():
 def test_an_episode_ends_with_what_is_left_if_that_fills_a_step(prompts, episodes, steps):
     """64 prompts x 8 responses an iteration, 64 or 128 samples a step."""
     assert planned_steps(prompts, episodes, 64, fills_step=lambda rest: rest * 8 >= 128) == steps
+
+
+def test_a_weight_that_some_samples_lack_is_one():
+    old, new = SimpleNamespace(info={}), SimpleNamespace(info={"loss_weight": torch.tensor([0.25])})
+    assert [one.info["loss_weight"].item() for one in with_equal_logs([old, new])] == [1.0, 0.25]

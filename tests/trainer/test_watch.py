@@ -151,3 +151,22 @@ def test_of_a_loss_without_a_bad_token_the_first_rows_are_told():
     log_probs[5, 3] = math.nan
     [fault] = faults_of_step("loss", batch, log_probs)
     assert fault.number == "log-prob", "the number that made it so"
+
+
+def test_batches_that_were_skipped_far_apart_are_no_row(watch):
+    """The policy is frozen: only the critic's optimizer steps come between."""
+    for step in range(1, 20):
+        if step % 5 == 0:
+            watch.skip_batch(step, [NAN])
+        else:
+            watch.take("critic", step, [([True], [])])
+        watch.stop_if_hopeless(step)
+
+
+def test_skipped_batches_and_skipped_steps_are_one_row(watch):
+    watch.take("policy", 1, [([True], [])])
+    watch.skip_batch(2, [NAN])
+    watch.take("policy", 3, [([False], [NAN])])
+    watch.skip_batch(4, [NAN])
+    with pytest.raises(RunStopped):
+        watch.stop_if_hopeless(4)
