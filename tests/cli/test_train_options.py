@@ -543,4 +543,4 @@ def test_packing_is_off_by_itself_where_it_cannot_be(task, tmp_path):
     (tmp_path / "windowed" / "config.json").write_text(json.dumps(config))
     changes = {"spo__pack_trees": "auto", "actor__model_name_or_path": tmp_path / "windowed"}
     args, notes = parse(stack.options(task, tmp_path, **changes))
-    assert not args.spo.packs and any("do not attend to all" in note for note in notes)
+    assert not args.spo.packs and any("known to attend to the whole prefix" in note for note in notes)
