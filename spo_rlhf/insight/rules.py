@@ -115,10 +115,21 @@ def truncated(run: Run) -> str | None:
 
 @RULES.register("skipped_steps")
 def skipped_steps(run: Run) -> str | None:
-    skipped = run.total("skipped_steps")
-    if not skipped:
+    skipped = run.total("skipped_steps") - run.total("nonfinite_steps")
+    if skipped <= 0:
         return None
-    return f"{skipped:.0f} optimizer steps were skipped, as no token passed the mask: raise --spo.prob_threshold, or --no-spo.prob_mask"
+    return (
+        f"{skipped:.0f} optimizer steps were skipped, as no token under the loss had an advantage: prompts of which some are solved, "
+        "more responses to each, or a higher --spo.prob_threshold"
+    )
+
+
+@RULES.register("nonfinite_steps")
+def nonfinite_steps(run: Run) -> str | None:
+    bad = run.total("nonfinite_steps")
+    if not bad:
+        return None
+    return f"{bad:.0f} optimizer steps were skipped, as a number was not finite: nonfinite/ in the run folder has the samples"
 
 
 @RULES.register("mask_fell")

@@ -55,7 +55,16 @@ CASES = {
     "reward_fell": (healthy(rollout__reward_mean=[0.3, 0.5, 0.6, 0.6, 0.5, 0.3, 0.2, 0.2]), "fell from 0.600 to 0.200", [healthy(rollout__reward_mean=[0.6, 0.6, 0.6, 0.6, 0.5, 0.5, 0.55, 0.55]), healthy(3)]),
     "worse_than_before": (healthy(evals=[(0, 0.5), (8, 0.3)]), "fell from 50.0% to 30.0%", [healthy(evals=[(0, 0.5), (8, 0.45)]), healthy(evals=[(0, 0.5)])]),
     "truncated": (healthy(rollout__truncated_rate=0.4), "40 % of the responses are cut", [healthy(rollout__truncated_rate=0.1)]),
-    "skipped_steps": (healthy(skipped_steps=[0.0] * 7 + [3.0]), "3 optimizer steps were skipped", [healthy()]),
+    "skipped_steps": (
+        healthy(skipped_steps=[0.0] * 7 + [3.0]),
+        "3 optimizer steps were skipped, as no token",
+        [healthy(), healthy(skipped_steps=[0.0] * 7 + [3.0], nonfinite_steps=[0.0] * 7 + [3.0])],
+    ),
+    "nonfinite_steps": (
+        healthy(skipped_steps=[0.0] * 7 + [2.0], nonfinite_steps=[0.0] * 7 + [2.0]),
+        "2 optimizer steps were skipped, as a number was not finite",
+        [healthy(), healthy(skipped_steps=[0.0] * 7 + [3.0])],
+    ),
     "mask_fell": (healthy(mask_density=[0.2, 0.2, 0.1, 0.1, 0.1, 0.05, 0.02, 0.02]), "hesitates at 2 % of its tokens, at first at 20 %", [healthy(mask_density=[0.2, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]), healthy(mask_density=[0.2, 0.2, 0, 0, 0, 0, 0, 0], config={"spo.prob_mask": False})]),
     "gradient_spike": (healthy(actor_grad_norm=[1.0] * 5 + [40.0, 1.0, 1.0]), "40 at step 6, 40 times its median", [healthy(actor_grad_norm=[1.0] * 5 + [4.0, 1.0, 1.0])]),
     "policy_jumps": (healthy(ppo_kl=[0.0] * 7 + [0.3]), "0.3 nats", [healthy(ppo_kl=0.01)]),

@@ -1,10 +1,22 @@
 """A resolved configuration as far as starting a run looks at it."""
 
+import json
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import stack
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task whose model brings no code, with rows of every kind of training in `rows.jsonl`."""
+    task = stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=1)
+    rows = [{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}] * 4
+    (task / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return task
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import stack
 from entry_points import COMMANDS, commands
 
 from spo_rlhf.host import files, ray_start
@@ -15,14 +14,6 @@ from spo_rlhf.launch import sample_run
 from spo_rlhf.sampling import engine
 
 START = [name for name in COMMANDS if "dry-run" not in name]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    task = stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=1)
-    rows = [{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}] * 4
-    (task / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return task
 
 
 @pytest.fixture

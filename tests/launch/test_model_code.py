@@ -5,7 +5,6 @@ import json
 import shutil
 
 import pytest
-import stack
 from entry_points import COMMANDS, commands
 
 import evaluation.run
@@ -14,15 +13,6 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
 from spo_rlhf.host.files import read_json
 from spo_rlhf.launch import sample_run
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A task whose model brings no code."""
-    task = stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=1)
-    rows = [{"prompt": "1+1?", "response": "2", "chosen": "2", "rejected": "3"}] * 4
-    (task / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return task
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""What spo-train settles by itself: presets where the command says nothing, packing where it can be."""
+
+import json
+import shutil
+
+import pytest
+import stack
+
+from spo_rlhf.cli.train import parse
+from spo_rlhf.launch.output import flatten, plain
+from spo_rlhf.methods import METHODS
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
+
+
+def resolved_by_preset(task, tmp_path, **changes) -> dict:
+    """`--spo.preset paper` with the batch and the optimizer left to it."""
+    left = (
+        "spo__mc_rollouts",
+        "rollout__batch_size",
+        "rollout__n_samples_per_prompt",
+        "train__batch_size",
+        "actor__adam__lr",
+        "actor__lr_warmup_ratio",
+        "algo__kl__init_coef",
+    )
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text((task / "train.jsonl").read_text() * 4)  # enough for a batch of the preset
+    changes["data__prompt_dataset"] = problems
+    args, _ = parse(
+        [*stack.options(task, tmp_path, spo__preset="paper", **{**dict.fromkeys(left), **changes}), "--dry-run"]
+    )
+    return flatten(plain(args))
+
+
+@pytest.mark.parametrize("mode", ["chain", "tree", "group"])
+def test_a_preset_stands_where_the_command_says_nothing(task, tmp_path, mode):
+    config = resolved_by_preset(task, tmp_path, spo__mode=mode)
+    preset = METHODS[mode].presets["paper"]
+    assert {name: config[name] for name in preset} == preset
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "value"),
+    [
+        (dict(spo__mc_rollouts=2), "spo.mc_rollouts", 2),
+        (dict(actor__adam__lr=3e-4), "actor.adam.lr", 3e-4),
+        (dict(spo__partition="newline"), "spo.partition", "newline"),
+        ({"no-spo__prob_mask": True}, "spo.kl_scope", "all"),
+        (dict(spo__mode="tree", rollout__n_samples_per_prompt=8), "rollout.n_samples_per_prompt", 8),
+    ],
+)
+def test_what_the_command_says_wins_over_the_preset(task, tmp_path, changes, name, value):
+    assert resolved_by_preset(task, tmp_path, **changes)[name] == value
+
+
+def test_packing_is_off_by_itself_where_it_cannot_be(task, tmp_path):
+    args, notes = parse(stack.options(task, tmp_path, spo__pack_trees="auto"))
+    assert args.spo.packs and args.spo.pack_trees == "auto" and not any("pack_trees" in note for note in notes)
+    args, notes = parse(stack.options(task, tmp_path, spo__pack_trees="auto", ds__attn_implementation="eager"))
+    assert not args.spo.packs
+    assert "--spo.pack_trees off: --ds.attn_implementation eager does not go with it" in notes
+    shutil.copytree(task / "model", tmp_path / "windowed")
+    config = json.loads((task / "model" / "config.json").read_text())
+    config["layer_types"] = ["sliding_attention"] * len(config["layer_types"])
+    (tmp_path / "windowed" / "config.json").write_text(json.dumps(config))
+    changes = {"spo__pack_trees": "auto", "actor__model_name_or_path": tmp_path / "windowed"}
+    args, notes = parse(stack.options(task, tmp_path, **changes))
+    assert not args.spo.packs and any("known to attend to the whole prefix" in note for note in notes)
