@@ -72,9 +72,13 @@ class WorkerPool:
         if workers < 1 or timeout_s <= 0 or memory_bytes <= 0 or start_limit_s <= 0:
             raise ValueError("workers, timeout_s, memory_bytes and start_limit_s must be positive")
         start_message = None if initializer is None else pickle.dumps((initializer, ()))
+        # A copy, made here: a process that starts from the live environment reads it while other threads (vLLM's start
+        # among them) may change it and move it, and then does not start ("Bad address").
+        environment = dict(os.environ)
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
         self._keepers = [
-            _Keeper(self._tasks, start_message, timeout_s, memory_bytes, start_limit_s) for _ in range(workers)
+            _Keeper(self._tasks, start_message, environment, timeout_s, memory_bytes, start_limit_s)
+            for _ in range(workers)
         ]
         # Ends the workers when the pool is garbage collected or the interpreter exits, whichever is first.
         self._finalizer = weakref.finalize(self, _close, self._tasks, self._keepers)
@@ -131,12 +135,14 @@ class _Keeper:
         self,
         tasks: queue.SimpleQueue,
         start_message: bytes | None,
+        environment: dict[str, str],
         timeout_s: float,
         memory_bytes: int,
         start_limit_s: float,
     ) -> None:
         self.tasks = tasks
         self.start_message = start_message
+        self.environment = environment
         self.timeout_s = timeout_s
         self.memory_bytes = memory_bytes
         self.start_limit_s = start_limit_s
@@ -164,7 +170,10 @@ class _Keeper:
                 if start_error is not None:
                     raise start_error
                 value = self.run(message)
-            except TaskError as error:
+            except Exception as error:  # whatever it is: without this thread every task would wait for ever
+                if not isinstance(error, TaskError):
+                    self.kill()
+                    error = TaskError(f"no answer from a worker: {type(error).__name__}: {error}")
                 future.set_exception(TaskError("the worker pool was closed") if self.closing.is_set() else error)
             else:
                 future.set_result(value)
@@ -175,26 +184,26 @@ class _Keeper:
 
     def start(self) -> TaskError | None:
         """Start a worker and run the initializer in it; returns what went wrong, if anything did."""
-        ours, theirs = Pipe()
-        with self.lock:
-            if self.closing.is_set():
-                return TaskError("the worker pool was closed")
-            self.pipe = ours
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", str(WORKER_PROGRAM), str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                start_new_session=True,
-            )
-        theirs.close()
         try:
+            ours, theirs = Pipe()
+            with theirs, self.lock:
+                if self.closing.is_set():
+                    return TaskError("the worker pool was closed")
+                self.pipe = ours
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", str(WORKER_PROGRAM), str(theirs.fileno())],
+                    env=self.environment,
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,
+                    start_new_session=True,
+                )
             self.pipe.send((os.getpid(), sys.path, self.memory_bytes, self.start_message))
             self.receive(self.start_limit_s)
         except TaskTimeout:
             self.kill()
             return _NotReady(f"a worker was not ready within {self.start_limit_s:g} s")
-        except (TaskError, OSError) as error:
+        except Exception as error:
             self.kill()
             return TaskError(f"a worker could not start: {error}")
         return None

@@ -4,6 +4,7 @@ library functions.
 
 import asyncio
 import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -152,6 +153,39 @@ def test_initializer_runs_in_every_worker_and_its_failure_is_told(tmp_path):
         for _ in range(2):
             with pytest.raises(TaskError, match="could not start: ValueError: invalid literal"):
                 pool.submit(divmod, 7, 2).result()
+
+
+def test_a_worker_that_cannot_start_fails_its_tasks_and_a_later_one_is_tried(monkeypatch):
+    python = sys.executable
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with WorkerPool() as pool:
+        with pytest.raises(TaskError, match="could not start: .*No such file"):
+            pool.submit(divmod, 7, 2).result(30)
+        monkeypatch.setattr(sys, "executable", python)
+        assert pool.submit(divmod, 7, 2).result(30) == (3, 1)
+
+
+def test_workers_start_while_another_thread_changes_the_environment(monkeypatch):
+    """exec from the live environment fails with EFAULT when it is moved meanwhile."""
+    done = threading.Event()
+
+    def change():
+        for number in itertools.count():
+            if done.is_set():
+                return
+            os.putenv(f"SPO_TEST_{number % 5000}", "x" * 100)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(10):
+            with WorkerPool() as pool:
+                assert pool.submit(divmod, 7, 2).result(30) == (3, 1)
+    finally:
+        done.set()
+        thread.join()
+        for number in range(5000):
+            os.unsetenv(f"SPO_TEST_{number}")
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, None])
