@@ -12,11 +12,12 @@ With a GPU none of this is used.
 """
 
 import os
-import tempfile
 from typing import Any
 
 from spo_rlhf.host.command import PATIENT_THREADS
 from spo_rlhf.host.device import is_cpu as is_cpu  # asked under this name wherever the stack is set up
+from spo_rlhf.host.own_run import own_folder
+from spo_rlhf.host.watcher import SHARED_MEMORY
 
 DTYPE = "float32"
 KV_CACHE_BYTES = 1 << 30
@@ -113,10 +114,10 @@ async def load_weights(llm, state: dict[str, Any]) -> None:
     """Give a vLLM engine new weights (name -> numpy array) and forget what its prefix cache held under the old ones."""
     from safetensors.numpy import save_file
 
-    shared_memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    shared_memory = SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else None
     # Tensors would pass through collective_rpc as lists; a path does not.
-    with tempfile.TemporaryDirectory(prefix="spo-weights-", dir=shared_memory) as folder:
-        path = os.path.join(folder, "weights.safetensors")
+    with own_folder(shared_memory) as folder:
+        path = str(folder / "weights.safetensors")
         save_file(state, path)
         await llm.collective_rpc("load_weights_from", args=(path,))
     await llm.reset_prefix_cache()

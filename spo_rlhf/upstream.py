@@ -24,7 +24,7 @@ from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream_logits
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import model_folder
+from spo_rlhf.host import loopback, model_folder
 from spo_rlhf.upstream_logits import rebound
 
 OPENRLHF_VERSION = "0.11.2"
@@ -96,6 +96,7 @@ def _stack() -> SimpleNamespace:
     """OpenRLHF under the names above, this process adapted to it; loaded once."""
     check_version()
     flash_attn_stand_in.install()
+    loopback.install()
     stack = SimpleNamespace()
     for name, (module_name, path) in _NAMES.items():
         module = importlib.import_module(module_name)

@@ -1,24 +1,37 @@
 """Starting Ray on this machine, and asking a cluster that runs already."""
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import processes
+from spo_rlhf.host.own_run import OwnRun
 
 # Ray gives up on a node that is not up after 30 s, which a busy machine or a slow file system can need.
 ATTEMPTS = 3
 GAVE_UP = "timed out during startup"
 CONNECT_S = 10.0
-# A socket's path has 107 bytes on Linux, and Ray's have up to 72 behind the folder for temporary files:
-# /ray/session_2026-01-31_12-00-00_000000_1234567/sockets/plasma_store.100
-LONGEST_TEMP_DIR = 35
+# A socket's path has 107 bytes on Linux, and Ray's have up to 81 behind the folder for temporary files:
+# /spo-12345678/session_2026-01-31_12-00-00_000000_1234567/sockets/plasma_store.100
+LONGEST_TEMP_DIR = 26
 SHORT_TEMP_DIR = "/tmp"
+# Of a Ray that is started here and whatever runs in it: no listener outside this machine. The first is Ray's own setting for
+# machines that cannot have a cluster; without it Ray replaces a loopback address by an outer one.
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+
+_own: OwnRun | None = None  # of the Ray that was started here
 
 
 def search_path() -> str:
@@ -49,10 +62,30 @@ def settle_temp_dir() -> list[str]:
 
 
 def init(**options: Any) -> None:
-    """`ray.init(**options)`, tried again where Ray found its own start too slow; what it left of that has ended by then."""
+    """`ray.init(**options)`, tried again where Ray found its own start too slow; what it left of that has ended by then.
+
+    A Ray that is started here (address "local") listens on the loopback interface alone, keeps its files in a folder of its own,
+    and ends with this process, whatever ends it; `shut_down` ends it before.
+    """
+    global _own
     import ray
 
     os.environ["PATH"] = search_path()
+    if options.get("address") != "local":
+        return _try_init(ray, options)
+    from ray._private import ray_constants
+
+    _own = OwnRun(os.environ.get("RAY_TMPDIR"))
+    ray_constants.ENABLE_RAY_CLUSTER, joins = False, ray_constants.ENABLE_RAY_CLUSTER  # read at the import
+    loopback = {name: os.environ.get(name, value) for name, value in LOOPBACK.items()}
+    try:
+        with _environment(loopback | _own.environment):
+            _try_init(ray, {**options, "_temp_dir": str(_own.folder)})
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = joins
+
+
+def _try_init(ray: Any, options: Mapping[str, Any]) -> None:
     before = set(processes.descendants())
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -64,6 +97,33 @@ def init(**options: Any) -> None:
         print(f"Ray did not start in time (attempt {attempt} of {ATTEMPTS}), trying again", file=sys.stderr)
         ray.shutdown()
         processes.end([process for process in processes.descendants() if process not in before])
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Context in which this process, and what it starts, has these environment variables."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def shut_down() -> None:
+    """Leave Ray; one that was started here ends with all that ran in it, and its folder is removed."""
+    global _own
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+    if _own is not None:
+        _own.end()
+        _own = None
 
 
 def cluster_nodes(address: str) -> list[dict[str, Any]]:

@@ -131,11 +131,8 @@ def shut_down() -> None:
     """
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
-    import ray
-
     started = processes.descendants()
-    with contextlib.suppress(Exception):
-        ray.shutdown()
+    ray_start.shut_down()
     processes.end(started)
 
 

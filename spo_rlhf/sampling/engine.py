@@ -183,7 +183,7 @@ class RayEngines:
         for actor in self._actors:
             ray.kill(actor)
         if self._started_ray:
-            ray.shutdown()
+            ray_start.shut_down()
 
 
 def start_engine(settings: EngineSettings, data_parallel: int) -> SamplingEngine:

@@ -39,13 +39,13 @@ def test_a_folder_too_long_for_a_socket_is_replaced_and_told(monkeypatch, name, 
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     notes = ray_start.settle_temp_dir()
     assert os.environ["TMPDIR"] == used and len(notes) == (used != name)
-    session = "/ray/session_2026-01-31_12-00-00_000000_1234567/sockets/plasma_store.100"
+    session = "/spo-12345678/session_2026-01-31_12-00-00_000000_1234567/sockets/plasma_store.100"
     assert len(os.environ["TMPDIR"] + session) <= 107 and len("x" * ray_start.LONGEST_TEMP_DIR + session) == 107
 
 
 def test_a_folder_for_ray_alone_that_is_too_long_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/scratch/" + "long" * 20)
-    with pytest.raises(UserError, match="RAY_TMPDIR /scratch/.*longer than 35 bytes"):
+    with pytest.raises(UserError, match="RAY_TMPDIR /scratch/.*longer than 26 bytes"):
         ray_start.settle_temp_dir()
 
 
