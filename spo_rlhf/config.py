@@ -137,6 +137,19 @@ class SpoConfig:
         "their process stops; until then they are 0",
     )
     reward_workers: int = option(2, at_least=1, metavar="N", help="reward processes per engine")
+    engine_timeout: float = option(
+        300.0,
+        above=0,
+        metavar="S",
+        help="an engine that gives no sign of life for so many seconds, at work or while it takes weights, counts as dead",
+    )
+    max_engine_restarts: int = option(
+        3,
+        at_least=0,
+        metavar="N",
+        help="a dead engine is started again, and its requests are sent again; a run in which more than N die within an hour "
+        "stops",
+    )
     max_num_seqs: int = option(512, at_least=1, metavar="N", help="sequences in flight per vLLM engine")
     system_prompt: str | None = option(
         parse=str,

@@ -17,6 +17,7 @@ from typing import Any
 from spo_rlhf.host.command import PATIENT_THREADS
 from spo_rlhf.host.device import is_cpu as is_cpu  # asked under this name wherever the stack is set up
 from spo_rlhf.host.own_run import own_folder
+from spo_rlhf.host.ray_calls import ask_all
 from spo_rlhf.host.watcher import SHARED_MEMORY
 
 DTYPE = "float32"
@@ -77,10 +78,10 @@ def engine_kwargs(max_model_len: int) -> dict[str, Any]:
     The worker shares the process of the engine's core: in one of its own, vLLM's choice for the sake of tying threads to cores,
     both spin while they wait for each other, and the start takes one more round of imports. vLLM replaces the name "uni", not the class.
     """
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+    from spo_rlhf.host.engine_core import BoundExecutor
 
     return {
-        "distributed_executor_backend": UniProcExecutor,
+        "distributed_executor_backend": BoundExecutor,
         "dtype": DTYPE,
         "enforce_eager": True,
         "block_size": BLOCK_SIZE,
@@ -124,18 +125,24 @@ async def load_weights(llm, state: dict[str, Any]) -> None:
 
 
 def broadcast_weights(actor_trainer) -> None:
-    """In place of ActorPPOTrainer.broadcast_to_vllm: rank 0 hands the gathered parameters to every engine."""
+    """In place of ActorPPOTrainer.broadcast_to_vllm: rank 0 hands the gathered parameters to every engine.
+
+    Engines that did not take them are left in `failed_engines` of the trainer, by position.
+    """
     import deepspeed
     import ray
     import torch.distributed as dist
 
+    limit_s = actor_trainer.strategy.args.spo.engine_timeout
+    actor_trainer.failed_engines = []
     model = actor_trainer.actor.model.module
     named = list(model.named_parameters())
     sharded = actor_trainer.strategy.args.ds.zero_stage == 3
     with deepspeed.zero.GatheredParameters([p for _, p in named], enabled=sharded):
         if dist.get_rank() == 0:
             state_ref = ray.put({name: p.detach().float().numpy().copy() for name, p in named})
-            ray.get([engine.load_weights.remote(state_ref) for engine in actor_trainer.vllm_engines])
+            results = ask_all(actor_trainer.vllm_engines, "load_weights", state_ref, limit_s=limit_s)
+            actor_trainer.failed_engines = [i for i, result in enumerate(results) if isinstance(result, Exception)]
     dist.barrier()
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from spo_rlhf import cpu, flash_attn_stand_in, upstream_logits
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import loopback, model_folder
+from spo_rlhf.host.ray_calls import ask_all, ask_each
 from spo_rlhf.upstream_logits import rebound
 
 OPENRLHF_VERSION = "0.11.2"
@@ -290,17 +291,6 @@ def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> tuple[Simp
     ]
 
 
-@contextlib.contextmanager
-def engines_awake(engines: list, args: SimpleNamespace):
-    """Context in which the engines answer; with --vllm.enable_sleep they hold device memory only in it."""
-    call = _stack().batch_vllm_engine_call
-    if args.vllm.enable_sleep:
-        call(engines, "wake_up")
-    yield
-    if args.vllm.enable_sleep:  # not after an error: the run ends, and an engine at work may never answer
-        call(engines, "sleep")
-
-
 def policy_ranks(args: SimpleNamespace) -> int:
     """Data-parallel ranks of the policy: those that get different samples. Raises UserError where there are none."""
     devices, per_rank = (
@@ -335,11 +325,68 @@ class EngineFactory:
         self.actor_class, self.extra = actor_class, extra
 
     def options(self, **options: Any) -> "EngineFactory":
-        return EngineFactory(self.actor_class.options(**options), self.extra)
+        # Ray starts a dead engine again, as often as trainer/engine_pool.py lets it; requests are sent again there. Signs of life
+        # must not wait behind requests, of which an asynchronous actor takes 1000 at a time by default.
+        again = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": 100_000}
+        return EngineFactory(self.actor_class.options(**options, **again), self.extra)
 
     def remote(self, **kwargs: Any):
         trusted = {"trust_remote_code": model_folder.code_is_trusted()}
         return self.actor_class.remote(**{**kwargs, **trusted, **self.extra(kwargs)})
+
+
+def engine_dead_error() -> type[Exception]:
+    """What a vLLM engine raises whose core has died."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return EngineDeadError
+
+
+class WeightSender:
+    """On a rank of the policy: OpenRLHF's weight sync to some engines, each of which gets all of it or is told as failed."""
+
+    def __init__(self, engines: list[Any], limit_s: float):
+        self.engines, self.limit_s = engines, limit_s
+        self._group: tuple[str, ...] | None = None  # the processes of the NCCL group, where there is one
+
+    def send(self, trainer: Any, chosen: list[int], version: int) -> list[int]:
+        """Weights of the ActorPPOTrainer to the engines of these numbers; every rank calls it. Returns those that failed."""
+        import torch.distributed as dist
+
+        if dist.get_rank():
+            trainer.broadcast_to_vllm()
+            return []
+        found = self._ask(chosen, "prepare_weights")
+        reached = [engine for engine in chosen if engine in found]
+        trainer.vllm_engines, trainer.failed_engines = [self.engines[engine] for engine in reached], []
+        self._join(trainer, tuple(found[engine] for engine in reached))
+        try:
+            trainer.broadcast_to_vllm()
+        finally:
+            trainer.vllm_engines = self.engines
+        took = [engine for i, engine in enumerate(reached) if i not in trainer.failed_engines]
+        done = ask_each(
+            [self.engines[i] for i in took], "finish_weights", [(found[i], version) for i in took], self.limit_s
+        )
+        whole = {engine for engine, result in zip(took, done, strict=True) if not isinstance(result, Exception)}
+        return [engine for engine in chosen if engine not in whole]
+
+    def _ask(self, chosen: list[int], method: str) -> dict[int, Any]:
+        results = ask_all([self.engines[engine] for engine in chosen], method, limit_s=self.limit_s)
+        return {engine: one for engine, one in zip(chosen, results, strict=True) if not isinstance(one, Exception)}
+
+    def _join(self, trainer: Any, processes: tuple[str, ...]) -> None:
+        """Make the NCCL group anew where it is not of these processes."""
+        before, self._group = self._group, processes
+        first = before is None and len(processes) == len(self.engines)  # OpenRLHF has made it
+        if cpu.is_cpu() or trainer.use_cuda_ipc or first or before == processes:
+            return
+        vllm = trainer.strategy.args.vllm
+        engines, vllm.num_engines = vllm.num_engines, len(processes)
+        try:
+            trainer._init_vllm_sync_group(vllm.sync_backend)
+        finally:
+            vllm.num_engines = engines
 
 
 def bind(*, engine, policy, critic, reference, reward, trainer) -> None:

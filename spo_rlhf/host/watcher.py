@@ -23,6 +23,7 @@ PREFIX, LOCK = "spo-", "lock"
 SHARED_MEMORY = "/dev/shm"
 # From the end of the run: first processes are asked to end, then they are killed; all of it is over within 10 s.
 ASKED_S, KILLED_S, POLL_S = 2.0, 7.0, 0.1
+TRACKERS_S = 4.0  # of KILLED_S, before the trackers are killed too
 
 
 def own_folders() -> set[Path]:
@@ -60,17 +61,27 @@ def marked(folder: Path) -> set[int]:
     return found - {os.getpid()}
 
 
+def _is_tracker(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
 def end_marked(folder: Path) -> set[int]:
     """End the processes of the run of the folder; those that are still there after ASKED_S + KILLED_S seconds."""
     began, asked = time.monotonic(), set()
     while (left := marked(folder)) and (passed := time.monotonic() - began) < ASKED_S + KILLED_S:
-        for pid in left:
+        # Python's own trackers remove the semaphores and the shared memory of others once those are gone, and then end.
+        waited_for = left - {pid for pid in left if _is_tracker(pid)} or (
+            left if passed >= ASKED_S + TRACKERS_S else set()
+        )
+        for pid in waited_for:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if passed >= ASKED_S:
                     os.kill(pid, signal.SIGKILL)
                 elif pid not in asked:
                     os.kill(pid, signal.SIGTERM)
-        asked |= left
+        asked |= waited_for
         time.sleep(POLL_S)
     return left
 

@@ -43,6 +43,7 @@ class RunRecord:
             "eval": self._show_eval,
             "nonfinite": self._show_nonfinite,
             "rewards": lambda event: None,
+            "engines": lambda event: None,
             "rollouts": self._keep_rollouts,
         }
         if not resume:

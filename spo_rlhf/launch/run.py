@@ -149,6 +149,7 @@ def closing(summary: dict[str, Any]) -> str:
     """What did not go as it should, for the line that closes a run."""
     parts = {
         "nonfinite_steps": "{} optimizer steps skipped, a number was not finite",
+        "engine_restarts": "{} times an engine died and was started again",
         "reward_timeouts": "{} rewards took too long and were 0",
         "reward_crashes": "{} rewards ended their process and were 0",
     }

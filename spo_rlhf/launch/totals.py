@@ -20,6 +20,10 @@ COUNTS = (
     "rollout/rewards",
     "rollout/reward_timeouts",
     "rollout/reward_crashes",
+    "rollout/requests",
+    "rollout/answers",
+    "rollout/requests_resent",
+    "rollout/engine_restarts",
 )
 
 
@@ -104,6 +108,7 @@ FOLDS: dict[str, Callable[[Totals, dict[str, Any]], None]] = {
     "step": Totals._step,
     "eval": Totals._eval,
     "rewards": Totals._count,
+    "engines": Totals._count,
 }
 
 

@@ -1,5 +1,6 @@
 """The Ray actor around one vLLM engine: it samples whole prompts, Monte Carlo continuations and rewards included."""
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,8 +61,15 @@ class TokenSampler:
         ]
 
 
+class OtherWeights(Exception):
+    """The engine does not have, or does not have whole, the weights that were meant."""
+
+
 class SegmentRolloutActor(upstream.RolloutRayActor):
-    """OpenRLHF's engine actor, with `rollout` beside its `generate_responses`."""
+    """OpenRLHF's engine actor, with `rollout` beside its `generate_responses`.
+
+    Ray starts it again where its process ends: then `identity` is another, and the weights are those of the model's folder.
+    """
 
     async def __init__(
         self,
@@ -77,7 +85,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         await super().__init__(*args, **kwargs)
         self.tokenizer = upstream.get_tokenizer(kwargs["model"], None, "left", use_fast=use_fast_tokenizer)
         self._prompt_ids = PromptTokenizer(self.tokenizer, chat=chat_template)
-        self.weight_version = 0
+        self.identity = uuid.uuid4().hex
+        self.weight_version: int | None = 0  # None while weights are on their way
         self._state_values: dict[
             tuple[str, str], StateValues
         ] = {}  # (prompt, label) -> values asked for in this iteration
@@ -89,8 +98,13 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         else:
             self._reward = None
 
-    async def rollout(self, request: RolloutRequest) -> Rollout:
-        """Sample one prompt, as the method of the request does."""
+    async def rollout(self, request: RolloutRequest, version: int | None = None) -> Rollout:
+        """Sample one prompt, as the method of the request does.
+
+        Raises OtherWeights unless the weights have this version, where one is given.
+        """
+        if self.weight_version is None or version not in (None, self.weight_version):
+            raise OtherWeights(f"it has weights {self.weight_version}, {version} were meant")
         if request.images or self.by_agent:
             return await self._upstream_rollout(request)
         [prompt_ids] = self._prompt_ids([request.prompt])
@@ -103,7 +117,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
             else Ungraded(),
             prompt_ids=prompt_ids,
             max_tokens=room if request.max_new_tokens is None else min(room, request.max_new_tokens),
-            weight_version=self.weight_version,
+            weight_version=self._whole_weights(),
             graded=self._reward is not None,
             token_texts=self._token_texts,
             state_values=self._known_values(request),
@@ -121,7 +135,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
             skip_special_tokens=False,
             logprobs=0,
         )
-        version = self.weight_version
+        weight_version = self._whole_weights()
         responses = await self.generate_responses(
             prompt=request.prompt,
             label=request.label,
@@ -135,20 +149,42 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         tokens = sum(end - start for sample in samples for start, end in sample.action_ranges)
         counts = RolloutCounts(responses=len(samples), response_tokens=tokens)
         faults = [fault for sample in samples for fault in taken_faults(sample)]
-        identity = (request.prompt, request.label, request.slot, version)
+        identity = (request.prompt, request.label, request.slot, weight_version)
         return Rollout(*identity, counts, samples, faults=faults, weight=request.weight, prior=request.prior)
 
     async def load_weights(self, state: dict[str, Any]) -> None:
         """New weights on a machine without a GPU; with one, OpenRLHF broadcasts them itself."""
         await cpu.load_weights(self.llm, state)
 
-    async def set_weight_version(self, version: int) -> None:
-        """Number of policy updates behind the weights; every sample records it."""
+    async def about(self) -> tuple[str, int | None]:
+        """Which process this is, and the version of its weights."""
+        return self.identity, self.weight_version
+
+    async def heartbeat(self) -> None:
+        """Answers when the engine's core does, between two steps of it."""
+        await self.llm.is_sleeping()
+
+    async def prepare_weights(self) -> str:
+        """Weights come now: no request is taken until all of them are there. Returns which process this is."""
+        self.weight_version = None
+        return self.identity
+
+    async def finish_weights(self, identity: str, version: int) -> None:
+        """All weights have come; `version`: number of policy updates behind them, every sample records it.
+
+        Raises OtherWeights where they came to a process that has died.
+        """
+        if identity != self.identity:
+            raise OtherWeights("it was started again while weights were sent")
         self.weight_version = version
 
-    async def reward_counts(self) -> RewardCounts:
-        """Rewards of a reward file that were asked for, and those without an answer, since the start."""
-        return self._reward.counts if isinstance(self._reward, FileReward) else RewardCounts()
+    async def reward_counts(self) -> tuple[str, RewardCounts]:
+        """Which process this is; rewards of a reward file that it was asked for, and those without an answer."""
+        return self.identity, self._reward.counts if isinstance(self._reward, FileReward) else RewardCounts()
+
+    def _whole_weights(self) -> int:
+        assert self.weight_version is not None, "`rollout` takes no request before that"
+        return self.weight_version
 
     def _known_values(self, request: RolloutRequest) -> StateValues:
         if request.seed != self._state_seed:

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import ray
 import torch
@@ -179,10 +179,12 @@ class SegmentPolicyActor(FiniteWeights, upstream.PolicyModelActor):
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
         self.weight_version = 0
+        self.limit_s = strategy.args.spo.engine_timeout
         self.entropy_clip, self.entropies = strategy.args.spo.entropy_clip > 0, []
         with upstream.actor_trainer(SegmentActorTrainer):
             super().init_model_from_pretrained(strategy, *args, **kwargs)
         self.trainer.pack()
+        self.sender = upstream.WeightSender(self.vllm_engines, self.limit_s)
 
     def forward(self, *args, **kwargs):
         """Log-probabilities under the old policy; the entropies of the same pass stay here until `take_entropies`."""
@@ -214,12 +216,15 @@ class SegmentPolicyActor(FiniteWeights, upstream.PolicyModelActor):
         self.require_finite_weights(self.strategy, self.actor, self.ema_model)
         super().save_checkpoint(*args, **kwargs)
 
-    def broadcast_to_vllm(self) -> None:
+    def broadcast_to_vllm(self, engines: Sequence[int] = ()) -> tuple[int, list[int]]:
+        """New weights to the engines of these numbers; returns their version and the engines that did not take them whole."""
         self.require_finite_weights(self.strategy, self.actor, self.ema_model)
-        super().broadcast_to_vllm()
         self.weight_version += 1
-        if torch.distributed.get_rank() == 0:
-            ray.get([engine.set_weight_version.remote(self.weight_version) for engine in self.vllm_engines])
+        return self.send_weights(engines)
+
+    def send_weights(self, engines: Sequence[int]) -> tuple[int, list[int]]:
+        """The weights of now, likewise."""
+        return self.weight_version, self.sender.send(self.trainer, list(engines), self.weight_version)
 
 
 class ReferenceActor(upstream.ReferenceModelActor):

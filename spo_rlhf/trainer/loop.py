@@ -11,7 +11,10 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.core.finite import Fault, finite_only
 from spo_rlhf.methods.base import TrainerServices
+from spo_rlhf.rollout.ledger import EngineLedger
 from spo_rlhf.rollout.records import RolloutCounts
+from spo_rlhf.trainer.engine_calls import RayEngineCalls
+from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.experience import SegmentExperienceMaker
 from spo_rlhf.trainer.kept import KeptRollouts
@@ -49,7 +52,13 @@ class SegmentTrainer(upstream.PPOTrainer):
             strategy=strategy,
             tokenizer=self.tokenizer,
         )
-        self.rewards = RewardWatch(self.vllm_engines, self.args.spo.max_reward_failures, self.reporter)
+        self.engines = EnginePool(
+            RayEngineCalls(self.vllm_engines, self.actor_model_group.async_run_method, self.args.spo.engine_timeout),
+            EngineLedger(len(self.vllm_engines), self.args.spo.max_engine_restarts),
+            self.reporter,
+            self.args.spo.engine_timeout,
+        )
+        self.rewards = RewardWatch(self.engines, self.args.spo.max_reward_failures, self.reporter)
         rollout, train = self.args.rollout, self.args.train
         self.faults = FaultWatch(
             self.reporter,
@@ -62,6 +71,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             eval_dataloader=self.eval_dataloader,
             tokenizer=self.tokenizer,
             vllm_engines=self.vllm_engines,
+            engines=self.engines,
             reporter=self.reporter,
             check_rewards=self.rewards.check,
         )
@@ -86,14 +96,12 @@ class SegmentTrainer(upstream.PPOTrainer):
         step, consumed = max(global_step, state["global_step"]), state["total_consumed_prompts"]
         iteration = state.get("iteration", step)  # ahead of the step where an iteration had nothing to train
         self.tokens = state.get("generated_tokens", 0)
+        self.engines.start()  # in the background they have begun
         if step:
             self.broadcast_to_vllm()
             self.supply.load(step)
             if state["data_loader_state_dict"]:
                 self.prompts_dataloader.load_state_dict(state["data_loader_state_dict"])
-        ray.get(
-            [engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines]
-        )  # they start in the background
         budget = self.args.spo.token_budget
         self.reporter.send(
             "plan", first_step=step, steps=self.planned_steps(), first_tokens=self.tokens, token_budget=budget
@@ -135,6 +143,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.evaluate_held_out(step)
         self.supply.report_end()
         self.rewards.report_rest()
+        self.engines.report_rest()
         for logger in filter(None, (self.wandb_logger, self.tensorboard_logger)):
             logger.close()
 
@@ -182,6 +191,11 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.experience_maker.batch, self.experience_maker.batch_metrics = [], {}  # nothing is trained
             return self.faults.skip_batch(step + 1, found.faults), step + 1
 
+    def broadcast_to_vllm(self) -> None:
+        if self.args.vllm.enable_sleep:  # the cache stays asleep, to leave its memory to the broadcast
+            self.engines.ask("wake_up", ["weights"])
+        self.engines.broadcast()
+
     def ppo_train(self, global_steps: int) -> dict:
         """OpenRLHF's optimizer steps; what the guards left out of them is told."""
         status = super().ppo_train(global_steps)
@@ -206,7 +220,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
         status["rollout/logprob_gap_max"] = self.experience_maker.logprob_gap_max
         self.experience_maker.logprob_gap_max = float("nan")  # the next batch may be skipped before it has one
-        status |= self.rewards.take()
+        status |= self.rewards.take() | self.engines.take_counts()
         status["timing/step_total"] = sum(value for name, value in status.items() if name.startswith("timing/"))
         if self.args.algo.dynamic_filtering_enable:
             status["dynamic_filtering_pass_rate"] = pass_rate

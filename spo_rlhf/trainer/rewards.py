@@ -1,12 +1,8 @@
 """On the controller: how many rewards had no answer, and when that ends the run."""
 
-from collections.abc import Sequence
-from typing import Any
-
-import ray
-
 from spo_rlhf.errors import RunStopped
 from spo_rlhf.rollout.reward import RewardCounts
+from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
 
 AT_LEAST = 64  # rewards that a share is taken of: one slow start among few is no reason to stop
@@ -20,8 +16,11 @@ def too_many(counts: RewardCounts, share: float) -> bool:
 class RewardWatch:
     """Asks the engines. `max_failures`: share of rewards without an answer, of a step or since the start, that is allowed."""
 
-    def __init__(self, engines: Sequence[Any], max_failures: float, reporter: Reporter):
+    def __init__(self, engines: EnginePool, max_failures: float, reporter: Reporter):
         self.engines, self.max_failures, self.reporter = engines, max_failures, reporter
+        self._counts: dict[
+            str, RewardCounts
+        ] = {}  # of each process of an engine; of one that died, as of the last look
         self._taken = RewardCounts()  # since the start, as of the last `take`
 
     def check(self) -> None:
@@ -52,6 +51,7 @@ class RewardWatch:
 
     def _total(self) -> RewardCounts:
         total = RewardCounts()
-        for counts in ray.get([engine.reward_counts.remote() for engine in self.engines]):
+        self._counts.update(self.engines.ask("reward_counts"))
+        for counts in self._counts.values():
             total = total.add(counts)
         return total

@@ -3,13 +3,13 @@
 This is the one place where positions in a response become columns of OpenRLHF's layout.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 import torch
 
 from spo_rlhf import upstream
@@ -22,9 +22,10 @@ from spo_rlhf.methods.group import Group
 from spo_rlhf.rollout.job import RolloutRequest
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
 from spo_rlhf.rollout.texts import token_texts
+from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
 
-RAY_WAIT_S = 10.0
+WAIT_S = 10.0
 Judge = Callable[[str, Any, int], tuple[float, Prior | None]]  # as `Supply.judge`
 
 
@@ -102,8 +103,11 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     `check_rewards` is called every few seconds, and may raise.
     """
 
-    def __init__(self, *args: Any, reporter: Reporter, check_rewards: Callable[[], None], **kwargs: Any):
+    def __init__(
+        self, *args: Any, engines: EnginePool, reporter: Reporter, check_rewards: Callable[[], None], **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
+        self.engines = engines
         self.spo: SpoConfig = self.args.spo
         self.reporter, self.check_rewards = reporter, check_rewards
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
@@ -121,7 +125,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         if len(self._spare) < args.rollout.batch_size and self._prompts is not None:
             wanted = getattr(args.rollout, "vllm_generate_batch_size", None) or args.rollout.batch_size
             score_range = args.algo.dynamic_filtering_range if args.algo.dynamic_filtering_enable else None
-            with upstream.engines_awake(self.vllm_engines, args):
+            with self._awake():
                 batch = self._collect(self._prompts, wanted, ("train", iteration), score_range, options)
             if batch.exhausted:
                 self._prompts = None
@@ -135,7 +139,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     def generate_eval_samples(self, **options: Any) -> list[upstream.Experience]:
         """Responses to all held-out prompts; OpenRLHF's `evaluate` asks for them."""
         prompts, samples, exhausted, faults = iter(self.eval_dataloader), [], False, 0
-        with upstream.engines_awake(self.vllm_engines, self.args):
+        with self._awake():
             while not exhausted:
                 batch = self._collect(prompts, self.args.rollout.batch_size, ("eval", self.eval_step), None, options)
                 samples += [self._in_layout(rollout, one) for rollout in batch.rollouts for one in rollout.samples]
@@ -144,6 +148,17 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         if faults:
             self.reporter.note(f"{faults} numbers of the held-out responses are not finite and count as 0")
         return samples
+
+    @contextlib.contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Context in which the engines answer; with --vllm.enable_sleep they hold device memory only in it."""
+        sleeps = self.args.vllm.enable_sleep
+        if sleeps:
+            self.engines.ask("wake_up")
+        yield
+        if sleeps:  # not after an error: the run ends, and an engine at work may never answer
+            self.engines.settle()
+            self.engines.ask("sleep")
 
     def to_experience(self, rollout: Rollout, sample: Sample) -> upstream.Experience:
         """One sample in OpenRLHF's layout, a batch of one row, with its ratio units and its advantages."""
@@ -179,17 +194,17 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self, data: Any, num_prompts: int, purpose: tuple, score_range: Sequence[float] | None, options: dict
     ) -> RolloutBatch:
         """Rollouts of the next prompts of `data`; those outside `score_range` are replaced by further prompts."""
-        batch, kept = RolloutBatch([]), 0
-        pending, checked = self._dispatch(data, num_prompts, purpose, options, batch), time.monotonic()
-        while pending:
-            ready, pending = ray.wait(pending, num_returns=1, timeout=RAY_WAIT_S)
-            if not pending or time.monotonic() - checked > RAY_WAIT_S:
+        batch, kept, checked = RolloutBatch([]), 0, time.monotonic()
+        self._dispatch(data, num_prompts, purpose, options, batch)
+        while self.engines.pending:
+            answers = self.engines.take(WAIT_S)
+            if not self.engines.pending or time.monotonic() - checked > WAIT_S:
                 self.check_rewards()
                 checked = time.monotonic()
-            for rollout in ray.get(ready):
+            for rollout in answers:
                 batch.counts.add(rollout.counts)
                 if score_range is not None and not is_informative(rollout, score_range):
-                    pending += self._dispatch(data, 1, purpose, options, batch)
+                    self._dispatch(data, 1, purpose, options, batch)
                     continue
                 kept += 1
                 batch.rollouts.append(rollout)
@@ -199,11 +214,10 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         batch.rollouts.sort(key=lambda rollout: rollout.slot)
         return batch
 
-    def _dispatch(self, data: Any, count: int, purpose: tuple, options: dict, batch: RolloutBatch) -> list:
-        """Send the next `count` prompts that are kept, each to the engine with the least to do; count them in `batch`."""
+    def _dispatch(self, data: Any, count: int, purpose: tuple, options: dict, batch: RolloutBatch) -> None:
+        """Send the next `count` prompts that are kept; count them in `batch`."""
         num_samples = options.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
-        waiting = ray.get([engine.get_num_unfinished_requests.remote() for engine in self.vllm_engines])
-        refs, training = [], purpose[0] == "train"
+        training = purpose[0] == "train"
         for prompt, label, image, keep, prior in self._kept(data, count, purpose, batch):
             request = RolloutRequest(
                 prompt=prompt,
@@ -223,11 +237,8 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 weight=1 / keep,
                 prior=prior,
             )
-            least = min(range(len(waiting)), key=waiting.__getitem__)
-            waiting[least] += num_samples
-            refs.append(self.vllm_engines[least].rollout.remote(request))
+            self.engines.submit(request)
             batch.sent += 1
-        return refs
 
     def _kept(self, data: Any, count: int, purpose: tuple, batch: RolloutBatch) -> Iterator[tuple]:
         """The next `count` prompts, or what is left: prompt, label, images, with which chance it was kept, what is known of it."""

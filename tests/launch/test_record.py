@@ -50,7 +50,7 @@ def test_an_event_of_an_unknown_kind_is_refused_by_name(tmp_path):
     record = RunRecord(tmp_path, Console(io.StringIO()))
     with pytest.raises(
         ValueError,
-        match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite, rewards, rollouts",
+        match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite, rewards, engines, rollouts",
     ):
         record.take({"event": "stpe", "time": record.start})
     assert not (tmp_path / "metrics.jsonl").exists()

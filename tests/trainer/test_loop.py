@@ -98,6 +98,7 @@ def completed():
     """The metrics of a step, as they come out of the loop."""
     one = trainer()
     one.counts, one.tokens = RolloutCounts(responses=2, response_tokens=20), 20
+    one.engines = SimpleNamespace(take_counts=lambda: {"rollout/requests": 8})
     one.rewards = SimpleNamespace(take=lambda: {"rollout/rewards": 2})
     status = {"policy_loss": 0.5, "kl": math.nan, "timing/make_experience": 1.0, "generated_samples": ["1+1? 2", 1.0]}
     return one, one.complete(status, {"timing/generation": 1.0}, None)

@@ -87,25 +87,27 @@ def test_a_share_of_rewards_without_an_answer_is_allowed(counts, share, stops):
     assert AT_LEAST == 64 and too_many(counts, share) == stops
 
 
-class Engine:
-    """Stands where an engine is asked for its counts."""
+class Engines:
+    """Stands where the engines are asked for their counts: each process under its name."""
 
     def __init__(self):
-        self.counts = RewardCounts()
-        self.reward_counts = SimpleNamespace(remote=lambda: self.counts)
+        self.counts = {}
+
+    def ask(self, method):
+        assert method == "reward_counts"
+        return list(self.counts.items())
 
 
-def test_rewards_are_those_of_all_engines_since_the_step_before(heard, monkeypatch):
-    monkeypatch.setattr("ray.get", lambda refs: refs)
-    engines = [Engine(), Engine()]
+def test_rewards_are_those_of_all_engines_since_the_step_before(heard):
+    engines = Engines()
     watch = RewardWatch(engines, 0.05, heard)
-    engines[0].counts, engines[1].counts = RewardCounts(60, 1, 0), RewardCounts(40, 0, 2)
+    engines.counts = {"one": RewardCounts(60, 1, 0), "two": RewardCounts(40, 0, 2)}
     watch.check()
     expected = {"rollout/rewards": 100, "rollout/reward_timeouts": 1, "rollout/reward_crashes": 2}
     assert watch.take() == expected and watch.take() == dict.fromkeys(expected, 0)
-    engines[0].counts = RewardCounts(10_000, 1, 0)
-    watch.take()
-    engines[0].counts = RewardCounts(10_040, 5, 0)
+    engines.counts = {"one": RewardCounts(10_000, 1, 0)}  # the other has died, and starts again at 0
+    assert watch.take() == {**dict.fromkeys(expected, 0), "rollout/rewards": 9_940}
+    engines.counts = {"one": RewardCounts(10_030, 5, 0), "two again": RewardCounts(10, 0, 0)}
     with pytest.raises(RunStopped, match="^4 of 40 rewards in this step took longer") as stopped:
         watch.check()
     assert "--spo.max_reward_failures 0.05" in str(stopped.value) and "\n" not in str(stopped.value)

@@ -1,0 +1,270 @@
+"""Engines that die, hang or lose their weights: what comes out is what an unbroken pool would have given, once each."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from spo_rlhf.core.seeds import derive_seed
+from spo_rlhf.errors import RunStopped
+from spo_rlhf.rollout.ledger import EngineLedger
+from spo_rlhf.rollout.toy_engine import ToyEngine, ToyLanguageModel
+from spo_rlhf.trainer.engine_pool import FINAL_TRIES, EngineGone, EnginePool
+
+MODEL = ToyLanguageModel(vocabulary=3, max_tokens=6, reward=len)
+START_S = 7.0  # of an engine
+
+
+class Cluster:
+    """Toy engines in place of Ray's, with a clock of their own. An answer takes a second; `hung` engines give none.
+
+    `die(engine)` kills a process; as Ray does, it starts another, which has the weights of the folder (version 0).
+    """
+
+    def __init__(self, engines: int):
+        self.now = 0.0
+        self.started = [0.0] * engines  # when the present process is up
+        self.process = [0] * engines
+        self.version = [0] * engines
+        self.hung, self.broken_start = set(), set()
+        self.policy_version = 0
+        self.calls = {}  # handle -> (engine, process, due, function)
+        self.taken = []  # (engine, slot, version of its weights) of every request that an engine took
+        self.dies_while_sent = set()
+
+    def die(self, engine: int) -> None:
+        self.process[engine] += 1
+        self.started[engine], self.version[engine] = self.now + START_S, 0
+        self.hung.discard(engine)
+
+    # what EnginePool calls
+
+    def call(self, engine, method, *args):
+        handle = len(self.calls)
+        self.calls[handle] = engine, self.process[engine], self.now + 1.0, lambda: getattr(self, method)(engine, *args)
+        if method == "rollout":
+            self.taken.append((engine, args[0].slot, self.version[engine]))
+        return handle
+
+    def ready(self, handles, limit_s):
+        found = [handle for handle in handles if self._is_ready(handle)]
+        if not found:
+            self.now += limit_s
+            found = [handle for handle in handles if self._is_ready(handle)]
+        return found
+
+    def _is_ready(self, handle):
+        engine, process, due, _ = self.calls[handle]
+        return engine is None or process != self.process[engine] or (self.now >= due and engine not in self.hung)
+
+    def result(self, handle):
+        engine, process, _, function = self.calls[handle]
+        if engine in self.broken_start:
+            raise EngineGone("does not start", final=True)
+        if process != self.process[engine] or self.now < self.started[engine]:
+            raise EngineGone("died")
+        return function()
+
+    def kill(self, engine):
+        self.die(engine)
+
+    def send_weights(self, engines):
+        handle = len(self.calls)
+        self.calls[handle] = None, 0, self.now, lambda: self._send(engines)
+        return handle
+
+    def weights_sent(self, handle):
+        return self.calls[handle][3]()
+
+    def broadcast(self, engines):
+        self.policy_version += 1
+        return self._send(engines)
+
+    def _send(self, engines):
+        failed = [engine for engine in engines if engine in self.dies_while_sent]
+        self.dies_while_sent -= set(failed)
+        for engine in engines:
+            self.version[engine] = self.policy_version
+        for engine in failed:
+            self.die(engine)
+        return self.policy_version, failed
+
+    # methods of an engine
+
+    def about(self, engine):
+        return f"{engine}-{self.process[engine]}", self.version[engine]
+
+    def heartbeat(self, engine):
+        pass
+
+    def reward_counts(self, engine):
+        return engine
+
+    def rollout(self, engine, request, version):
+        assert version == self.version[engine], "an engine takes no request for other weights"
+        toy = ToyEngine(MODEL, 0)
+        seed = derive_seed(*request.seed, request.slot)
+        sampled = asyncio.run(toy.sample((), n=request.num_samples, max_tokens=6, seed=seed, logprobs=False))
+        return request.slot, [one.token_ids for one in sampled]
+
+
+class Heard(SimpleNamespace):
+    def send(self, event, **values):
+        self.events.append((event, values))
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def make_pool(engines: int, max_restarts: int = 3) -> tuple[EnginePool, Cluster, Heard]:
+    cluster, heard = Cluster(engines), Heard(events=[], notes=[])
+    pool = EnginePool(cluster, EngineLedger(engines, max_restarts), heard, timeout_s=20.0, clock=lambda: cluster.now)
+    cluster.now = START_S
+    pool.start()
+    return pool, cluster, heard
+
+
+def submit(pool: EnginePool, slots: range, step: int = 0) -> None:
+    for slot in slots:
+        pool.submit(SimpleNamespace(slot=slot, num_samples=2, seed=(1, "train", step)))
+
+
+def drain(pool: EnginePool) -> list:
+    answers = []
+    while pool.pending:
+        answers += pool.take(10.0)
+    return sorted(answers)
+
+
+def unbroken(slots: range, step: int = 0) -> list:
+    pool, _, _ = make_pool(1)
+    submit(pool, slots, step)
+    return drain(pool)
+
+
+@pytest.mark.parametrize("engines", [1, 2, 3])
+def test_an_engine_killed_at_work_changes_nothing_of_the_step(engines):
+    pool, cluster, heard = make_pool(engines)
+    pool.broadcast()
+    submit(pool, range(12))
+    cluster.die(0)
+    answers = drain(pool)
+    assert answers == unbroken(range(12))
+    counts = pool.take_counts()
+    assert counts["rollout/requests"] == counts["rollout/answers"] == 12
+    assert counts["rollout/engine_restarts"] == 1 and counts["rollout/requests_resent"] == 12 // engines
+    assert heard.notes[0].startswith(f"engine 0 died: it is started again, {12 // engines} requests are sent again")
+    assert pool.take_counts() == dict.fromkeys(counts, 0)
+
+
+def test_the_others_go_on_and_a_new_engine_gets_the_present_weights_before_its_first_request():
+    pool, cluster, _ = make_pool(2)
+    pool.broadcast()
+    pool.broadcast()
+    submit(pool, range(4))
+    cluster.die(1)
+    began = cluster.now
+    assert len(drain(pool)) == 4 and cluster.now - began < START_S, "nobody waited for the new process"
+    while 1 not in pool.ledger.living:
+        pool.take(1.0)
+    submit(pool, range(4, 8))
+    drain(pool)
+    assert {engine for engine, slot, _ in cluster.taken if slot >= 4} == {0, 1}
+    assert {version for _, _, version in cluster.taken} == {2}
+
+
+def test_a_hung_engine_is_killed_after_the_limit_and_not_before():
+    pool, cluster, heard = make_pool(2)
+    submit(pool, range(4))
+    cluster.hung.add(1)
+    began = cluster.now
+    assert drain(pool) == unbroken(range(4))
+    assert 20.0 < cluster.now - began < 20.0 + 2 * 10.0
+    assert cluster.process == [0, 1] and "gave no sign of life for 20 s (--spo.engine_timeout)" in heard.notes[0]
+
+
+def test_time_without_a_look_at_the_engines_is_not_taken_for_their_silence():
+    pool, cluster, heard = make_pool(2)
+    for step in range(3):
+        submit(pool, range(4), step)
+        pool.take(0.0)  # signs of life are asked for, and what comes of it waits for the training
+        cluster.now += 1000.0
+        drain(pool)
+    assert heard.notes == []
+
+
+def test_an_engine_that_dies_while_weights_are_sent_has_none_of_them_until_it_has_all():
+    pool, cluster, heard = make_pool(2)
+    cluster.dies_while_sent = {1}
+    pool.broadcast()
+    submit(pool, range(6))
+    assert [engine for engine, _, _ in cluster.taken] == [0] * 6
+    drain(pool)
+    cluster.dies_while_sent = {1}  # once more, when it is started again
+    while 1 not in pool.ledger.living:
+        pool.take(1.0)
+    assert cluster.version == [1, 1] and "did not take new weights" in heard.notes[0]
+    submit(pool, range(6))
+    assert len(drain(pool)) == 6
+
+
+def test_weights_that_came_before_a_training_step_are_sent_again_after_it():
+    pool, cluster, _ = make_pool(2)
+    submit(pool, range(2))
+    cluster.die(1)
+    drain(pool)
+    while not any(call.kind == "weights" for call in pool._calls.values()):
+        pool.take(1.0)
+    handle = next(handle for handle, call in pool._calls.items() if call.kind == "weights")
+    sent = cluster.weights_sent(handle)
+    cluster.calls[handle] = None, 0, 0.0, lambda: sent  # it was done before the step
+    pool.broadcast()
+    while 1 not in pool.ledger.living:
+        pool.take(1.0)
+    assert cluster.version == [1, 1]
+
+
+def test_a_process_that_was_given_up_and_answers_again_is_replaced():
+    """Ray could not reach it for a moment: its requests are others' by then."""
+    pool, cluster, _ = make_pool(2)
+    submit(pool, range(4))
+    pool._bury(1, "could not be reached", kill=False)
+    assert drain(pool) == unbroken(range(4))
+    while 1 not in pool.ledger.living:
+        pool.take(1.0)
+    assert cluster.process == [0, 1]
+
+
+def test_too_many_deaths_end_the_run_with_one_line():
+    pool, cluster, heard = make_pool(1, max_restarts=1)
+    submit(pool, range(2))
+    cluster.die(0)
+    drain(pool)
+    submit(pool, range(2))
+    cluster.die(0)
+    with pytest.raises(
+        RunStopped, match="^engine 0 died; 2 engines died within 60 minutes, more than --spo.max_eng"
+    ) as end:
+        drain(pool)
+    assert "\n" not in str(end.value)
+    [(event, values)] = heard.events
+    assert event == "engines" and values["metrics"]["rollout/engine_restarts"] == 2
+
+
+def test_an_engine_that_does_not_start_again_ends_the_run():
+    pool, cluster, _ = make_pool(1)
+    submit(pool, range(2))
+    cluster.die(0)
+    cluster.broken_start.add(0)
+    began = cluster.now
+    with pytest.raises(RunStopped, match="^engine 0 died and does not start again: does not start"):
+        drain(pool)
+    assert cluster.now - began < 3 * FINAL_TRIES
+
+
+def test_what_is_asked_of_all_is_answered_by_those_that_live():
+    pool, cluster, _ = make_pool(3)
+    cluster.hung.add(2)
+    assert pool.ask("reward_counts") == [0, 1] and pool.ledger.living == {0, 1}
+    pool.settle()
+    assert pool.ask("reward_counts") == [0, 1, 2]
