@@ -18,12 +18,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
+
+from spo_rlhf.host.pool_worker import HEADER, MAGIC
 
 START_LIMIT_S = 120.0
 WORKER_PROGRAM = Path(__file__).with_name("pool_worker.py")
@@ -225,10 +228,13 @@ class _Keeper:
     def receive(self, limit_s: float) -> Any:
         """The value in the worker's next answer."""
         assert self.pipe is not None, "a worker that answers has started"
+        deadline = time.monotonic() + limit_s
         try:
-            if not self.pipe.poll(limit_s):
-                raise TaskTimeout(f"timeout: no result within {limit_s:g} s")
-            succeeded, payload, self.resident_bytes = self.pipe.recv()
+            magic, length = HEADER.unpack(self.read(HEADER.size, limit_s, deadline))
+            if magic != MAGIC:
+                self.kill()
+                raise WorkerDied("the task wrote into the pipe of its worker's answers; the worker was replaced")
+            succeeded, payload, self.resident_bytes = pickle.loads(self.read(length, limit_s, deadline))
         except (EOFError, OSError) as error:
             raise WorkerDied(f"the worker died (exit code {self.kill(grace_s=1.0)})") from error
         if not succeeded:
@@ -237,6 +243,20 @@ class _Keeper:
             return pickle.loads(payload) if payload else None
         except Exception as error:
             raise TaskError(f"the result cannot be unpickled: {type(error).__name__}") from error
+
+    def read(self, size: int, limit_s: float, deadline: float) -> bytes:
+        """So many bytes of the worker's answer. Raises EOFError, OSError, TaskTimeout."""
+        assert self.pipe is not None, "a worker that answers has started"
+        parts, missing = [], size
+        while missing:
+            if not self.pipe.poll(max(0.0, deadline - time.monotonic())):
+                raise TaskTimeout(f"timeout: no result within {limit_s:g} s")
+            part = os.read(self.pipe.fileno(), min(missing, 1 << 20))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
 
     def kill(self, grace_s: float = 0.0) -> int | None:
         """End the worker and whatever it started, after `grace_s` seconds to end by itself; returns its exit code."""

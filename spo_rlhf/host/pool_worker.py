@@ -1,7 +1,9 @@
 """The program of one worker process of `pool.WorkerPool`. Standard library only: it runs before `sys.path` is set.
 
-Talks over one inherited pipe. First message in: the start-up tuple. Then per task one pickled (function, args) in and
-one (succeeded, payload, resident_bytes) out, where payload is the pickled value or a one-line error message.
+Talks over one inherited pipe, no other descriptor; what a task prints goes where the caller's errors go. First message in: the
+start-up tuple. Then per task one pickled (function, args) in and one answer out: a header, and pickled (succeeded, payload,
+resident_bytes), where payload is the pickled value or a one-line error message. The header tells an answer from what a task
+may write to descriptors that are not its own.
 """
 
 import ctypes
@@ -9,10 +11,13 @@ import os
 import pickle
 import resource
 import signal
+import struct
 import sys
 from multiprocessing.connection import Connection
 
 PR_SET_PDEATHSIG = 1
+HEADER = struct.Struct("!8sQ")  # MAGIC, bytes that follow
+MAGIC = b"spo-pool"
 PAGE_BYTES = resource.getpagesize()
 
 
@@ -53,6 +58,14 @@ def run(message: bytes) -> tuple[bool, bytes | str]:
         return False, one_line(error)
 
 
+def answer(fd: int, succeeded: bool, payload: bytes | str) -> None:
+    """Send an answer, whole."""
+    body = pickle.dumps((succeeded, payload, memory_pages()[1] * PAGE_BYTES))
+    message = memoryview(HEADER.pack(MAGIC, len(body)) + body)
+    while message:
+        message = message[os.write(fd, message) :]
+
+
 def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     pipe = Connection(fd)
@@ -60,14 +73,13 @@ def main(fd: int) -> None:
     die_with_parent(parent_pid)
     started, payload = run(initializer) if initializer is not None else (True, b"")
     limit_memory(memory_bytes)
-    pipe.send((started, payload, memory_pages()[1] * PAGE_BYTES))
+    answer(fd, started, payload)
     while True:
         try:
             message = pipe.recv_bytes()
         except EOFError:
             return
-        succeeded, payload = run(message)
-        pipe.send((succeeded, payload, memory_pages()[1] * PAGE_BYTES))
+        answer(fd, *run(message))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,12 @@ def wait_gone(pid: int, limit_s: float = 5.0) -> bool:
     return not alive(pid)
 
 
+def wait_until(condition, limit_s: float = 10.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
 def test_values_come_back_each_exactly_once(pool):
     futures = [pool.submit(divmod, n, 7) for n in range(200)]
     assert [future.result() for future in futures] == [divmod(n, 7) for n in range(200)]
@@ -83,6 +89,50 @@ def test_a_dying_worker_fails_its_task_only(pool):
     with pytest.raises(WorkerDied, match="died"):
         pool.submit(os.abort).result()
     assert pool.submit(divmod, 7, 2).result() == (3, 1)
+
+
+WRITES_EVERYWHERE = """
+import os
+for fd in range(3, 64):
+    try:
+        os.write(fd, {text})
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("text", ["b'x'", "b'no answer of a worker'", "bytes(64)", "os.urandom(4096)"])
+def test_a_task_that_writes_into_its_workers_pipe_fails_alone_and_nobody_hangs(pool, text):
+    start = time.monotonic()
+    for _ in range(2):
+        with pytest.raises((WorkerDied, TaskTimeout)):
+            pool.submit(exec, WRITES_EVERYWHERE.format(text=text)).result(20)
+            pool.submit(divmod, 7, 2).result(20)
+            pool.submit(divmod, 7, 2).result(20)
+    assert time.monotonic() - start < 20
+    assert [pool.submit(divmod, 7, 2).result(20) for _ in range(4)] == [(3, 1)] * 4
+
+
+def test_what_a_task_prints_is_no_answer(pool):
+    prints = "import os, sys; print('x' * 100_000); os.write(1, b'y' * 1000); sys.stdout.flush()"
+    assert pool.submit(exec, prints).result() is None
+    assert [pool.submit(divmod, 7, 2).result() for _ in range(4)] == [(3, 1)] * 4
+
+
+def test_large_arguments_and_results_pass(pool):
+    assert pool.submit(bytes.upper, b"x" * (8 << 20)).result() == b"X" * (8 << 20)
+
+
+def test_a_child_that_a_task_forks_and_that_keeps_the_pipe_open_does_not_hold_the_pool(pool, tmp_path):
+    forks = f"import os, time\nif os.fork() == 0: open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(300)"
+    assert pool.submit(exec, forks).result() is None
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    child = int((tmp_path / "pid").read_text())
+    for pid in pool.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.2)
+    assert [pool.submit(divmod, 7, 2).result(20) for _ in range(4)] == [(3, 1)] * 4
+    assert wait_gone(child), "it ends with its worker's group"
 
 
 def test_workers_killed_between_tasks_do_not_break_the_pool(pool):

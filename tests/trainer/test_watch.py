@@ -1,7 +1,6 @@
 """What the controller makes of numbers that are not finite, and of rewards without an answer."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
