@@ -1,0 +1,87 @@
+"""Engines killed and stopped in real runs: the training is that of the unbroken run, and too many deaths end it with one line."""
+
+import os
+import signal
+
+import pytest
+import run_processes
+import stack
+import torch
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
+STEPS = 6
+TWO_ENGINES = dict(
+    train__colocate_all=None,
+    vllm__num_engines=2,
+    train__num_episodes=STEPS // 2,
+    actor__lr_scheduler="constant",
+    spo__engine_timeout=20,
+    eval__temperature=0,
+    eval__n_samples_per_prompt=1,
+)
+# What tells of the engines' batches and of time, not of what was sampled and trained.
+NOT_OF_THE_STEP = ("timing/", "rollout/logprob_gap_", "rollout/cached_tokens", "rollout/cache_hit_rate")
+OF_THE_FAULT = ("rollout/requests_resent", "rollout/engine_restarts")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
+
+
+def at_work(pid: int, engine: int):
+    """The process of an engine while it has a request."""
+    run_processes.wait_for(
+        lambda: len(run_processes.named(pid, run_processes.ENGINE)) == 2, stack.LIMIT_S, "two engines"
+    )
+    process = run_processes.named(pid, run_processes.ENGINE)[engine]
+    run_processes.wait_for(lambda: process.cmdline()[0].endswith(".rollout"), stack.LIMIT_S, "a request")
+    return process
+
+
+def core_of(pid: int, engine):
+    [core] = [core for core in run_processes.named(pid, run_processes.CORE) if core.ppid() == engine.pid]
+    return core
+
+
+def test_a_run_whose_engines_die_and_hang_is_the_unbroken_run(task, tmp_path):
+    changes = dict(TWO_ENGINES, eval__dataset=task / "test.jsonl")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "broken").mkdir()
+    whole = stack.train(stack.options(task, tmp_path / "whole", **changes), tmp_path / "whole")
+
+    process = stack.start(stack.options(task, tmp_path / "broken", **changes))
+    stack.wait_for_events(process, tmp_path / "broken", "step", 1)
+    run_processes.kill(at_work(process.pid, 0), "an engine at work")
+    stack.wait_for_events(process, tmp_path / "broken", "step", 2)
+    core = core_of(process.pid, at_work(process.pid, 0))
+    os.kill(core.pid, signal.SIGSTOP)
+    print(f"injected: the core of an engine is stopped (process {core.pid})")
+    broken = stack.finish(process, tmp_path / "broken")
+
+    assert len(broken["steps"]) == len(whole["steps"]) == STEPS
+    for one, two in zip(whole["steps"], broken["steps"], strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            if not name.startswith(NOT_OF_THE_STEP) and name not in OF_THE_FAULT:
+                assert one[name] == two[name], name
+        assert two["rollout/requests"] == two["rollout/answers"]
+    deaths = broken["summary"]["engine_restarts"]
+    print(f"survived: {deaths} deaths, {broken['summary']['requests_resent']} requests sent again, {STEPS} equal steps")
+    assert deaths == 2 and whole["summary"]["engine_restarts"] == 0
+    assert "2 times an engine died and was started again" in broken["stdout"].splitlines()[-1]
+    assert whole["evals"] == broken["evals"]
+    one, two = stack.weights(tmp_path / "whole" / "model"), stack.weights(tmp_path / "broken" / "model")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_too_many_deaths_stop_the_run_with_one_line(task, tmp_path):
+    process = stack.start(stack.options(task, tmp_path, spo__max_engine_restarts=0, train__num_episodes=50))
+    stack.wait_for_events(process, tmp_path, "step", 1)
+    [core] = run_processes.named(process.pid, run_processes.CORE)
+    run_processes.kill(core, "the core of the only engine")
+    run = stack.finish(process, tmp_path, status=1)
+    last = run["stdout"].splitlines()[-1]
+    print(f"survived: {last}")
+    assert last.startswith("spo-train: stopped: engine 0 ") and "--spo.max_engine_restarts 0" in last
+    assert run["summary"]["engine_restarts"] == 1 and not run["summary"]["finished"]
