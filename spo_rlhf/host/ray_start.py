@@ -29,6 +29,7 @@ LOOPBACK = {
     "VLLM_HOST_IP": "127.0.0.1",
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
+    "RAY_USAGE_STATS_ENABLED": "0",  # nor anything sent there
 }
 
 _own: OwnRun | None = None  # of the Ray that was started here

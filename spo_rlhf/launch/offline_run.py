@@ -157,6 +157,7 @@ def set_up_process() -> None:
             "WORLD_SIZE": "1",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
+            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
         }
     if cpu.is_cpu():
         os.environ.update({name: os.environ.get(name, value) for name, value in cpu.worker_environment().items()})

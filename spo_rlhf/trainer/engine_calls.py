@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+from ray import exceptions
 
 from spo_rlhf import upstream
 from spo_rlhf.errors import RunStopped
@@ -12,7 +13,7 @@ from spo_rlhf.rollout.engine import OtherWeights
 from spo_rlhf.trainer.engine_pool import EngineGone
 
 # The process has ended, or Ray cannot reach it.
-DEATHS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError)
+DEATHS = (exceptions.RayActorError, exceptions.OutOfMemoryError, exceptions.WorkerCrashedError)
 
 
 class RayEngineCalls:
@@ -35,7 +36,7 @@ class RayEngineCalls:
         try:
             return ray.get(handle)
         except DEATHS as error:
-            final = isinstance(error, ray.exceptions.ActorDiedError)
+            final = isinstance(error, exceptions.ActorDiedError)
             raise EngineGone(f"died ({first_line(error)})", final=final) from None
         except upstream.engine_dead_error() as error:
             raise EngineGone(f"lost its core ({first_line(error)})", runs=True) from None
@@ -55,7 +56,7 @@ class RayEngineCalls:
         limit_s = 10 * self.timeout_s  # the engines' own limit strikes first, unless a collective waits for a dead one
         try:
             return ray.get(self.policy("broadcast_to_vllm", engines), timeout=limit_s)[0]
-        except ray.exceptions.GetTimeoutError:
+        except exceptions.GetTimeoutError:
             raise RunStopped(f"new weights did not reach the engines within {limit_s:g} s") from None
 
 

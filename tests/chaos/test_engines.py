@@ -15,7 +15,7 @@ TWO_ENGINES = dict(
     vllm__num_engines=2,
     train__num_episodes=STEPS // 2,
     actor__lr_scheduler="constant",
-    spo__engine_timeout=20,
+    spo__engine_timeout=30,
     eval__temperature=0,
     eval__n_samples_per_prompt=1,
 )

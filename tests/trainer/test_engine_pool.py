@@ -2,6 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -117,7 +118,8 @@ class Heard(SimpleNamespace):
 
 
 def make_pool(engines: int, max_restarts: int = 3) -> tuple[EnginePool, Cluster, Heard]:
-    cluster, heard = Cluster(engines), Heard(events=[], notes=[])
+    cluster: Any = Cluster(engines)
+    heard: Any = Heard(events=[], notes=[])
     pool = EnginePool(cluster, EngineLedger(engines, max_restarts), heard, timeout_s=20.0, clock=lambda: cluster.now)
     cluster.now = START_S
     pool.start()
@@ -126,7 +128,8 @@ def make_pool(engines: int, max_restarts: int = 3) -> tuple[EnginePool, Cluster,
 
 def submit(pool: EnginePool, slots: range, step: int = 0) -> None:
     for slot in slots:
-        pool.submit(SimpleNamespace(slot=slot, num_samples=2, seed=(1, "train", step)))
+        request: Any = SimpleNamespace(slot=slot, num_samples=2, seed=(1, "train", step))
+        pool.submit(request)
 
 
 def drain(pool: EnginePool) -> list:
