@@ -14,6 +14,7 @@ from spo_rlhf.core import options
 from spo_rlhf.errors import RunStopped, UserError
 from spo_rlhf.host.command import INTERRUPTED, WRONG_INPUT
 from spo_rlhf.host.console import Console
+from spo_rlhf.launch.deaths import dead_process
 
 
 def plain(value: Any) -> Any:
@@ -86,4 +87,6 @@ def explain(error: BaseException, log: str | Path) -> tuple[int, str]:
         return WRONG_INPUT, f"error: {first_line}"
     if isinstance(error, RunStopped):
         return 1, f"stopped: {first_line}"
+    if died := dead_process(str(error), log):
+        return 1, f"error: {died}"
     return 1, f"error: {type(error).__name__}: {first_line} (log: {log})"
