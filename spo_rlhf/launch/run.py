@@ -158,8 +158,8 @@ def closing(summary: dict[str, Any]) -> str:
     return "".join(f"; {text.format(summary[name])}" for name, text in parts.items() if summary[name])
 
 
-def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
-    """Run a resolved configuration in its run directory; exit status.
+def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: dict[str, Any] | None = None) -> int:
+    """Run a resolved configuration in its run directory; exit status. `settings` repeat it (launch/settings_file.py).
 
     With --ckpt.load_enable the record of that folder goes on, else it is replaced.
     """
@@ -171,7 +171,7 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
         rollouts = RolloutStore(run_dir, args.spo.save_rollouts_mb, console.line)
         record = RunRecord(run_dir, console, resume=resume, rollouts=rollouts)
-        for note in notes + store_config(run_dir, flatten(plain(args))):
+        for note in notes + store_config(run_dir, flatten(plain(args)), settings):
             console.line(f"note: {note}")
         where = "here" if args.spo.verbose else log
         console.line(f"starting Ray, {args.vllm.num_engines} vLLM engine(s) and the policy; engine log: {where}")
