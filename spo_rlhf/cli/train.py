@@ -14,7 +14,7 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder, ray_start
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
-from spo_rlhf.launch import bounds, settings_file
+from spo_rlhf.launch import bounds, hub, settings_file
 from spo_rlhf.launch.output import output_to
 from spo_rlhf.launch.rows import settle_template
 from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
@@ -80,6 +80,10 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     spo, notes = spo_options.settle(flat, explicit)
     model_folder.trust_code(spo.trust_remote_code)
     dry_run = vars(flat).pop("dry_run")
+    if spo.push_to_hub:
+        hub.check_name(spo.push_to_hub)
+        if not dry_run:
+            hub.check_access()
     notes += settle_device(ask_cluster=not dry_run)
     if not dry_run:
         notes += ray_start.settle_temp_dir()
