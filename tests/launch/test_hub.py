@@ -101,7 +101,7 @@ def folder(tmp_path):
 def test_card_and_weights_arrive_in_a_private_repository(server, folder):
     assert hub.push_or_tell(folder, "me/model") == f"pushed to {server.url}/me/model"
     got = server.got
-    assert got["created"]["name"] == "model" and got["created"]["private"] is True
+    assert got["created"]["name"] == "model" and got["created"]["visibility"] == "private"
     assert got["tokens"] == {"Bearer hf_test"}
     assert got["lfs"] == b"\x00\x01weights"
     files = {one["value"]["path"]: one["value"] for one in got["commit"] if one["key"] in ("file", "lfsFile")}
