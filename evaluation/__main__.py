@@ -1,4 +1,4 @@
-"""`spo-eval`, or `python -m evaluation`: run, report, grade, regrade."""
+"""`spo-eval`, or `python -m evaluation`: run, report, grade, regrade, export."""
 
 import argparse
 import functools
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import grading, report
+from evaluation.export import run_export
 from evaluation.settings import RunOptions, RunSettings, from_arguments
 from spo_rlhf import plugins
 from spo_rlhf.graders.kinds import KINDS
@@ -44,6 +45,7 @@ examples:
   spo-eval run --model MODEL --preset spo-paper --output runs/eval/mine        # as the paper's Table 1 was made
   spo-eval run --model MODEL --tasks mine=problems.jsonl --contexts 4096 --output runs/eval/mine
   spo-eval report runs/eval/mine runs/eval/base --format md,html,png,json
+  spo-eval export runs/eval/mine            # logs for `inspect view`
   spo-eval grade --gold 1/2 --pred 'so it is \\boxed{0.5}'
   spo-eval grade --file answers.jsonl --output graded.jsonl
 """
@@ -62,6 +64,9 @@ def build_parser(preset: str | None = None) -> argparse.ArgumentParser:
     _add_report(commands)
     _add_grade(commands)
     _add_regrade(commands)
+    sub = commands.add_parser("export", help="logs in Inspect's format, for `inspect view` and other readers")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="output folder of a finished run")
+    sub.add_argument("--output", type=Path, metavar="DIR", help="folder for the logs (default: inspect/ in the run's)")
     return parser
 
 
@@ -152,8 +157,9 @@ def _add_lengths_and_sampling(sub: argparse.ArgumentParser) -> None:
     add("--separate-contexts", action="store_true", help="sample once per context, cut nothing")
     add("--no-curve", dest="curve", action="store_false", help="grade at --contexts only, not between them")
     add = sub.add_argument_group("sampling").add_argument
+    own = "responses per problem (default: the task's own, 16 where it has 30 or 40 problems, else 1)"
+    add("--samples", type=whole(1), metavar="N", help=own)
     for name, kind, letter, meaning in (
-        ("samples", whole(1), "N", "responses per problem "),
         ("temperature", temperature, "T", ""),
         ("top_p", share, "P", ""),
         ("seed", whole(0), "N", ""),
@@ -198,7 +204,13 @@ def run_regrade(args: argparse.Namespace) -> None:
     print(f"{changed} of {total} grades changed; {args.folder}/results.json rewritten")
 
 
-COMMANDS = {"run": run_run, "report": report.run_report, "grade": grading.run_grade, "regrade": run_regrade}
+COMMANDS = {
+    "run": run_run,
+    "report": report.run_report,
+    "grade": grading.run_grade,
+    "regrade": run_regrade,
+    "export": run_export,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """The command `run`: sample, grade while sampling, store each sample as it finishes, resume where a run stopped."""
 
 import functools
-import hashlib
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from evaluation.settings import (
     write_settings,
 )
 from evaluation.stored import write_results
-from evaluation.tasks import LoadedTask, load_tasks
+from evaluation.tasks import LoadedTask, data_hash, load_tasks
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.host import model_folder, ray_start
@@ -41,6 +40,8 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     for note in ray_start.settle_temp_dir():
         _say(note)
     tasks = load_tasks(settings.tasks, options.data_dir, settings.limit)
+    for note in (note for task in tasks for note in task.notes):
+        _say(note)
     tokenizer, limit = _load_tokenizer(settings, options)
     prompted = [item for task in tasks for item in _prompts(task, settings, tokenizer)]
     engine = _engine_settings(
@@ -148,9 +149,7 @@ def tasks_known(prompted: list[Prompted]) -> dict[str, dict[str, Any]]:
     known = {}
     for task in dict.fromkeys(item.task.name for item in prompted):
         mine = [item for item in prompted if item.task.name == task]
-        data = hashlib.sha256(
-            "\0".join(f"{item.problem.text}\1{item.problem.gold}" for item in mine).encode()
-        ).hexdigest()[:16]
+        data = data_hash([item.problem for item in mine])
         known[task] = {
             "kind": mine[0].task.task.kind,
             "problems": len(mine),
@@ -247,7 +246,7 @@ def _requests(
     items, requests = {}, []
     for context in settings.contexts if settings.separate_contexts else [max(settings.contexts)]:
         for item in prompted:
-            for sample in range(settings.samples):
+            for sample in range(settings.samples or item.task.task.samples):
                 key = (item.task.name, item.key, sample, context)
                 items[key] = item
                 if key[1:] not in logs[item.task.name].rows:

@@ -24,7 +24,7 @@ class RunSettings:
     model: str
     tasks: tuple[str, ...]
     contexts: tuple[int, ...]
-    samples: int = 1
+    samples: int | None = None  # as many as each task says
     temperature: float = 0.6
     top_p: float = 0.95
     seed: int = 0

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
+from spo_rlhf.core.intervals import Z, wilson_interval
+
 CONFIDENCE = 0.95
-Z = 1.959963984540054  # the normal quantile at 1 - (1 - CONFIDENCE) / 2
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -52,14 +53,6 @@ def mean_interval(values_P: Sequence[float] | np.ndarray, samples: int) -> tuple
     design = min(max(float(values_P.var(ddof=1)) * k / (mean * (1 - mean)) * spread, 1.0), k)
     design += (k - design) * math.exp(-events / 2)
     return wilson_interval(mean, samples / design)
-
-
-def wilson_interval(share: float, n: float) -> tuple[float, float]:
-    """95 % Wilson score interval of a share of `n` independent trials; `n` may be an effective number, from 1."""
-    centre, spread = share + Z * Z / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    low, high = (centre - spread) / (1 + Z * Z / n), (centre + spread) / (1 + Z * Z / n)
-    # At the ends exactly: rounding must not leave the share outside of its own interval.
-    return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
 
 
 def majority_score(answers: Sequence[str | None], correct: Sequence[bool]) -> float:

@@ -11,6 +11,8 @@ from evaluation.stats import mcnemar, paired_difference
 from spo_rlhf.graders.verdict import MODES
 from spo_rlhf.host.files import read_json, read_jsonl
 
+# Where the samples of a problem decide how wide an interval is: at most so many problems, and samples that are enough for them.
+FEW_PROBLEMS, ENOUGH_SAMPLES = 50, 16
 HEADER = [
     "model",
     "task",
@@ -211,17 +213,31 @@ def sections(runs: list[Run], paper: bool) -> list[tuple[str, list[str], list[li
     return parts
 
 
+def few_samples(task: dict[str, Any]) -> str | None:
+    """What to say where few problems have few samples each; None elsewhere."""
+    points = [point for point in task["contexts"].values() if point]
+    if not points or points[-1]["n"] > FEW_PROBLEMS or points[-1]["samples"] >= ENOUGH_SAMPLES * points[-1]["n"]:
+        return None
+    low, high = points[-1]["strict"]["interval"]
+    return (
+        f"{points[-1]['n']} problems with {points[-1]['samples'] // points[-1]['n']} sample(s) each tell little: the interval "
+        f"is {100 * (high - low):.0f} points wide. Give --samples {ENOUGH_SAMPLES} or more, and compare intervals, not numbers."
+    )
+
+
 def notes(runs: list[Run]) -> list[str]:
     """What a reader must know: how contexts count, and prompts that are not those of the published runs."""
     lines = []
     for run in runs:
         settings = run.value["settings"]
         lines.append(
-            f"{run.label}: {settings['samples']} samples per problem, temperature {settings['temperature']}, top-p "
+            f"{run.label}: {settings['samples'] or 'as many as each task says'} samples per problem, temperature {settings['temperature']}, top-p "
             f"{settings['top_p']}, seed {settings['seed']}; a context limit counts "
             f"{'prompt and response' if settings['budget'] == 'total' else 'the response only'}."
         )
         for task, known in run.value["tasks"].items():
+            if few := few_samples(run.value["tasks"][task]):
+                lines.append(f"{run.label}, {task}: {few}")
             if known.get("published_prompts"):
                 match = known["published_prompts"]
                 lines.append(

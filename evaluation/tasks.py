@@ -1,5 +1,7 @@
 """The problems of a task: from local files, or from the Hugging Face hub. What a task is stands in `spo_rlhf.tasks`."""
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +33,7 @@ class LoadedTask:
     name: str
     task: Task
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()  # where the data are not those that others measure
 
 
 def load_tasks(specs: Sequence[str], data_dir: Path | None, limit: int | None = None) -> list[LoadedTask]:
@@ -64,7 +67,33 @@ def load_task(spec: str, data_dir: Path | None, limit: int | None = None) -> Loa
     problems = [_problem(name, task, number, row) for number, row in enumerate(rows[:limit])]
     if len({problem.id for problem in problems}) < len(problems):
         problems = [replace(problem, id=f"{number}/{problem.id}") for number, problem in enumerate(problems)]
-    return LoadedTask(name, task, tuple(problems))
+    notes = () if path else shape_notes(name, task, problems, whole=limit is None or limit >= len(rows))
+    return LoadedTask(name, task, tuple(problems), tuple(notes))
+
+
+def data_hash(problems: Sequence[Problem]) -> str:
+    """Of questions and answers, in their order; the results file holds it."""
+    return hashlib.sha256("\0".join(f"{one.text}\1{one.gold}" for one in problems).encode()).hexdigest()[:16]
+
+
+def shape_notes(name: str, task: Task, problems: Sequence[Problem], *, whole: bool) -> list[str]:
+    """What tells the data from those of that name, in lines to show; `whole`: none were left out.
+
+    Raises UserError for an answer that no problem of the task has: the data are of something else.
+    """
+    if task.answer is not None:
+        for number, one in enumerate(problems, start=1):
+            if not re.fullmatch(task.answer, one.gold.strip()):
+                raise UserError(
+                    f"--tasks {name}: row {number} has the answer {one.gold[:40]!r}, which its problems never have"
+                )
+    if not whole:
+        return []
+    if task.size is not None and len(problems) != task.size:
+        return [f"{name}: {len(problems)} problems, the task has {task.size}; its scores compare with nobody else's"]
+    if task.data is not None and data_hash(problems) != task.data:
+        return [f"{name}: texts or answers differ from the data that this was tested with (hash {task.data})"]
+    return []
 
 
 def _local_rows(name: str, task: Task, data_dir: Path) -> list[dict[str, Any]]:
@@ -96,6 +125,8 @@ def _problem(name: str, task: Task, number: int, row: dict[str, Any]) -> Problem
     """Rows of local files have problem and answer; those of the hub the data set's own keys."""
     problem, answer = (task.test.problem, task.test.answer) if task.test else ("problem", "answer")
     text, gold = row.get("problem", row.get(problem)), row.get("answer", row.get(answer))
+    if isinstance(gold, list) and gold and all(isinstance(one, str) for one in gold):
+        gold = ", ".join(gold)  # several answers, all of which are asked for
     is_text = isinstance(text, str) and text != ""
     is_answer = isinstance(gold, (str, int, float)) and not isinstance(gold, bool) and gold != ""
     if not (is_text and is_answer):

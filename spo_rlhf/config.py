@@ -190,6 +190,13 @@ class SpoConfig:
     save_rollouts_mb: int = option(
         256, at_least=1, metavar="MB", help="room on the disk that kept rollouts may take; older steps are thinned out"
     )
+    push_to_hub: str | None = option(
+        parse=str,
+        default_text="off",
+        metavar="NAME",
+        help="upload the trained model, with its card, to this repository of the Hugging Face hub (private where it is "
+        "new); a failure is told and loses nothing",
+    )
     run_dir: str | None = option(
         parse=str,
         default_text="runs/<date>-<time>",

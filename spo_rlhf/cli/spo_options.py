@@ -12,11 +12,12 @@ from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import options as declarations
 from spo_rlhf.core.options import Option, OptionError, declared
 from spo_rlhf.errors import UserError
+from spo_rlhf.launch import settings_file
 from spo_rlhf.methods.base import SetOption
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the `--spo.*` group and `--dry-run` to OpenRLHF's parser. Raises UserError for parts that cannot be offered."""
+    """Add the `--spo.*` group, `--config` and `--dry-run` to OpenRLHF's parser. Raises UserError for parts that cannot be offered."""
     group = parser.add_argument_group("Segment Policy Optimization (--spo.*)")
     try:
         options = declared(SpoConfig)
@@ -24,6 +25,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         raise UserError(f"--spo.plugin: {error}") from None
     for option in options:
         group.add_argument(f"--spo.{option.flag}", **_argument(option))
+    parser.add_argument(
+        settings_file.FLAG,
+        action="append",
+        metavar="FILE.yaml",
+        help="settings as a file of NAME: VALUE (docs/settings.md); flags win over it, and later files over earlier ones",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",

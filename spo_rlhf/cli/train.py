@@ -6,13 +6,15 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from spo_rlhf import plugins, upstream
 from spo_rlhf.cli import presets, spo_options
+from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder, ray_start
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
-from spo_rlhf.launch import bounds
+from spo_rlhf.launch import bounds, hub, settings_file
 from spo_rlhf.launch.output import output_to
 from spo_rlhf.launch.rows import settle_template
 from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
@@ -25,6 +27,9 @@ EXAMPLES = """examples:
 
   # GRPO, the same command otherwise; with the probability mask: add --spo.prob_mask
   spo-train --spo.mode group ...
+
+  # settings from a file; every run writes one that repeats it
+  spo-train --config runs/first/config.yaml --spo.run_dir runs/second --actor.adam.lr 2e-6
 
   # see what would run where, start nothing
   spo-train ... --dry-run
@@ -46,14 +51,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def with_files(argv: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, plugins' options included, and the command line with what the files of `--config` say before it.
+
+    Raises UserError.
+    """
+    files = plugins.named_in(argv, settings_file.FLAG)
+    plugin, named = "spo.plugin", plugins.named_in(argv, "--spo.plugin")
+    for path in reversed(files):  # their parts may have options in the parser that reads the files
+        named = named or settings_file.as_list(settings_file.read(path).get(plugin))
+    plugins.load(named)
+    parser = build_parser()
+    return parser, [*settings_file.arguments(files, parser, argv), *argv]
+
+
 def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     """Arguments -> resolved configuration (nested, `args.spo` a SpoConfig) and what was decided on the way.
 
     Raises UserError.
     """
-    plugins.load(plugins.named_in(argv, "--spo.plugin"))
-    parser = build_parser()
+    parser, argv = with_files(argv)
     flat = parser.parse_args(argv)
+    vars(flat).pop("config")
     explicit = spo_options.explicit_options(parser, argv)
     presets.apply(flat, explicit)
     bounds.check_bounds(flat)
@@ -61,6 +80,10 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     spo, notes = spo_options.settle(flat, explicit)
     model_folder.trust_code(spo.trust_remote_code)
     dry_run = vars(flat).pop("dry_run")
+    if spo.push_to_hub:
+        hub.check_name(spo.push_to_hub)
+        if not dry_run:
+            hub.check_access()
     notes += settle_device(ask_cluster=not dry_run)
     if not dry_run:
         notes += ray_start.settle_temp_dir()
@@ -85,11 +108,26 @@ def run(argv: list[str]) -> int:
     with tempfile.NamedTemporaryFile() as early_log, output_to(early_log.name):
         args, notes = parse(argv)
         early = Path(early_log.name).read_bytes()
+    settings = repeated_by(argv, args)
     if args.dry_run:
         print(describe(args, notes))
         print(f"dry run: nothing was started ({duration(time.monotonic() - start)})")
         return 0
-    return train(args, notes, early)
+    return train(args, notes, early, settings)
+
+
+def repeated_by(argv: list[str], args: SimpleNamespace) -> dict[str, Any]:
+    """The settings that make the command again. Raises UserError where the run would replace the one that it repeats."""
+    for path in map(Path, plugins.named_in(argv, settings_file.FLAG)):
+        replaces = args.spo.run_dir and path.resolve().parent == Path(args.spo.run_dir).resolve()
+        if replaces and not args.dry_run and not args.ckpt.load_enable:
+            raise UserError(
+                f"{settings_file.FLAG} {path}: the run would replace the one that the file is of; add --spo.run_dir DIR, "
+                "or --ckpt.load_enable to go on with it"
+            )
+    parser, argv = with_files(argv)
+    named_by_time = {name: str(value) for name in upstream.NAMED_BY_TIME if (value := upstream.option(args, name))}
+    return {**named_by_time, **settings_file.said(parser, argv)}
 
 
 def main(argv: list[str] | None = None) -> int:

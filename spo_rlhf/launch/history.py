@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.host.files import read_json, replace_text, write_json
+from spo_rlhf.host.versions import versions
+from spo_rlhf.launch import settings_file
 
 METRICS, SUMMARY, CONFIG = "metrics.jsonl", "summary.json", "config.json"
+SETTINGS = "config.yaml"  # what repeats the first start
 NONFINITE = "nonfinite"  # folder of the samples with a number that is not finite
 CUT = "metrics.cut.jsonl"  # events of steps after the checkpoint that a run went on from
 OTHER_CONFIGS = "config.start*.json"
@@ -18,7 +21,7 @@ Event = dict[str, Any]
 
 def clear(run_dir: Path) -> None:
     """Remove the record of another run: nothing of it may stand beside the new one."""
-    for name in (METRICS, CUT, SUMMARY, CONFIG, OTHER_CONFIGS, f"{NONFINITE}/step-*.json"):
+    for name in (METRICS, CUT, SUMMARY, CONFIG, SETTINGS, OTHER_CONFIGS, f"{NONFINITE}/step-*.json"):
         for path in run_dir.glob(name):
             path.unlink()
 
@@ -57,12 +60,16 @@ def line(event: Event) -> str:
     return json.dumps(event) + "\n"
 
 
-def store_config(run_dir: Path, config: dict[str, Any]) -> list[str]:
+def store_config(run_dir: Path, config: dict[str, Any], settings: dict[str, Any] | None = None) -> list[str]:
     """Write the resolved options of a start: config.json is that of the first, and of those that equal it.
 
-    One that differs is stored as config.start<N>.json. Returns lines to show: what differs.
+    One that differs is stored as config.start<N>.json. Returns lines to show: what differs. The `settings` that repeat
+    the first start become config.yaml; what only says how it started is left out.
     """
     path = run_dir / CONFIG
+    if settings is not None and not (run_dir / SETTINGS).exists():
+        repeating = {name: value for name, value in settings.items() if name not in OF_A_START}
+        settings_file.write(run_dir / SETTINGS, repeating, versions().get("spo-rlhf", "?"))
     if not path.exists():
         write_json(path, config)
         return []

@@ -13,7 +13,7 @@ from spo_rlhf import cpu, plugins, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, model_folder, processes, ray_start
 from spo_rlhf.host.console import Console, duration
-from spo_rlhf.launch import gpu_rules
+from spo_rlhf.launch import gpu_rules, hub, model_card
 from spo_rlhf.launch.follow import following
 from spo_rlhf.launch.history import store_config
 from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
@@ -156,8 +156,22 @@ def closing(summary: dict[str, Any]) -> str:
     return "".join(f"; {text.format(summary[name])}" for name, text in parts.items() if summary[name])
 
 
-def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
-    """Run a resolved configuration in its run directory; exit status.
+def leave_model(args: SimpleNamespace, summary: dict[str, Any], settings: dict[str, Any], console: Console) -> None:
+    """Card and sampling into the saved model's folder, and the folder to the hub where that was asked for.
+
+    The run is over and its model saved: what goes wrong here is told and changes nothing of that.
+    """
+    try:
+        model_card.finish_folder(args, summary, settings)
+    except Exception as error:
+        traceback.print_exc()
+        console.line(f"note: no model card in {args.ckpt.output_dir} ({type(error).__name__}: {error})")
+    if args.spo.push_to_hub:
+        console.line(hub.push_or_tell(Path(args.ckpt.output_dir), args.spo.push_to_hub))
+
+
+def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: dict[str, Any] | None = None) -> int:
+    """Run a resolved configuration in its run directory; exit status. `settings` repeat it (launch/settings_file.py).
 
     With --ckpt.load_enable the record of that folder goes on, else it is replaced.
     """
@@ -169,7 +183,7 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
         rollouts = RolloutStore(run_dir, args.spo.save_rollouts_mb, console.line)
         record = RunRecord(run_dir, console, resume=resume, rollouts=rollouts)
-        for note in notes + store_config(run_dir, flatten(plain(args))):
+        for note in notes + store_config(run_dir, flatten(plain(args)), settings):
             console.line(f"note: {note}")
         where = "here" if args.spo.verbose else log
         console.line(f"starting Ray, {args.vllm.num_engines} vLLM engine(s) and the policy; engine log: {where}")
@@ -195,6 +209,7 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
         if status:
             console.line(f"{PROGRAM}: {message}")
         else:
+            leave_model(args, summary, settings or {}, console)
             console.line(
                 f"done in {duration(summary['seconds_total'])}: {summary['steps']} steps, model in {args.ckpt.output_dir}"
                 f"{closing(summary)}"

@@ -39,6 +39,7 @@ class Totals:
         self.steps = self.generated_tokens = self.mc_tokens = 0
         self.counts = dict.fromkeys(COUNTS, 0)
         self.accuracy: list[list[float]] = []  # [step, accuracy] of every evaluation
+        self.problems: int | None = None  # held out, of the latest evaluation
         self.phases = {"start": 0.0, **dict.fromkeys(PHASES.values(), 0.0), "evaluate": 0.0}
         self.seconds_of_earlier_starts = 0.0
         self._started = self._last = 0.0  # of the current start: when, and the time of its last event
@@ -63,6 +64,7 @@ class Totals:
             "accuracy_after": self.accuracy[-1][1] if self.accuracy else None,
             "accuracy_best": max((accuracy for _, accuracy in self.accuracy), default=None),
             "accuracy": self.accuracy,
+            "held_out_problems": self.problems,
             "seconds_total": round(total, 3),
             "seconds_by_phase": {name: round(seconds, 3) for name, seconds in phases.items()},
         }
@@ -98,6 +100,7 @@ class Totals:
         if accuracy is None:
             return
         self.phases["evaluate"] += event["seconds"]
+        self.problems = event.get("problems")
         if self.accuracy and self.accuracy[-1][0] == event["step"]:
             self.accuracy.pop()  # a start with nothing left to train evaluates its checkpoint once more
         self.accuracy.append([event["step"], accuracy])

@@ -28,6 +28,7 @@ from spo_rlhf.methods.base import (
     Supply,
     TrainerServices,
 )
+from spo_rlhf.rollout import steps
 from spo_rlhf.rollout.chain import Continuation, PromptRollout, Response
 from spo_rlhf.rollout.estimators import ESTIMATORS, Estimator
 from spo_rlhf.rollout.records import Rollout, Sample
@@ -48,6 +49,12 @@ class Chain(SegmentMethod):
     )
     mc_rollouts: int = option(9, at_least=1, metavar="R", help="Monte Carlo continuations per inner boundary")
     baseline: Baseline = choice("baseline", BASELINES, "group", help=BASELINE_HELP)
+    step_rewards: str = option(
+        "off",
+        choices=steps.RULES,
+        help="what the values mean that the reward function returns for steps: add: to the advantage of the segment in which "
+        "the step ends; replace: the values of the states behind the steps, in place of Monte Carlo (docs/rewards.md)",
+    )
     train_continuations: bool = option(
         False,
         help="train on the continuations as well, each against its siblings from the same state; they take the place "
@@ -67,6 +74,10 @@ class Chain(SegmentMethod):
     def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
         super().refuse(options, explicit)
         self._try_partition()
+        if self.step_rewards != "off" and not str(options["reward.remote_url"] or "").endswith(".py"):
+            raise UserError(
+                f"{steps.FLAG} {self.step_rewards} needs a reward file (--reward.remote_url FILE.py) that returns steps"
+            )
         if self.train_continuations and self.mc_rollouts < 2:
             raise UserError(
                 "--spo.train_continuations needs --spo.mc_rollouts of at least 2: a continuation alone has no siblings"
@@ -87,7 +98,9 @@ class Chain(SegmentMethod):
             raise UserError(f"--spo.partition {name} cannot cut a response of {len(prob_T)} tokens ({what})") from error
 
     def text_flag(self) -> str | None:
-        return f"--spo.partition {name_of(PARTITIONS, self.partition)}" if self.partition.needs_text else None
+        if self.partition.needs_text:
+            return f"--spo.partition {name_of(PARTITIONS, self.partition)}"
+        return None if self.step_rewards == "off" else f"{steps.FLAG} {self.step_rewards}"
 
     async def rollout(self, job: PromptJob) -> Rollout:
         sampler = PromptRollout(
@@ -97,7 +110,12 @@ class Chain(SegmentMethod):
             keep_continuations=self.train_continuations,
         )
         responses = await sampler.chain(
-            job.request.num_samples, self.partition, self.mc_rollouts, self.estimator, job.request.prior
+            job.request.num_samples,
+            self.partition,
+            self.mc_rollouts,
+            self.estimator,
+            job.request.prior,
+            self.step_rewards,
         )
         return job.rollout(
             sampler.counts,

@@ -14,12 +14,14 @@ import numpy as np
 from spo_rlhf.core import advantages, values
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.partition import Partition
+from spo_rlhf.rollout import steps
 from spo_rlhf.rollout.estimators import Estimator, MonteCarlo
 from spo_rlhf.rollout.prompt import PromptSampler, gather
 from spo_rlhf.rollout.protocol import Completion, Engine, Grade, ResponseGrader
 
 TokenTexts = Callable[[Sequence[int]], list[str]]
 MONTE_CARLO = MonteCarlo()
+StepValues = tuple[list[float], list[int]]  # values of steps, and the tokens at which they end
 # (response prefix, number of continuations) -> the value that was asked for
 StateValues = dict[tuple[tuple[int, ...], int], "asyncio.Task[values.ValueEstimate]"]
 
@@ -91,18 +93,22 @@ class PromptRollout(PromptSampler):
         num_rollouts: int,
         estimator: Estimator = MONTE_CARLO,
         prior: values.Prior | None = None,
+        step_rule: str = "off",
     ) -> list[Response]:
         """`num_responses` responses with segment advantages: V(s_0) from the other responses and, where there is one, the
         prior; by Monte Carlo where there is neither.
 
-        `num_rollouts` continuations of a state unless the estimator asks for others. Equation: core/advantages.py.
+        `num_rollouts` continuations of a state unless the estimator asks for others. Equation: core/advantages.py; what
+        the reward function says of steps enters by `step_rule` (rollout/steps.py).
         """
 
         alone = num_responses == 1 and prior is None
 
         async def respond_and_value(index: int) -> Response:
             response = await self._respond(index)
-            await self._value_segments(response, partition, num_rollouts, estimator, alone=alone)
+            steps.check_steps(response.grade, step_rule)
+            given = self._steps(response) if step_rule == "replace" else None
+            await self._value_segments(response, partition, num_rollouts, estimator, alone=alone, given=given)
             return response
 
         responses = await self._for_each_response(num_responses, respond_and_value)
@@ -112,13 +118,26 @@ class PromptRollout(PromptSampler):
                 response.estimate_K.insert(0, estimate)
         for response in responses:
             adv_K = advantages.chain(response.value_K, response.grade.reward)
+            if step_rule == "add":
+                value_J, end_J = self._steps(response)
+                adv_K = adv_K + steps.segment_rewards(value_J, end_J, response.boundaries)
             response.adv_T = advantages.to_tokens(adv_K, response.boundaries).tolist()
         return responses
 
     async def _value_segments(
-        self, response: Response, partition: Partition, num_rollouts: int, estimator: Estimator, *, alone: bool
+        self,
+        response: Response,
+        partition: Partition,
+        num_rollouts: int,
+        estimator: Estimator,
+        *,
+        alone: bool,
+        given: StepValues | None = None,
     ) -> None:
-        """Boundaries of a response and the values of its inner states, in place; that of the prompt too where `alone`."""
+        """Boundaries of a response and the values of its inner states, in place; that of the prompt too where `alone`.
+
+        The values are the estimator's, or where they are `given`, those.
+        """
         token_ids = response.completion.token_ids
         prob_T = np.exp(np.asarray(response.completion.deciding_logprobs, dtype=np.float64))
         text_T = self.token_texts(token_ids) if partition.needs_text and self.token_texts else None
@@ -127,11 +146,25 @@ class PromptRollout(PromptSampler):
             return self._value(tuple(token_ids[:position]), rollouts or num_rollouts)
 
         prompt_value = asyncio.ensure_future(value(0)) if alone else None
-        response.boundaries, estimates = await estimator.estimate(partition.boundaries(prob_T, text_T), value)
-        self.counts.mc_states += len(estimates) + alone
+        boundary_K = partition.boundaries(prob_T, text_T)
+        if given is None:
+            response.boundaries, estimates = await estimator.estimate(boundary_K, value)
+            self.counts.mc_states += len(estimates)
+        else:
+            response.boundaries, estimates = steps.valued(*given, boundary_K)
+        self.counts.mc_states += alone
         if prompt_value is not None:
             estimates = [await prompt_value, *estimates]
         response.estimate_K = list(estimates)
+
+    def _steps(self, response: Response) -> StepValues:
+        """Values (J,) that the reward function gave for steps, and the tokens (J,) at which they end."""
+        given = response.grade.steps or ()
+        if not given:
+            return [], []
+        if self.token_texts is None:
+            raise ValueError("steps are placed by the text of each token, which this sampler was not given")
+        return [value for _, value in given], steps.token_ends(given, self.token_texts(response.completion.token_ids))
 
     async def _for_each_response(self, count: int, respond: Callable[[int], Awaitable[Response]]) -> list[Response]:
         try:

@@ -38,9 +38,11 @@ class Grade:
     reward: float
     score: float  # what dynamic filtering looks at; the reward itself unless the reward function says otherwise
     logs: dict[str, float] = field(default_factory=dict)
+    steps: tuple[tuple[int, float], ...] | None = None  # (characters of the response up to its end, value) of each step
+    answered: bool = field(default=True, compare=False)  # False: no reward function has said this
 
 
-TRUNCATED = Grade(reward=0.0, score=0.0)  # a response cut by the length limit is not graded
+TRUNCATED = Grade(reward=0.0, score=0.0, answered=False)  # a response cut by the length limit is not graded
 
 
 class ResponseGrader(Protocol):

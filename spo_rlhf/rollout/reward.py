@@ -14,7 +14,7 @@ from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 
 IMPORT_LIMIT_S = 60.0  # for the reward file to be imported
-NOT_GRADED = Grade(reward=0.0, score=0.0)
+NOT_GRADED = Grade(reward=0.0, score=0.0, answered=False)
 
 
 def label_text(label: Any) -> Any:
@@ -40,7 +40,8 @@ class RewardCounts:
 class FileReward:
     """`reward_func(queries, prompts, labels)` of a .py file, OpenRLHF's contract for `--reward.remote_url FILE.py`.
 
-    It returns a dict with `rewards` and, if it likes, `scores` and `extra_logs`, one number per query (lists or tensors).
+    It returns a dict with `rewards` and, if it likes, `scores` and `extra_logs`, one number per query (lists or tensors), and
+    `steps`, one list per query (rollout/steps.py).
     A reward that takes longer than `timeout_s` counts as 0 (`counts.timeouts` counts them); one that raises or returns
     something else is a UserError, since training on a wrong reward helps nobody. Use as a context, or `close` it.
 

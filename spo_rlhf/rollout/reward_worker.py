@@ -38,8 +38,13 @@ def load(path: str) -> None:
     _reward_func = module.reward_func
 
 
-def grade(query: str, prompt: str, label: str, finite: bool = True) -> tuple[float, float, dict[str, float]]:
-    """(reward, score, logs) of one response. `query` is the prompt followed by the response.
+Steps = tuple[tuple[int, float], ...]
+
+
+def grade(
+    query: str, prompt: str, label: str, finite: bool = True
+) -> tuple[float, float, dict[str, float]] | tuple[float, float, dict[str, float], Steps]:
+    """(reward, score, logs) of one response, and its steps where there are some. `query` is the prompt and the response.
 
     Raises RewardFileError; for a reward or score that is not finite only with `finite`.
     """
@@ -57,7 +62,56 @@ def grade(query: str, prompt: str, label: str, finite: bool = True) -> tuple[flo
         str(name): only_number(value, f"extra_logs[{name!r}]")
         for name, value in (result.get("extra_logs") or {}).items()
     }
-    return reward, score, logs
+    if result.get("steps") is None:
+        return reward, score, logs
+    return reward, score, logs, steps_of(result["steps"], query.removeprefix(prompt))
+
+
+def steps_of(values: Any, response: str) -> Steps:
+    """(characters up to the step's end, value) of each step, in the order of their ends.
+
+    `values` holds one list, of the one query: numbers, one for each line of the response with text in it, or pairs
+    [characters of the response up to the step's end, value]. Raises RewardFileError for anything else.
+    """
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, (list, tuple)) or len(values) != 1:
+        raise RewardFileError("reward_func must return as steps one list per query")
+    steps = values[0].tolist() if hasattr(values[0], "tolist") else values[0]
+    if not isinstance(steps, (list, tuple)):
+        raise RewardFileError(f"reward_func returned {steps!r} as the steps of a query: return a list")
+    if not any(isinstance(step, (list, tuple)) for step in steps):
+        ends = line_ends(response)
+        if len(steps) != len(ends):
+            raise RewardFileError(
+                f"reward_func returned {len(steps)} steps for a response of {len(ends)} lines with text: return one a line, or "
+                "pairs [characters, value]"
+            )
+        steps = list(zip(ends, steps, strict=True))
+    found = []
+    for step in steps:
+        if not isinstance(step, (list, tuple)) or len(step) != 2:
+            raise RewardFileError(f"reward_func returned the step {step!r}: return [characters, value]")
+        end, value = step
+        if isinstance(end, bool) or not isinstance(end, int) or not 0 < end <= len(response):
+            raise RewardFileError(
+                f"reward_func returned a step that ends at {end!r}: a response of {len(response)} characters has ends from 1"
+            )
+        if found and end <= found[-1][0]:
+            raise RewardFileError(
+                f"reward_func returned steps that end at {found[-1][0]} and then at {end}: let them rise"
+            )
+        found.append((end, only_number([value], "the value of a step")))
+    return tuple(found)
+
+
+def line_ends(response: str) -> list[int]:
+    r"""Characters up to the end of each line with text in it, its line feed included."""
+    ends, at = [], 0
+    for line in response.split("\n"):
+        at = min(at + len(line) + 1, len(response))
+        if line.strip():
+            ends.append(at)
+    return ends
 
 
 def only_number(values: Any, name: str, finite: bool = True) -> float:

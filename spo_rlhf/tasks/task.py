@@ -99,6 +99,9 @@ class Task:
         other braces are doubled. None where nobody trains on the task.
     prompt: the prompt of the evaluation; None: the template, without a chat template, or BOXED where there is none.
     kind: of the answers, a name in `graders.kinds.KINDS`.
+    samples: responses to each problem of the evaluation, unless it is told otherwise; few problems need many.
+    size: number of its problems, answer: a pattern of its answers, data: hash of its questions and answers (`evaluation`
+        makes it); None where that is not known. Other data of that name are told or refused.
     reward: reward file for training (`--reward.remote_url`).
     self_made: how it makes its own data; None where it does not.
 
@@ -112,6 +115,10 @@ class Task:
     template: str | None = None
     prompt: Prompt | None = None
     kind: str = "math"
+    samples: int = 1
+    size: int | None = None
+    answer: str | None = None
+    data: str | None = None
     reward: Path = MATH_REWARD
     self_made: SelfMade | None = None
 

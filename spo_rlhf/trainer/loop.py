@@ -267,7 +267,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         start = time.monotonic()
         options = {**self.generate_kwargs, "temperature": self.args.eval.temperature, "n_samples_per_prompt": samples}
         metrics = self.evaluate(step, **options)
-        self.reporter.send("eval", step=step, seconds=time.monotonic() - start, metrics=metrics)
+        problems = len(self.eval_dataloader.dataset)
+        self.reporter.send("eval", step=step, seconds=time.monotonic() - start, metrics=metrics, problems=problems)
         if progress is not None:
             self.save_best_checkpoint(metrics, step, progress)
 

@@ -476,7 +476,10 @@ def test_every_upstream_flag_is_still_there():
     upstream_flags = {flag for action in upstream.build_parser()._actions for flag in action.option_strings}
     ours = {flag for action in build_parser()._actions for flag in action.option_strings}
     assert upstream_flags < ours
-    assert {flag for flag in ours - upstream_flags if not flag.startswith(("--spo.", "--no-spo."))} == {"--dry-run"}
+    assert {flag for flag in ours - upstream_flags if not flag.startswith(("--spo.", "--no-spo."))} == {
+        "--dry-run",
+        "--config",
+    }
 
 
 def test_version_check_needs_openrlhf(monkeypatch):

@@ -189,3 +189,37 @@ def test_two_equal_runs_in_different_order_leave_the_same_file(tmp_path):
         log.close([(f"p{number}", 0, 8) for number in range(3)])
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1]
+
+
+def _write_task(folder, name, rows):
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["aime25", "hmmt25", "olympiadbench", "minerva"])
+def test_new_test_sets_load_from_local_files_and_tell_another_shape(name, tmp_path):
+    task = tasks.TASKS[name]
+    _write_task(tmp_path, name, [{"problem": f"{n}?", "answer": str(n)} for n in range(task.size or 40)])
+    loaded = tasks.load_task(name, tmp_path)
+    assert len(loaded.problems) == (task.size or 40) and loaded.notes == ()
+    assert task.samples == (16 if task.size == 30 else 1)
+    _write_task(tmp_path, name, [{"problem": "1?", "answer": "1"}])
+    notes = tasks.load_task(name, tmp_path).notes
+    assert bool(notes) == (task.size is not None)
+    assert tasks.load_task(name, tmp_path, limit=1).notes == notes, "a limit leaves nothing out here"
+
+
+def test_answers_of_another_task_are_refused_and_lists_of_answers_are_one(tmp_path):
+    _write_task(tmp_path, "aime25", [{"problem": "1?", "answer": "\\frac12"}])
+    with pytest.raises(UserError, match="row 1 has the answer"):
+        tasks.load_task("aime25", tmp_path)
+    _write_task(tmp_path, "olympiadbench", [{"question": "1?", "final_answer": ["$2$", "$3$"]}])
+    assert [one.gold for one in tasks.load_task("olympiadbench", tmp_path).problems] == ["$2$, $3$"]
+
+
+@needs_data
+def test_data_with_a_known_hash_are_told_when_a_word_differs(tmp_path):
+    assert tasks.load_task("aime24", DATA_DIR).notes == tasks.load_task("math500", DATA_DIR).notes == ()
+    rows = [json.loads(line) for line in (DATA_DIR / "aime24.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows[0]["problem"] += " "
+    _write_task(tmp_path, "aime24", rows)
+    assert "differ from the data" in tasks.load_task("aime24", tmp_path).notes[0]

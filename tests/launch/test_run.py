@@ -114,6 +114,7 @@ def test_a_plan_as_text_has_every_option_the_placement_and_the_notes(asks, argum
 def trains(tmp_path, monkeypatch, capfd):
     """Runs `train` with something else in place of the run; its exit status and what stood on the terminal."""
     monkeypatch.setattr(run, "shut_down", lambda: None)
+    monkeypatch.setattr(run, "leave_model", lambda *_: None)
     on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def start(work, *, resume: bool = False, **options) -> tuple[int, str]:

@@ -1,13 +1,18 @@
 """The chain sampler on a tabular model: what it asks, when it asks it, and what the answers become."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from spo_rlhf.core.partition import Cutpoint, Fixed, Newline, inner_states
 from spo_rlhf.core.seeds import SEED_BITS, derive_seed
+from spo_rlhf.core.values import others
+from spo_rlhf.errors import UserError
+from spo_rlhf.rollout import steps
 from spo_rlhf.rollout.chain import PromptRollout
+from spo_rlhf.rollout.protocol import TRUNCATED
 from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
 
 PROMPT = [7, 7, 7]
@@ -197,3 +202,65 @@ def test_seeds_fit_the_engine_and_depend_on_every_part():
     seeds = {derive_seed(*parts) for parts in [(1, "a"), (1, "b"), (2, "a"), ("1", "a"), (1, ("a",)), ()]}
     assert len(seeds) == 6 and all(0 <= seed < 2**SEED_BITS for seed in seeds)
     assert derive_seed(42, "train", 0, "response", 1, 2) == 3241077502643439489
+
+
+# ---- steps that the reward function values ------------------------------------------------------------------------------------
+
+
+class StepGrader(ToyGrader):
+    """Gives every token of a response a step of value 0.125 times its number, for texts of one character a token."""
+
+    async def grade(self, response_ids):
+        grade = await super().grade(response_ids)
+        return replace(grade, steps=tuple((end, end / 8) for end in range(1, len(response_ids) + 1)))
+
+
+def stepwise(model):
+    job, engine = rollout(model)
+    graded = PromptRollout(
+        engine,
+        StepGrader(model),
+        PROMPT,
+        max_tokens=model.max_tokens,
+        seed=(1, "train", 0),
+        slot=0,
+        token_texts=lambda token_ids: ["\n" if token == 1 else "x" for token in token_ids],
+    )
+    return job, graded
+
+
+@pytest.mark.parametrize("partition", [Fixed(segment_length=2), Newline()])
+def test_added_rewards_change_the_advantages_by_what_they_are_and_nothing_else(partition):
+    plain, graded = stepwise(toy())
+    without = asyncio.run(plain.chain(4, partition, 3))
+    added = asyncio.run(graded.chain(4, partition, 3, step_rule="add"))
+    assert any(one.adv_T for one in without)
+    for one, other in zip(without, added, strict=True):
+        assert (one.boundaries, one.estimate_K) == (other.boundaries, other.estimate_K)
+        if other.completion.truncated:
+            assert one.adv_T == other.adv_T
+            continue
+        for first, last in zip(one.boundaries, one.boundaries[1:]):
+            expected = sum(end / 8 for end in range(first + 1, last + 1))
+            assert np.allclose(np.subtract(other.adv_T, one.adv_T)[first:last], expected)
+
+
+def test_values_of_steps_replace_monte_carlo_and_nothing_is_sampled_for_them():
+    _, graded = stepwise(toy())
+    responses = asyncio.run(graded.chain(4, Fixed(segment_length=2), 3, step_rule="replace"))
+    assert graded.counts.mc_requests == graded.counts.mc_states == graded.counts.mc_tokens == 0
+    baselines = others([one.grade.reward for one in responses], None)
+    for one, baseline in zip(responses, baselines, strict=True):
+        inner = [] if one.completion.truncated else one.boundaries[1:-1]
+        values = [baseline.mean, *(b / 8 for b in inner), one.grade.reward]
+        assert [estimate.mean for estimate in one.estimate_K] == values[:-1]
+        assert np.allclose([one.adv_T[b] for b in one.boundaries[:-1]], np.diff(values))
+
+
+def test_option_and_reward_must_agree():
+    job, graded = stepwise(toy())
+    with pytest.raises(UserError, match="say what they mean: --spo.step_rewards"):
+        asyncio.run(graded.chain(2, Newline(), 2))
+    with pytest.raises(UserError, match='returned no "steps"'):
+        asyncio.run(job.chain(8, Newline(), 2, step_rule="add"))
+    steps.check_steps(TRUNCATED, "replace")
