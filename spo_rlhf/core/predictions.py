@@ -100,8 +100,8 @@ class Tree(Design):
     def _start(self, factor: float, start: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Variance of what the first level is compared with: its siblings' values, shrunk towards the history's mean."""
         wide, deep = self.branching
-        of_siblings = factor**2 * (start - others * (1 - 1 / deep)) / (wide - 1) if wide > 1 else 0.0
-        return of_siblings + ((1 - factor) ** 2 * start / self.history if self.history else 0.0)
+        of_siblings = factor**2 * (start - others * (1 - 1 / deep)) / (wide - 1) if wide > 1 else np.zeros_like(start)
+        return of_siblings + (1 - factor) ** 2 * start / self.history if self.history else of_siblings
 
     def tokens(self, m: Moments) -> np.ndarray:
         wide, deep = self.branching
