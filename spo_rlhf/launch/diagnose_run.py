@@ -127,12 +127,12 @@ def table(found: Diagnosis) -> list[str]:
         f"  {_of(oracle['value_tokens'])} and {_of(oracle['advantage_tokens'])}",
         "",
         "predicted noise x tokens, RLOO with 8 responses = 1",
-        f"  {'':44}{'':26}over the best RLOO",
+        f"  {'':54}  {'':24}over the best RLOO",
     ]
     for number, choice in enumerate(found.choices):
         known = f", history of {choice.history}" if choice.history else ""
         mark = ">" if number == found.recommended else " "
-        lines.append(f"{mark} {choice.what + known:44}  {_of(choice.price):24}{_of(choice.over_group)}")
+        lines.append(f"{mark} {choice.what + known:54}  {_of(choice.price):24}{_of(choice.over_group)}")
     lines += ["", f"recommended: {found.verdict}", f"  {found.choices[found.recommended].options}"]
     return lines
 

@@ -99,10 +99,17 @@ class PromptRollout(PromptSampler):
         """
 
         alone = num_responses == 1 and prior is None
+        reward_B: list[asyncio.Future[float]] = [
+            asyncio.get_running_loop().create_future() for _ in range(num_responses)
+        ]
 
         async def respond_and_value(index: int) -> Response:
+            async def others() -> list[float]:
+                return [await reward for reward in reward_B[:index] + reward_B[index + 1 :]]
+
             response = await self._respond(index)
-            await self._value_segments(response, partition, num_rollouts, estimator, alone=alone)
+            reward_B[index].set_result(response.grade.reward)
+            await self._value_segments(response, partition, num_rollouts, estimator, others, alone=alone)
             return response
 
         responses = await self._for_each_response(num_responses, respond_and_value)
@@ -116,7 +123,14 @@ class PromptRollout(PromptSampler):
         return responses
 
     async def _value_segments(
-        self, response: Response, partition: Partition, num_rollouts: int, estimator: Estimator, *, alone: bool
+        self,
+        response: Response,
+        partition: Partition,
+        num_rollouts: int,
+        estimator: Estimator,
+        others: Callable[[], Awaitable[list[float]]],
+        *,
+        alone: bool,
     ) -> None:
         """Boundaries of a response and the values of its inner states, in place; that of the prompt too where `alone`."""
         token_ids = response.completion.token_ids
@@ -127,7 +141,8 @@ class PromptRollout(PromptSampler):
             return self._value(tuple(token_ids[:position]), rollouts or num_rollouts)
 
         prompt_value = asyncio.ensure_future(value(0)) if alone else None
-        response.boundaries, estimates = await estimator.estimate(partition.boundaries(prob_T, text_T), value)
+        boundary_K = partition.boundaries(prob_T, text_T)
+        response.boundaries, estimates = await estimator.estimate_among(boundary_K, value, others)
         self.counts.mc_states += len(estimates) + alone
         if prompt_value is not None:
             estimates = [await prompt_value, *estimates]
