@@ -216,7 +216,8 @@ class Places(Partition):
             )
 
     def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
-        return [0, *(place for place in self.places if place < len(prob_T)), len(prob_T)]
+        length = _num_tokens(prob_T)
+        return [0, *(place for place in self.places if place < length), length]
 
 
 @dataclass(frozen=True, kw_only=True)
