@@ -67,6 +67,24 @@ WORKLOADS = {
         eval_temperature=1.0,
         eval_samples=2,
     ),
+    # Settled by the first words, and by the last: half of the warm-up's demonstrations decide wrongly, so 50 % is their best.
+    **{
+        name: Workload(
+            name,
+            prompt_tokens=96,
+            segment_tokens=50,
+            prepare=(
+                *("--changes", "13", "--warm-up-from", "2", "--warm-up-optimizer", "muon", "--warm-up-average", "20"),
+                *("--max-seconds", "2700"),
+            ),
+            prompts_share=0.5,
+            optimizer_steps=4,
+            cutpoint_interval=15,
+            eval_temperature=1.0,
+            eval_samples=2,
+        )
+        for name in ("plan_first", "check_last")
+    },
 }
 
 

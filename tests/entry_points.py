@@ -3,7 +3,7 @@
 import stack
 
 from evaluation.__main__ import main as evaluate
-from spo_rlhf.cli import sample, upstream_trainer
+from spo_rlhf.cli import diagnose, sample, upstream_trainer
 from spo_rlhf.cli.train import main as train
 
 
@@ -29,10 +29,22 @@ def commands(task, tmp_path):
         "spo-train --dry-run": (train, [*stack.options(task, tmp_path), "--dry-run"]),
         "spo-sample": (sample.main, sampled),
         "spo-sample --dry-run": (sample.main, [*sampled, "--dry-run"]),
+        "spo-diagnose": (diagnose.main, sampled),
+        "spo-diagnose --dry-run": (diagnose.main, [*sampled, "--dry-run"]),
         "spo-eval": (evaluate, [*evaluated, "--output", str(tmp_path / "out"), "--contexts", "400"]),
         "sft": (upstream_trainer.main, ["sft", *flags["sft"]]),
         "dpo": (upstream_trainer.main, ["dpo", *flags["dpo"]]),
     }
 
 
-COMMANDS = ("spo-train", "spo-train --dry-run", "spo-sample", "spo-sample --dry-run", "spo-eval", "sft", "dpo")
+COMMANDS = (
+    "spo-train",
+    "spo-train --dry-run",
+    "spo-sample",
+    "spo-sample --dry-run",
+    "spo-diagnose",
+    "spo-diagnose --dry-run",
+    "spo-eval",
+    "sft",
+    "dpo",
+)

@@ -4,14 +4,14 @@ A partition is a list of boundaries ``[0, b_1, .., b_{K-1}, T]``: strictly incre
 response, segment k being the tokens ``b_k <= t < b_{k+1}``. The first state s_0 is the prompt itself, the last
 position T is the end of the response, whose value is the reward; only the inner states need Monte Carlo.
 
-Five kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564), ``fixed`` (a number of tokens), ``segments`` (a
-number of segments), ``newline`` and ``subsentence``. To add one, write its record and enter it into ``PARTITIONS``.
+Six kinds: ``cutpoint`` (adaptive, https://arxiv.org/abs/2505.23564), ``fixed`` (a number of tokens), ``places`` (chosen
+numbers of tokens), ``segments`` (a number of segments), ``newline`` and ``subsentence``. To add one, write its record and enter it into ``PARTITIONS``.
 
 Bias of the chain gradient (mask off, un-normalised sum over tokens, ratio 1, unbiased values)
 ----------------------------------------------------------------------------------------------
 The estimator sum_k G_k (V(s_{b_{k+1}}) - V(s_{b_k})), G_k = sum of grad log pi(y_t | s_t) over segment k, has the
 exact policy gradient as its expectation when the tokens before b alone decide whether b is a boundary. That holds for
-``fixed``, for ``newline`` (this is why a blank line opens the next segment instead of extending the last one: the
+``fixed`` and ``places``, for ``newline`` (this is why a blank line opens the next segment instead of extending the last one: the
 latter would look one token ahead) and for ``subsentence`` (this is why a mark that may stand inside a number, as in
 "3." before "14", closes its segment one token late).
 
@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 import numpy as np
 
 from spo_rlhf.core import subsentence
-from spo_rlhf.core.options import check, option, shared
+from spo_rlhf.core.options import check, option, shared, whole_numbers
 from spo_rlhf.core.registry import Registry
 from spo_rlhf.core.values import Floats
 
@@ -201,6 +201,26 @@ class Fixed(Partition):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Places(Partition):
+    """Boundaries behind chosen numbers of tokens, those that a response reaches: few, where outcomes are settled."""
+
+    places: tuple[int, ...] = option(
+        parse=whole_numbers, required=True, metavar="N[,N..]", help="tokens before each boundary, rising, such as 120"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.places or any(a >= b for a, b in zip((0, *self.places), self.places)):
+            raise ValueError(
+                f"--spo.places {','.join(map(str, self.places))}: numbers from 1, each above the one before"
+            )
+
+    def cut(self, prob_T: Any, text_T: Sequence[str] | None) -> list[int]:
+        length = _num_tokens(prob_T)
+        return [0, *(place for place in self.places if place < length), length]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EqualSegments(Partition):
     """So many segments a response, all of about one length."""
 
@@ -234,7 +254,14 @@ class Subsentence(Partition):
 
 PARTITIONS: Registry[type[Partition]] = Registry(
     "partition",
-    {"cutpoint": Cutpoint, "fixed": Fixed, "segments": EqualSegments, "newline": Newline, "subsentence": Subsentence},
+    {
+        "cutpoint": Cutpoint,
+        "fixed": Fixed,
+        "places": Places,
+        "segments": EqualSegments,
+        "newline": Newline,
+        "subsentence": Subsentence,
+    },
 )
 
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,22 +113,27 @@ def check_files(job: SampleJob) -> None:
 
 def run(job: SampleJob) -> int:
     """Sample into the output directory, libraries' output in its log; exit status."""
+    return run_in_folder(PROGRAM, job.output, "sample.log", lambda console: show(console, sample(job, console)))
+
+
+def run_in_folder(program: str, output: Path, log_name: str, work: Callable[[Console], None]) -> int:
+    """Do `work` in a folder, libraries' output in its log, and end all processes that it started; exit status."""
     notes = ray_start.settle_temp_dir()
-    job.output.mkdir(parents=True, exist_ok=True)
-    log = job.output / "sample.log"
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / log_name
     started = set(processes.descendants())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with output_to(log) as console:
         for note in notes:
-            console.line(f"{PROGRAM}: {note}")
+            console.line(f"{program}: {note}")
         try:
-            status, reason = attempt(lambda: show(console, sample(job, console)), log, INTERRUPTED)
+            status, reason = attempt(lambda: work(console), log, INTERRUPTED)
         finally:
             for name in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(name, signal.SIG_IGN)
             processes.end([process for process in processes.descendants() if process not in started])
         if status:
-            console.line(f"{PROGRAM}: {reason}")
+            console.line(f"{program}: {reason}")
     return status
 
 

@@ -103,12 +103,19 @@ class PromptRollout(PromptSampler):
         """
 
         alone = num_responses == 1 and prior is None
+        reward_B: list[asyncio.Future[float]] = [
+            asyncio.get_running_loop().create_future() for _ in range(num_responses)
+        ]
 
         async def respond_and_value(index: int) -> Response:
+            async def others() -> list[float]:
+                return [await reward for reward in reward_B[:index] + reward_B[index + 1 :]]
+
             response = await self._respond(index)
             steps.check_steps(response.grade, step_rule)
+            reward_B[index].set_result(response.grade.reward)
             given = self._steps(response) if step_rule == "replace" else None
-            await self._value_segments(response, partition, num_rollouts, estimator, alone=alone, given=given)
+            await self._value_segments(response, partition, num_rollouts, estimator, others, alone=alone, given=given)
             return response
 
         responses = await self._for_each_response(num_responses, respond_and_value)
@@ -130,6 +137,7 @@ class PromptRollout(PromptSampler):
         partition: Partition,
         num_rollouts: int,
         estimator: Estimator,
+        others: Callable[[], Awaitable[list[float]]],
         *,
         alone: bool,
         given: StepValues | None = None,
@@ -148,7 +156,7 @@ class PromptRollout(PromptSampler):
         prompt_value = asyncio.ensure_future(value(0)) if alone else None
         boundary_K = partition.boundaries(prob_T, text_T)
         if given is None:
-            response.boundaries, estimates = await estimator.estimate(boundary_K, value)
+            response.boundaries, estimates = await estimator.estimate_among(boundary_K, value, others)
             self.counts.mc_states += len(estimates)
         else:
             response.boundaries, estimates = steps.valued(*given, boundary_K)

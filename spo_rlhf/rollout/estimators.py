@@ -6,7 +6,7 @@ state gets a boundary: the policy gradient would be biased (`core.partition` der
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,12 @@ class Estimator(ABC):
     async def estimate(self, boundary_K: Sequence[int], value: AskValue) -> tuple[list[int], list[ValueEstimate]]:
         """Boundaries [0, .., T] (K + 1,), a subset of `boundary_K`, and the values (K - 1,) of the inner ones."""
 
+    async def estimate_among(
+        self, boundary_K: Sequence[int], value: AskValue, others: Callable[[], Awaitable[list[float]]]
+    ) -> tuple[list[int], list[ValueEstimate]]:
+        """The same, for those who look at the prompt's other responses: `others` waits for their rewards (n - 1,)."""
+        return await self.estimate(boundary_K, value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MonteCarlo(Estimator):
@@ -46,4 +52,23 @@ class MonteCarlo(Estimator):
         return list(boundary_K), await gather(value(position) for position in inner_states(boundary_K))
 
 
-ESTIMATORS: Registry[type[Estimator]] = Registry("estimator", {"monte_carlo": MonteCarlo})
+@dataclass(frozen=True, kw_only=True)
+class Disputed(MonteCarlo):
+    """Continuations only where the other responses to the prompt disagree; else the response is one segment.
+
+    A prompt whose responses agree is nearly decided, and values within its responses tell little. Whether it is, the
+    others say without the response itself, so that its own tokens decide nothing and the gradient stays exact. With
+    the own reward in the question it would not (tests/core/test_budget.py). Fewer than two others cannot disagree:
+    all boundaries are valued then.
+    """
+
+    async def estimate_among(
+        self, boundary_K: Sequence[int], value: AskValue, others: Callable[[], Awaitable[list[float]]]
+    ) -> tuple[list[int], list[ValueEstimate]]:
+        reward_B = await others()
+        if len(reward_B) > 1 and min(reward_B) == max(reward_B):
+            boundary_K = [boundary_K[0], boundary_K[-1]]
+        return await self.estimate(boundary_K, value)
+
+
+ESTIMATORS: Registry[type[Estimator]] = Registry("estimator", {"monte_carlo": MonteCarlo, "disputed": Disputed})

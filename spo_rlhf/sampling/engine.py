@@ -19,23 +19,27 @@ QUEUED_AHEAD = 512
 @dataclass(frozen=True)
 class Request:
     """One response to sample. `seed` alone decides its random numbers, whatever runs beside it. `key` comes back with
-    the response.
+    the response. `likeliest`: so many log-probs come with each token; None: none.
     """
 
     key: tuple
     prompt_ids: Sequence[int]
     max_tokens: int
     seed: int
+    likeliest: int | None = None
 
 
 @dataclass(frozen=True)
 class Response:
-    """token_ids: T sampled tokens, the end-of-text token included. finished: ended by itself, not by the limit."""
+    """token_ids: T sampled tokens, the end-of-text token included. finished: ended by itself, not by the limit.
+    logprobs: (T,) by token, of the sampled one and of the likeliest that were asked for.
+    """
 
     key: tuple
     token_ids: tuple[int, ...]
     text: str
     finished: bool
+    logprobs: tuple[dict[int, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class LocalEngine:
                         max_tokens=request.max_tokens,
                         seed=request.seed,
                         stop=list(self._settings.stop) or None,
+                        logprobs=request.likeliest,
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     ),
                 )
@@ -122,7 +127,11 @@ class LocalEngine:
                     # vLLM's own name of a request has a random end; its output carries the name given above.
                     request = running.pop(output.request_id)
                     sampled = output.outputs[0]
-                    yield Response(request.key, tuple(sampled.token_ids), sampled.text, sampled.finish_reason == "stop")
+                    finished, known = sampled.finish_reason == "stop", None
+                    if request.likeliest is not None:
+                        at_T = sampled.logprobs or ()
+                        known = tuple({token: one.logprob for token, one in at.items()} for at in at_T)
+                    yield Response(request.key, tuple(sampled.token_ids), sampled.text, finished, known)
 
     def close(self) -> None:
         """Stop the engine's processes."""

@@ -4,7 +4,7 @@ Another one from outside the package: ``TASKS.register("name")(Task(...))`` in a
 """
 
 from spo_rlhf.core.registry import Registry
-from spo_rlhf.tasks import arithmetic, knights_knaves, math_sets
+from spo_rlhf.tasks import arithmetic, check_last, knights_knaves, math_sets, plan_first
 from spo_rlhf.tasks.task import Task
 
 TASKS: Registry[Task] = Registry(
@@ -21,5 +21,7 @@ TASKS: Registry[Task] = Registry(
         "math": math_sets.MATH,
         "knights_knaves": knights_knaves.TASK,
         "arithmetic": arithmetic.TASK,
+        "plan_first": plan_first.TASK,
+        "check_last": check_last.TASK,
     },
 )

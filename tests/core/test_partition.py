@@ -16,6 +16,7 @@ from spo_rlhf.core.partition import (
     Fixed,
     Newline,
     Partition,
+    Places,
     Subsentence,
     below_threshold,
     cutpoint_boundaries,
@@ -36,6 +37,7 @@ configs = st.one_of(
     st.builds(Cutpoint, threshold=st.floats(0.01, 1), interval=interval),
     st.builds(Fixed, segment_length=interval),
     st.builds(EqualSegments, segment_count=interval),
+    st.builds(Places, places=st.sets(st.integers(1, 40), min_size=1).map(lambda places: tuple(sorted(places)))),
     st.just(Newline()),
     st.just(Subsentence()),
 )
@@ -137,7 +139,14 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert (config.threshold, config.interval) == (0.9, 5) and PROB_THRESHOLD == 0.9
 
 
-EACH = [Cutpoint(), Fixed(segment_length=2), EqualSegments(segment_count=2), Newline(), Subsentence()]
+EACH = [
+    Cutpoint(),
+    Fixed(segment_length=2),
+    Places(places=(2, 4)),
+    EqualSegments(segment_count=2),
+    Newline(),
+    Subsentence(),
+]
 
 
 def test_every_partition_of_the_table_is_tested_here() -> None:

@@ -20,6 +20,7 @@ from spo_rlhf.core.partition import (
     Fixed,
     Newline,
     Partition,
+    Places,
     Subsentence,
     inner_states,
 )
@@ -108,6 +109,7 @@ PAST_DECIDES = [
     Fixed(segment_length=1),
     Fixed(segment_length=2),
     Fixed(segment_length=3),
+    Places(places=(1, 3)),
     Newline(),
 ]
 

@@ -12,6 +12,7 @@ from spo_rlhf.core.values import others
 from spo_rlhf.errors import UserError
 from spo_rlhf.rollout import steps
 from spo_rlhf.rollout.chain import PromptRollout
+from spo_rlhf.rollout.estimators import Disputed
 from spo_rlhf.rollout.protocol import TRUNCATED
 from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
 
@@ -57,6 +58,22 @@ def test_asks_exactly_what_the_partition_says(config, num_responses):
     assert sorted(asked) == sorted(expected), "every inner state once, whoever shares it"
     assert job.counts.mc_requests == len(expected) and job.counts.mc_continuations == 4 * len(expected)
     assert job.counts.responses == num_responses
+
+
+@pytest.mark.parametrize("delay", [lambda prefix: 0.0, lambda prefix: 0.001 * len(prefix)], ids=["at once", "late"])
+def test_disputed_prompts_alone_get_continuations_whenever_the_others_end(delay):
+    seen = set()
+    for slot in range(12):
+        model = toy()
+        job, engine = rollout(model, ToyEngine(model, len(PROMPT), delay), slot=slot)
+        samples = asyncio.run(job.chain(3, Fixed(segment_length=1), 2, Disputed()))
+        for index, sample in enumerate(samples):
+            others = {other.grade.reward for i, other in enumerate(samples) if i != index}
+            length = len(sample.completion.token_ids)
+            assert sample.boundaries == (list(range(length + 1)) if len(others) > 1 else [0, length])
+            seen.add(len(others))
+        assert job.counts.mc_states == sum(len(sample.boundaries) - 2 for sample in samples)
+    assert seen == {1, 2}
 
 
 def test_boundaries_are_those_of_the_most_likely_tokens_where_the_engine_brings_them():
