@@ -77,7 +77,8 @@ class _Comparison:
         if gold.kind in OBJECTS and answer.kind in OBJECTS and gold.name and answer.name and gold.name != answer.name:
             return False
         if gold.kind in UNORDERED or answer.kind in UNORDERED:
-            return self._same_collection(gold, answer)
+            empty = any(node.kind == "expr" and node.text == r"\emptyset" for node in (gold, answer))
+            return not empty and self._same_collection(gold, answer)  # the empty set is no set of one element
         if gold.kind != answer.kind:
             if {gold.kind, answer.kind} == {"text", "expr"}:
                 return as_text(gold.text) == as_text(answer.text) or self.scalars.same_time(gold.text, answer.text)
