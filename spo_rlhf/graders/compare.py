@@ -46,7 +46,7 @@ def equal_answers(gold: str, answer: str, problem: str | None = None) -> tuple[b
     try:
         return _Comparison(Problem(problem)).compare(parse(gold_text), parse(answer_text), gold_text, answer_text)
     except (ValueError, RecursionError) as error:
-        return False, f"cannot be read: {error}"[:120]
+        return False, f"cannot be read: {error}"
 
 
 def normalize_limited(answer: str) -> str:

@@ -160,7 +160,7 @@ def quantity(text: str) -> Quantity:
     if match and not TRIGONOMETRY.search(core):  # of "\\sin 30^\\circ" the degrees are the argument's
         core, unit = match[1], DEGREE
         if match[2]:
-            label = replace(label, senses=label.senses | read_label(match[2]).senses)
+            label = replace(label, senses=read_label(match[2]).senses)
     if core.endswith("%"):
         core, percent = core.rstrip("%\\ "), True
     if match := re.match(r"^(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}?\}?$", core):

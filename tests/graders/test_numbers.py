@@ -48,6 +48,8 @@ from spo_rlhf.graders.units import unit_of
         ("1 2", None),
         ("1 2/3 4", None),
         ("1/0", None),
+        ("0^0", None),
+        ("(1/2))", None),
         (r"\frac{1}{0}", None),
         ("x", None),
         ("", None),
@@ -68,7 +70,16 @@ def test_how_large_a_number_may_be() -> None:
     assert number("1000000^2") == 10**12 and number("1000001^2") is None
 
 
-SCALED = [(f"3 {name}", 3 * scale) for name, scale in SCALES.items()]
+_PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
+SCALED = [(f"3 {name}", Fraction(3, size)) for size, name in enumerate(_PARTS, start=2)]
+SCALED += [("3 hundredths", Fraction(3, 100)), ("3 thousandths", Fraction(3, 1000)), ("3 dozen", Fraction(36))]
+SCALED += [("3 ten-thousandths", Fraction(3, 10**4)), ("3 hundred-thousandths", Fraction(3, 10**5))]
+SCALED += [("3 millionths", Fraction(3, 10**6)), ("3 hundred", Fraction(300)), ("3 thousand", Fraction(3000))]
+SCALED += [(f"3 {name}", Fraction(3 * 10**zeros)) for name, zeros in (("million", 6), ("billion", 9), ("trillion", 12))]
+
+
+def test_every_word_of_scale_is_below() -> None:
+    assert {f"3 {name}" for name in SCALES} == {text for text, _ in SCALED}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +87,7 @@ SCALED = [(f"3 {name}", 3 * scale) for name, scale in SCALES.items()]
     [
         *((text, value, False, None) for text, value in SCALED),
         ("5 cm", 5, False, "cm"),
+        ("5cm", 5, False, "cm"),
         ("5 m", 5, False, "m"),
         ("5m", None, False, None),
         ("5x", None, False, None),
