@@ -269,6 +269,7 @@ def test_what_else_an_answer_may_be(text, kind, texts) -> None:
         (r"180^\circ", r"2\pi", False),
         ("180", r"\pi", False),
         (r"5^\circ C", r"5^\circ F", False),
+        ("abcd", "dcba", False),
         (r"5^\circ C", r"5\text{ degrees Celsius}", True),
         ("5", "She has 5 of them in the end on the very last day", True),
         (r"5\text{ apples}", "She has 5 of them in the end on the very last day", False),

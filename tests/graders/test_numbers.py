@@ -70,12 +70,14 @@ def test_how_large_a_number_may_be() -> None:
     assert number("1000000^2") == 10**12 and number("1000001^2") is None
 
 
-_PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
-SCALED = [(f"3 {name}", Fraction(3, size)) for size, name in enumerate(_PARTS, start=2)]
-SCALED += [("3 hundredths", Fraction(3, 100)), ("3 thousandths", Fraction(3, 1000)), ("3 dozen", Fraction(36))]
-SCALED += [("3 ten-thousandths", Fraction(3, 10**4)), ("3 hundred-thousandths", Fraction(3, 10**5))]
-SCALED += [("3 millionths", Fraction(3, 10**6)), ("3 hundred", Fraction(300)), ("3 thousand", Fraction(3000))]
-SCALED += [(f"3 {name}", Fraction(3 * 10**zeros)) for name, zeros in (("million", 6), ("billion", 9), ("trillion", 12))]
+PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
+POWERS_OF_TEN = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+TENTHS = {"hundredths": -2, "thousandths": -3, "ten-thousandths": -4, "hundred-thousandths": -5, "millionths": -6}
+SCALED = [
+    ("3 dozen", Fraction(36)),
+    *((f"3 {name}", Fraction(3, size)) for size, name in enumerate(PARTS, start=2)),
+    *((f"3 {name}", 3 * Fraction(10) ** power) for name, power in (POWERS_OF_TEN | TENTHS).items()),
+]
 
 
 def test_every_word_of_scale_is_below() -> None:
@@ -109,6 +111,8 @@ def test_every_word_of_scale_is_below() -> None:
         ("1 hour 30 minutes", Fraction(3, 2), False, "hour"),
         ("5 ft 6 in", Fraction(11, 2), False, "ft"),
         ("1 hour, 1 minute and 30 seconds", Fraction(41, 40), False, "hour"),
+        ("20/month", 20, False, "1/month"),
+        ("20/month apples", None, False, None),
         ("6 in 5 ft", None, False, "ft"),
         ("5 ft 6 ft", None, False, "ft"),
         ("5 ft 6 kg", None, False, "kg"),
@@ -174,6 +178,7 @@ def test_quantities_are_equal_exactly_or_after_exact_conversion(gold, answer, sa
         ("1,23", "1,23"),
         ("1,2345", "1,2345"),
         ("12345,678", "12345,678"),
+        (")(1,234", ")(1234"),
     ],
 )
 def test_separators_of_thousands(text, joined) -> None:
