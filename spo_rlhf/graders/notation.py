@@ -33,6 +33,7 @@ _MISREAD = {
     "several signs": r"\\[pm][pm](?![A-Za-z]).*\\[pm][pm](?![A-Za-z])",
     "a relation without a side": r"^\s*(?:\\[lgn]eq(?![A-Za-z])|[=<>])|(?:\\[lgn]eq|[=<>])\s*$",
     "a number with separators": r"\d\.\d+\.\d|\d,\d{3}",
+    "an index of a number": r"[\d)]\s*_",
     "an arrow": r"^(?!.*\\lim).*\\to(?![A-Za-z])",
 }
 _MISREAD_TEXT = {what: re.compile(pattern, re.DOTALL) for what, pattern in _MISREAD.items()}

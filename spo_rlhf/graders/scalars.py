@@ -49,7 +49,7 @@ class Scalars:
             return True
         if (verdict := self._with_colons(gold, answer)) is not None:
             return verdict
-        gold_base, answer_base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
+        gold_base, answer_base = _numeral(gold), _numeral(answer)
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
         gold_q = quantity(gold)
@@ -181,8 +181,19 @@ def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: 
         (match[1] if match else re.sub(r"[\s()]", "", text)).upper()
         for match, text in ((gold_base, gold), (answer_base, answer))
     ]
-    names = [(match[2] or match[3]).lower() for match in (gold_base, answer_base) if match]
-    return digits[0] == digits[1] and len({str(ONES.get(name, name)) for name in names}) == 1
+    return digits[0] == digits[1] and len({_base(match) for match in (gold_base, answer_base) if match}) == 1
+
+
+def _numeral(text: str) -> re.Match | None:
+    """Digits with a base that has them; "C_2" and "A_n" are letters with an index."""
+    match = _BASE.fullmatch(text)
+    base = _base(match) if match else ""
+    return match if match and base.isdigit() and all(int(digit, 36) < int(base) for digit in match[1]) else None
+
+
+def _base(match: re.Match) -> str:
+    name = (match[2] or match[3]).lower()
+    return str(ONES.get(name, name))
 
 
 def _letters(text: str) -> str:
