@@ -2,7 +2,7 @@
 
 import pytest
 
-from spo_rlhf.graders.compare import MAX_FORMS, MAX_ITEMS, MAX_SHOWN_CHARS, equal_answers
+from spo_rlhf.graders.compare import MAX_FORMS, MAX_ITEMS, MAX_SHOWN_CHARS, equal_answers, normalize_limited
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.guards import Problem
 from spo_rlhf.graders.scalars import MAX_SIDES, Scalars
@@ -34,6 +34,17 @@ def test_one_value_in_several_forms() -> None:
 def test_what_is_shown_of_an_answer_is_limited() -> None:
     shown = grade_here(Question("5"), rf"\boxed{{{'x' * 600}}}").extracted
     assert shown == "x" * MAX_SHOWN_CHARS and MAX_SHOWN_CHARS == 500
+
+
+def test_what_is_far_too_long_is_not_normalised() -> None:
+    for length, normal in ((2000, True), (2001, False)):
+        assert (normalize_limited("$5$".ljust(length)) == "5") is normal
+
+
+def test_angles_in_radians_are_compared_as_such_where_the_problem_speaks_of_degrees() -> None:
+    in_degrees = Scalars(Problem("What is the angle in degrees?"))
+    assert in_degrees.same(r"\frac{\pi}{3}", r"\frac{2\pi}{6}") and in_degrees.same("60", r"\frac{\pi}{3}")
+    assert not in_degrees.same(r"60\text{ cm}", r"\frac{\pi}{3}")
 
 
 def test_what_is_said_of_a_verdict() -> None:
@@ -230,6 +241,7 @@ def test_inequalities_are_intervals(text, interval) -> None:
 
 def test_parentheses_around_one_value_say_nothing() -> None:
     assert parse("(5)") == parse("]5[") == parse("5") != parse("[5]")
+    assert parse("()").text == "()"
 
 
 @pytest.mark.parametrize(
@@ -240,11 +252,12 @@ def test_parentheses_around_one_value_say_nothing() -> None:
         (r"\pm 1 \pm 2", "expr", []),
         (r"1, 2 \pm 3", "list", ["1", "2 +3", "2 -3"]),
         ("north", "text", []),
+        ("yes", "text", []),
+        ("Evelyn", "text", []),
         (r"\text{North}", "text", []),
         ("abc", "expr", []),
         ("5 = x", "expr", []),
         ("]1[", "expr", []),
-        ("()", "expr", []),
     ],
 )
 def test_what_else_an_answer_may_be(text, kind, texts) -> None:

@@ -111,6 +111,7 @@ def test_every_word_of_scale_is_below() -> None:
         ("1 hour 30 minutes", Fraction(3, 2), False, "hour"),
         ("5 ft 6 in", Fraction(11, 2), False, "ft"),
         ("1 hour, 1 minute and 30 seconds", Fraction(41, 40), False, "hour"),
+        ("5 xy ab", None, False, None),
         ("20/month", 20, False, "1/month"),
         ("20/month apples", None, False, None),
         ("6 in 5 ft", None, False, "ft"),
