@@ -241,7 +241,7 @@ def test_inequalities_are_intervals(text, interval) -> None:
 
 def test_parentheses_around_one_value_say_nothing() -> None:
     assert parse("(5)") == parse("]5[") == parse("5") != parse("[5]")
-    assert parse("()").text == "()"
+    assert parse("()").text == "()" and parse("][").text == "]["
 
 
 @pytest.mark.parametrize(
