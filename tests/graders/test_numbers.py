@@ -50,6 +50,7 @@ from spo_rlhf.graders.units import unit_of
         ("1/0", None),
         ("0^0", None),
         ("(1/2))", None),
+        ("((1/2)", None),
         (r"\frac{1}{0}", None),
         ("x", None),
         ("", None),
