@@ -7,8 +7,9 @@ math-verify on latex2sympy2_extended, called without its alarm-based time limits
 import functools
 import logging
 import re
-from collections.abc import Sequence
 from typing import Any
+
+from spo_rlhf.graders.notation import for_the_parser, misread, relations
 
 EXACT_DIGITS = 60
 FLOAT_ERROR = "1e-12"  # of the parser, which makes floating-point numbers of decimals inside an expression
@@ -17,24 +18,36 @@ ROUNDED = 5e-6  # six significant digits
 
 
 def mathematical(text: str) -> bool:
-    """Free of plain words: computer algebra would read "seven" as a product of five symbols."""
+    """Free of plain words: computer algebra would read "seven" as a product of five symbols.
+
+    "ABC" is three points or a sequence, which "ACB" is not.
+    """
     bare = re.sub(r"\\(?:begin|end|text|operatorname)\{[^{}]*\}|\\[A-Za-z]+", "@", text)
-    words = re.findall(r"[A-Za-z]{4,}|(?<![_^\d])\d+\s+\d", bare)
+    words = re.findall(r"[A-Za-z]{4,}|[A-Z](?:\s*[A-Z]){2}|(?<![_^\d])\d+\s+\d", bare)
     return not words and r"\text" not in text and "__" not in text and '"' not in text
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(text: str) -> tuple:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig
-    from math_verify import parse as read
+def _parsed(text: str) -> Any:
+    """The whole of an expression; None where the parser cannot read it or where it is a statement, true or false."""
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
+    from math_verify.grader import should_treat_as_complex
+    from sympy.logic.boolalg import BooleanAtom
 
-    found = read(
-        rf"\boxed{{{text}}}",
-        [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
-        fallback_mode="no_fallback",
-        parsing_timeout=None,  # pyright: ignore[reportArgumentType]  no limit
-    )
-    return tuple(_same_symbols(item) for item in found)
+    if misread(text):
+        return None
+    # Without what the library does for whole outputs: it takes a unit off "\pi r^2 h", and "R" for "r".
+    plain = normalize_latex(for_the_parser(text), NormalizationConfig(malformed_operators=True, boxed="none"))
+    try:
+        found = latex2sympy(
+            plain,
+            is_real=not should_treat_as_complex(plain),
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
+    except Exception:  # of whatever kind: it has none of its own
+        return None
+    return None if isinstance(found, (bool, BooleanAtom)) else _same_symbols(found)
 
 
 def _same_symbols(expression: Any) -> Any:
@@ -44,8 +57,10 @@ def _same_symbols(expression: Any) -> Any:
     if not isinstance(expression, (Basic, MatrixBase)):
         return expression
     symbols = [symbol for symbol in expression.free_symbols if type(symbol) is Symbol]
+    # math-verify compares texts too, where "E" is the number e.
+    names = {symbol: symbol.name if symbol.name != "E" else "capital E" for symbol in symbols}
     return expression.xreplace(
-        {symbol: I if symbol.name == "i" else Symbol(symbol.name, real=True) for symbol in symbols}
+        {symbol: I if name == "i" else Symbol(name, real=True) for symbol, name in names.items()}
     )
 
 
@@ -56,21 +71,18 @@ def algebraically_equal(gold: str, answer: str) -> bool:
     Letters under a root of the gold answer are positive, see `_under_roots`.
     """
     gold_parsed, answer_parsed = _parsed(gold), _parsed(answer)
-    if not gold_parsed or not answer_parsed:
+    if gold_parsed is None or answer_parsed is None or relations(gold) != relations(answer):
         return False
     if _verified(gold_parsed, answer_parsed):
         return True
-    positive = _under_roots(gold_parsed[0])
-    return bool(positive) and _verified(
-        [_with_positive(item, positive) for item in gold_parsed[:1]],
-        [_with_positive(item, positive) for item in answer_parsed[:1]],
-    )
+    positive = _under_roots(gold_parsed)
+    return bool(positive) and _verified(_with_positive(gold_parsed, positive), _with_positive(answer_parsed, positive))
 
 
-def _verified(gold: Sequence[Any], answer: Sequence[Any]) -> bool:
+def _verified(gold: Any, answer: Any) -> bool:
     from math_verify import verify
 
-    return verify(list(gold), list(answer), timeout_seconds=None) and not _apart(gold[0], answer[0])
+    return verify([gold], [answer], timeout_seconds=None) and not _apart(gold, answer)
 
 
 def _apart(gold: Any, answer: Any) -> bool:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from spo_rlhf.graders.algebra import algebraically_equal
 from spo_rlhf.graders.guards import Problem, too_large
 from spo_rlhf.graders.normalize import normalize, squash
+from spo_rlhf.graders.numbers import quantity
 from spo_rlhf.graders.scalars import Scalars
 from spo_rlhf.graders.structure import Node, as_text, in_order_of_names, parse
+from spo_rlhf.graders.vocabulary import Label
 
 MAX_ITEMS = 60
 MAX_FORMS = 3
@@ -46,7 +48,7 @@ def equal_answers(gold: str, answer: str, problem: str | None = None) -> tuple[b
     try:
         return _Comparison(Problem(problem)).compare(parse(gold_text), parse(answer_text), gold_text, answer_text)
     except (ValueError, RecursionError) as error:
-        return False, f"cannot be read: {error}"[:120]
+        return False, f"cannot be read: {error}"
 
 
 def normalize_limited(answer: str) -> str:
@@ -77,7 +79,8 @@ class _Comparison:
         if gold.kind in OBJECTS and answer.kind in OBJECTS and gold.name and answer.name and gold.name != answer.name:
             return False
         if gold.kind in UNORDERED or answer.kind in UNORDERED:
-            return self._same_collection(gold, answer)
+            empty = any(node.kind == "expr" and node.text == r"\emptyset" for node in (gold, answer))
+            return not empty and self._same_collection(gold, answer)  # the empty set is no set of one element
         if gold.kind != answer.kind:
             if {gold.kind, answer.kind} == {"text", "expr"}:
                 return as_text(gold.text) == as_text(answer.text) or self.scalars.same_time(gold.text, answer.text)
@@ -126,9 +129,9 @@ class _Comparison:
         gold_items, answer_items = (node.items if node.kind in UNORDERED else (node,) for node in (gold, answer))
         if len(gold_items) != len(answer_items) or len(gold_items) > MAX_ITEMS:
             return False
-        named = [item.name.partition("_")[0] for item in gold_items + answer_items if item.name]
+        named = [name for item in gold_items + answer_items if (name := _told_apart(item))]
         if len(set(named)) > 1 and len(named) < 2 * len(gold_items):
-            return self._in_order(gold_items, answer_items)  # "x=1, y=2" for the pair 1, 2
+            return self._in_order(gold_items, answer_items)  # "x=1, y=2", or "1 boy, 2 girls", for the pair 1, 2
         if self.problem.asks_for_order and gold.kind == "list":
             return self._in_order(gold_items, answer_items)
         left = list(answer_items)
@@ -160,6 +163,14 @@ def _as_point(node: Node, other: Node) -> Node:
     if node.kind == "expr" and other.kind == "bracket" and (match := _POINT.fullmatch(node.text)):
         return parse(match[1])
     return node
+
+
+def _told_apart(item: Node) -> str | Label:
+    """The name of an item of a list, or the words beside its number; what is empty tells nothing apart."""
+    if item.name:
+        return item.name.partition("_")[0]
+    label = quantity(item.text).label if item.kind == "expr" else Label()
+    return "" if label == Label() else label
 
 
 def _is_equation(node: Node) -> bool:

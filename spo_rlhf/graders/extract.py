@@ -21,7 +21,7 @@ BOX_TOKEN = re.compile(
 )
 # The answer stands on the line of "####", or below it where that line is only a heading.
 HASH_LINE = re.compile(r"####[ \t]*(?:\**(?:the )?(?:final )?answer\**:?\**[ \t]*\n\s*)?([^\n]*)", re.IGNORECASE)
-ANSWER_IS = re.compile(r"^(?:final )?answer\s*(?:is\b|:)\s*", re.IGNORECASE)
+ANSWER_IS = re.compile(r"^(?:the )?(?:final )?answer\s*(?:is\b|:)[\s*]*", re.IGNORECASE)
 REMARK = re.compile(r"\s+\((?![^()]*\bor\b)[^()\\]*[A-Za-z]{2}[^()\\]*\)\s*$")  # "18 (since 9 * 2 = 18)"
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")
 VALUE_START = re.compile(r"[-+(\[{*]*\s*(?:\\?\$\s*)*[-+]?\s*(?:[\d.]|\\(?!text))")

@@ -4,6 +4,7 @@ import functools
 import re
 
 from spo_rlhf.graders.normalize import normalize, skeleton
+from spo_rlhf.graders.notation import TRIGONOMETRY
 
 MAX_ANSWER_CHARS = 500
 MAX_NESTING = 20
@@ -21,7 +22,7 @@ _FAMILIES = {
     "binomial": r"\\binom|\\choose|(?<![A-Za-z])C\(|\d\s*C\s*_?\d|_\{?\d+\}?\s*[CP]\s*_",
     "divisor": r"\\?gcd|\\?lcm",
     "logarithm": r"\\?(?:log|ln|lg)(?![A-Za-z])",
-    "trigonometry": r"\\?(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?(?![A-Za-z])",
+    "trigonometry": TRIGONOMETRY.pattern,
     "factorial": r"!",
     "remainder": r"\\[bp]?mod(?![A-Za-z])|(?<![A-Za-z])mod ",
     "extremum": r"\\?(?:max|min)(?![A-Za-z])",

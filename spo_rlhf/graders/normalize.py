@@ -97,14 +97,24 @@ TEXT_LIKE = re.compile(
     r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?|textbf|textit|textrm|textsf|texttt|"
     r"emph|mbox|hbox|textnormal|underline|bold)\s*" + _BRACED
 )
+_INFIX = r"\{{([^{{}}]*)\\{0}(?![A-Za-z])([^{{}}]*)\}}|^([^{{}}]*)\\{0}(?![A-Za-z])([^{{}}]*)$"
 PREAMBLE = re.compile(
     r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|(?=[\d\\$(]))\s*\}?\s*(?=[^\s}])",
     re.IGNORECASE,
 )
+
+
+def _prefixed(command: str, match: re.Match) -> str:
+    """ "{a \\over b}" as \\frac{a}{b}, "a \\choose b" as \\binom{a}{b}."""
+    above, below = match.group(1, 2) if match[1] is not None else match.group(3, 4)
+    return rf"\{command}{{{above.strip()}}}{{{below.strip()}}}"
+
+
 REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|middle)(?![A-Za-z])\s*\.?", ""),
+        (r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z])", " "),
         (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|centering|rm|bf|it|strut)(?![A-Za-z])", " "),
         (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|label|tag)\*?\{[^{}]*\}", " "),
         (r"\\(?:text)?color\s*\{[^{}]*\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
@@ -112,6 +122,10 @@ REWRITES = [
         (r"\\text\s*\{([\s.,;:!]*)\}", r"\1"),
         (r"^\\text\s*\{([^{}]*(?:,|\s(?:and|or)\s)[^{}]*)\}$", r"\1"),
         (r"\\text\s*\{\s*([ie])\s*\}", r" \1 "),
+        (r"\\(?:boxed|fbox)\s*" + _BRACED, r"\1"),
+        (_INFIX.format("over"), lambda match: _prefixed("frac", match)),
+        (_INFIX.format("choose"), lambda match: _prefixed("binom", match)),
+        (r"\\not\s*=", r"\\neq "),
         (r"\\(?:begin|end)\{(?:aligned|align\*?|equation\*?|gathered|gather\*?|split)\}", " "),
         (r"\\checkmark(?![A-Za-z])", " "),
         (r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)$", r"\1:\2"),
@@ -147,10 +161,15 @@ REWRITES = [
         (r"(?<![A-Za-z\\])(?:infinity|infty|oo)(?![A-Za-z])", r"\\infty "),
         (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
+        (
+            r"(?<![A-Za-z\\])(ln|log|sin|cos|tan|cot|csc|arcsin|arccos|arctan)(?=\s*[(\\\d^_{]|\s+[a-z](?![A-Za-z]))",
+            r"\\\1",
+        ),
         (r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-z]))", lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}"),
         (
             (
                 r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\w)}\]$ ])\s+(?:and|or)\s+(?=[-+\w(\\$\[{])|"
+                r"[,;]\s*(?:and|or)\s+(?=[-+\w(\\$\[{])|"
                 r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\]|[A-Za-z](?:\([A-Za-z]\))?\s*=)"
             ),
             " , ",
@@ -169,7 +188,7 @@ THOUSANDS = re.compile(
     r"(?<![\d.,])(\d{1,3})((?:(?:,|(?:\{,\}|,\s*\\!|\\!,\\!|\{,\}\\!|\\,|\\!|\\ |~|\\;|\\:)\s?|[ '])\d{3})+)(?!\d)"
 )
 PLAIN_GROUPS = re.compile(r"(?:,\d{3})+")
-SPACING = re.compile(r"(?<!\\)\\[,!;:> ]|\\(?:quad|qquad|enspace|thinspace|negthinspace)(?![A-Za-z])|~")
+SPACING = re.compile(r"(?<!\\)\\[,!;:> ]|\\q?quad|\\(?:enspace|thinspace|negthinspace)(?![A-Za-z])|~")
 TRAILING = " \t\n.,;:?"  # not "!", the factorial
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from spo_rlhf.graders.notation import TRIGONOMETRY
 from spo_rlhf.graders.units import DEGREE, MAX_WORDS, UNIT_OF, Unit, unit_of
 from spo_rlhf.graders.vocabulary import Label, read_label
 
@@ -110,6 +111,8 @@ def _signed(sign: str, value: Fraction) -> Fraction:
 def _power(base: int, exponent: str) -> Fraction:
     if abs(int(exponent)) > MAX_EXPONENT or base > MAX_EXPONENT**2:
         raise OverflowError("exponent too large")
+    if base == 0 == int(exponent):
+        raise ZeroDivisionError("0^0")
     return Fraction(base) ** int(exponent)
 
 
@@ -153,10 +156,11 @@ def quantity(text: str) -> Quantity:
                 percent, words = True, words[first.end() :]
             label = read_label(words, match[3])
             break
-    if match := re.match(r"^(.*\S)\s*\^\s*\\circ\s*([CFK]|\\text\{\s*[CFK]\s*\})?$", core):
+    match = re.match(r"^(.*\S)\s*\^\s*\\circ\s*([CFK]|\\text\{\s*[CFK]\s*\})?$", core)
+    if match and not TRIGONOMETRY.search(core):  # of "\\sin 30^\\circ" the degrees are the argument's
         core, unit = match[1], DEGREE
         if match[2]:
-            label = replace(label, senses=label.senses | read_label(match[2]).senses)
+            label = replace(label, senses=read_label(match[2]).senses)
     if core.endswith("%"):
         core, percent = core.rstrip("%\\ "), True
     if match := re.match(r"^(\d+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}?\}?$", core):

@@ -8,7 +8,8 @@ from spo_rlhf.graders.algebra import algebraically_equal, mathematical
 from spo_rlhf.graders.clock import clock_time, ratio
 from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
 from spo_rlhf.graders.normalize import squash
-from spo_rlhf.graders.numbers import Quantity, compatible_units, quantity, same_quantity
+from spo_rlhf.graders.notation import misread
+from spo_rlhf.graders.numbers import PLAIN_LETTER_UNITS, Quantity, compatible_units, quantity, same_quantity
 from spo_rlhf.graders.structure import as_text, split_top
 from spo_rlhf.graders.units import DEGREE, RADIAN
 from spo_rlhf.graders.vocabulary import Label, senses_of
@@ -24,7 +25,10 @@ _BASE = re.compile(
 )
 _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
 _HOUR = re.compile(r"\d{1,2}")
-_THOUSANDS = re.compile(r"((?:\\?\$\s*)?(\d+(?:\.\d+)?))\s*[kK]")  # "2.5k" where the gold answer is a number
+_THOUSANDS = re.compile(r"((?:\\?\$\s*)?(\d+(?:\.\d+)?))\s*[kK]")
+_ATTACHED = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(sorted(PLAIN_LETTER_UNITS))}])")
+_DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+_MEASURE = re.compile(r"(?:\\frac|[A-Z]|_\d|_\{\d+\}|[{}:/\s])+")  # "\frac{AB}{CD} = 2" may be answered by "2"
 _EMPTY = ("\\emptyset", "\\{\\}")
 
 
@@ -45,14 +49,11 @@ class Scalars:
             return True
         if (verdict := self._with_colons(gold, answer)) is not None:
             return verdict
-        gold_base, answer_base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
+        gold_base, answer_base = _numeral(gold), _numeral(answer)
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
-        gold_q, answer_q = quantity(gold), quantity(answer)
-        if gold_q.value is not None and (match := _THOUSANDS.fullmatch(answer)):
-            answer_q = replace(quantity(match[1]), value=1000 * Fraction(match[2]))
-        if gold_q.value is not None and (said := lone_number(answer)):
-            answer_q = _in_sentence(said, answer, gold_q)
+        gold_q = quantity(gold)
+        answer_q = self._answered(answer, gold_q)
         if (
             not is_literal(answer_q.core)
             and squash(gold_q.core) != squash(answer_q.core)
@@ -70,6 +71,17 @@ class Scalars:
             and gold_q.percent == answer_q.percent
             and self._same_algebra(gold_q, answer_q, name)
         )
+
+    def _answered(self, answer: str, gold: Quantity) -> Quantity:
+        """The answer's quantity, with the forms that only a number as the gold answer allows: "2.5k", "5m", a sentence."""
+        if gold.value is not None:
+            if said := lone_number(answer):
+                return _in_sentence(said, answer, gold)
+            if match := _THOUSANDS.fullmatch(answer):
+                return replace(quantity(match[1]), value=1000 * Fraction(match[2]))
+            if (match := _ATTACHED.fullmatch(answer)) and not self.problem.contains(answer):
+                return quantity(f"{match[1]} {match[2]}")
+        return quantity(answer)
 
     @staticmethod
     def same_time(gold: str, answer: str) -> bool:
@@ -114,13 +126,17 @@ class Scalars:
         sides = split_top(answer.core, "=")
         if len(sides) > 1 and "=" not in gold.core:
             return self._same_chain(gold, sides, name)
+        if len(split := split_top(gold.core, "=")) == 2 and len(sides) == 1 and _MEASURE.fullmatch(split[0]):
+            return self.same(split[1], answer.core)
         if r"\text" in answer.core or not mathematical(gold.core) or not mathematical(answer.core):
             return _words(gold.core) == _words(answer.core) != ""
+        if what := misread(gold.core) or misread(answer.core):
+            return self._refuse(f"not understood: {what}")
         if reason := unevaluated(gold.core, answer.core, gold.value is not None):
             return self._refuse(reason)
         if too_large(gold.core):
             return self._refuse("gold answer too large to compute with")
-        return algebraically_equal(gold.core, answer.core)
+        return algebraically_equal(_exactly(gold), _exactly(answer))
 
     def _same_chain(self, gold: Quantity, sides: list[str], name: str | None) -> bool:
         """The last side has the gold's value, and so has every other that is a number: "2+3=5", "m+n=5", not "4=5"."""
@@ -144,6 +160,13 @@ class Scalars:
         return False
 
 
+def _exactly(part: Quantity) -> str:
+    """A quantity for the algebra: its exact value where it has one. A decimal, which may be rounded, stays as it is."""
+    if part.value is None or _DECIMAL.fullmatch(part.core) and Fraction(part.core) == part.value:
+        return part.core
+    return rf"\frac{{{part.value.numerator}}}{{{part.value.denominator}}}"
+
+
 def _in_sentence(said: str, sentence: str, gold: Quantity) -> Quantity:
     """The quantity that a sentence says, with the senses of all its words: "a loss of 5" is not 5 of profit."""
     found = quantity(said)
@@ -158,8 +181,19 @@ def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: 
         (match[1] if match else re.sub(r"[\s()]", "", text)).upper()
         for match, text in ((gold_base, gold), (answer_base, answer))
     ]
-    names = [(match[2] or match[3]).lower() for match in (gold_base, answer_base) if match]
-    return digits[0] == digits[1] and len({str(ONES.get(name, name)) for name in names}) == 1
+    return digits[0] == digits[1] and len({_base(match) for match in (gold_base, answer_base) if match}) == 1
+
+
+def _numeral(text: str) -> re.Match | None:
+    """Digits with a base that has them; "C_2" and "A_n" are letters with an index."""
+    match = _BASE.fullmatch(text)
+    base = _base(match) if match else ""
+    return match if match and base.isdigit() and all(int(digit, 36) < int(base) for digit in match[1]) else None
+
+
+def _base(match: re.Match) -> str:
+    name = (match[2] or match[3]).lower()
+    return str(ONES.get(name, name))
 
 
 def _letters(text: str) -> str:

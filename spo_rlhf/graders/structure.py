@@ -83,16 +83,11 @@ def split_top(text: str, separators: str) -> list[str]:
 
 def closes_at_end(text: str, opening: int, closing: int) -> bool:
     """The bracket of `opening` characters at the start is closed by the `closing` characters at the end, not before."""
-    inner = text[opening : len(text) - closing]
-    depth, i = 0, 0
-    while i < len(inner):
-        if inner[i] == "\\":
-            i += 1
-        if i < len(inner):
-            depth += (inner[i] in OPEN) - (inner[i] in CLOSE)
+    depth = 0
+    for char in text[opening : len(text) - closing]:
+        depth += (char in OPEN) - (char in CLOSE)
         if depth < 0:
             return False
-        i += 1
     return depth == 0
 
 

@@ -37,12 +37,14 @@ PHRASES = {symbol: re.compile(pattern, re.IGNORECASE) for symbol, pattern in _PH
 _LONE_NUMBER = re.compile(
     r"((?:[A-Za-z'][\w'-]*[,:]?\s+)+)([^\sA-Za-z]*\d[^\sA-Za-z]*)((?:\s+[A-Za-z][\w'.,-]*)*)[.!]?"
 )
-_VERB = re.compile(r":|\b(?:is|are|was|were|has|have|had|be|[a-z]{2,}s)\b", re.IGNORECASE)
+_VERB = re.compile(r":|\b(?:is|are|was|were|has|have|had|be|[a-z]{3,}s)\b", re.IGNORECASE)
 _NO_SENTENCE = frozenset(
     "or not no nor never without except unless if either neither than least most between from to about around "
     "roughly approximately nearly almost over under above below within up maybe perhaps possibly wrong incorrect "
     "and minus plus less negative times squared cubed cube square root sqrt log ln sin cos tan factorial power "
     "double mod modulo reciprocal inverse opposite half twice hundred thousand million billion dozen percent step "
+    "false fail fails exceed exceeds divisible multiple multiples divided divides besides excluding negation logarithm "
+    "bounded hardly barely best cannot "
     "part question problem section chapter case example method exercise option choice page line".split()
 )
 
@@ -56,7 +58,7 @@ def lone_number(text: str) -> str | None:
     match = _LONE_NUMBER.fullmatch(plain) if len(plain) <= MAX_CHARS else None
     if not match or not _VERB.search(match[1]):
         return None
-    if _NO_SENTENCE & set(re.findall(r"[a-z]+", (match[1] + match[3]).lower())):
+    if "n't" in plain or _NO_SENTENCE & set(re.findall(r"[a-z]+", (match[1] + match[3]).lower())):
         return None
     return match[2].rstrip(".,:;") + match[3].rstrip(".,")
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from spo_rlhf.graders.compare import MAX_FORMS, MAX_ITEMS, MAX_SHOWN_CHARS, equal_answers
+from spo_rlhf.graders.compare import MAX_FORMS, MAX_ITEMS, MAX_SHOWN_CHARS, equal_answers, normalize_limited
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.guards import Problem
 from spo_rlhf.graders.scalars import MAX_SIDES, Scalars
-from spo_rlhf.graders.structure import MAX_DEPTH, MAX_NAME_CHARS, closes_at_end, parse, split_top
+from spo_rlhf.graders.structure import MAX_DEPTH, MAX_NAME_CHARS, closes_at_end, in_order_of_names, parse, split_top
 from spo_rlhf.graders.verdict import Question
 
 
@@ -36,6 +36,23 @@ def test_what_is_shown_of_an_answer_is_limited() -> None:
     assert shown == "x" * MAX_SHOWN_CHARS and MAX_SHOWN_CHARS == 500
 
 
+def test_what_is_far_too_long_is_not_normalised() -> None:
+    for length, normal in ((2000, True), (2001, False)):
+        assert (normalize_limited("$5$".ljust(length)) == "5") is normal
+
+
+def test_angles_in_radians_are_compared_as_such_where_the_problem_speaks_of_degrees() -> None:
+    in_degrees = Scalars(Problem("What is the angle in degrees?"))
+    assert in_degrees.same(r"\frac{\pi}{3}", r"\frac{2\pi}{6}") and in_degrees.same("60", r"\frac{\pi}{3}")
+    assert not in_degrees.same(r"60\text{ cm}", r"\frac{\pi}{3}")
+
+
+def test_what_is_said_of_a_verdict() -> None:
+    assert equal_answers("5", "5") == (True, "same text") and equal_answers("5", "05") == (True, "equal")
+    assert equal_answers("5", "6") == equal_answers("x", "y") == (False, "different")
+    assert equal_answers("5", "2+3", "What is 2+3?") == (False, "copied from the problem")
+
+
 def nested(depth: int) -> str:
     return "(1," * depth + "2" + ")" * depth
 
@@ -46,6 +63,41 @@ def test_what_cannot_be_read_says_so() -> None:
         parse(nested(MAX_DEPTH + 1))
     equal, why = equal_answers("5", nested(MAX_DEPTH + 1))
     assert not equal and why == "cannot be read: nested too deeply"
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"),
+    [
+        ("5", 0),
+        ("(5)", 1),
+        ("1, 2", 1),
+        ("(1, 2)", 1),
+        (r"\{1\}", 1),
+        ("[[1], [2]]", 1),
+        (r"\begin{pmatrix}1&2\end{pmatrix}", 1),
+        ("1 < x < 2", 1),
+        ("x > 2", 1),
+        (r"x \neq 3", 1),
+        (r"2 \pm 3", 1),
+        (r"(0,1) \cup (2,3)", 2),
+        ("S = (0, 1)", 2),
+        (r"\mathbb{R}", 2),
+        (r"\{x \mid x > 2\}", 1),
+    ],
+)
+def test_each_level_of_nesting_counts_once(text, levels) -> None:
+    assert parse(text, MAX_DEPTH - levels)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse(text, MAX_DEPTH - levels + 1)
+
+
+def test_the_limits_of_a_comparison() -> None:
+    assert (MAX_ITEMS, MAX_FORMS, MAX_SIDES, MAX_DEPTH, MAX_NAME_CHARS) == (60, 3, 4, 12, 60)
+
+
+def test_coordinates_are_put_in_the_order_of_their_names_where_all_have_one() -> None:
+    for text, order in (("y = 1, x = 2", ["2", "1"]), ("y = 1, 2", ["1", "2"]), ("y = 1, y = 2", ["1", "2"])):
+        assert [item.text for item in in_order_of_names(parse(text).items)] == order
 
 
 @pytest.mark.parametrize("gold, answer", [("5", ""), ("", ""), ("", "5")])
@@ -91,6 +143,11 @@ def test_letters_of_a_choice(gold, answer, same) -> None:
         ("x = 1, y = 2", "y = 2, x = 1", True),
         ("x = 1, y = 2", "x = 2, y = 1", False),
         ("x = 1, x = 2", "2, 1", True),
+        (r"5\text{ boys}, 3\text{ girls}", "5, 3", True),
+        (r"5\text{ boys}, 3\text{ girls}", "3, 5", False),
+        (r"5\text{ boys}, 3\text{ girls}", r"3\text{ girls}, 5\text{ boys}", True),
+        (r"5\text{ boys}, 3\text{ boys}", "3, 5", True),
+        (r"90^\circ, 45", r"45, 90^\circ", True),
         ("(1, 2)", "1, 2", True),
         ("(1, 2)", "2, 1", False),
         ("[1, 2]", "1, 2", False),
@@ -100,6 +157,8 @@ def test_letters_of_a_choice(gold, answer, same) -> None:
         (r"(0,1) \cup (2,3)", "(0,1), (2,3)", True),
         (r"(0,1) \cup (2,3)", r"(0,1) \cup (2,3]", False),
         (r"(0,1) \cup (2,3)", "0, 1", False),
+        (r"(0,1) \cup (2,3)", "A(0,1), B(2,3)", False),
+        (r"\begin{pmatrix}\end{pmatrix}", "(1, 2)", False),
         ("f(x) = 2x", "y = 2x", True),
         ("f(x) = 2x", "g(x) = 2x", False),
         ("y = 2x", "2x - y = 0", True),
@@ -170,12 +229,19 @@ def test_a_bracket_is_closed_at_the_end(text, closes) -> None:
         ("]1, 2[", ("()", "1", "2")),
         ("[1, 2[", ("[)", "1", "2")),
         ("]1, 2]", ("(]", "1", "2")),
+        ("(1, 2[", ("()", "1", "2")),
+        ("]1[", None),
     ],
 )
 def test_inequalities_are_intervals(text, interval) -> None:
     node = parse(text)
     found = (node.text, *(item.text for item in node.items)) if node.kind == "bracket" else None
     assert found == interval
+
+
+def test_parentheses_around_one_value_say_nothing() -> None:
+    assert parse("(5)") == parse("]5[") == parse("5") != parse("[5]")
+    assert parse("()").text == "()" and parse("][").text == "]["
 
 
 @pytest.mark.parametrize(
@@ -186,9 +252,12 @@ def test_inequalities_are_intervals(text, interval) -> None:
         (r"\pm 1 \pm 2", "expr", []),
         (r"1, 2 \pm 3", "list", ["1", "2 +3", "2 -3"]),
         ("north", "text", []),
+        ("yes", "text", []),
+        ("Evelyn", "text", []),
         (r"\text{North}", "text", []),
         ("abc", "expr", []),
         ("5 = x", "expr", []),
+        ("]1[", "expr", []),
     ],
 )
 def test_what_else_an_answer_may_be(text, kind, texts) -> None:
@@ -214,10 +283,20 @@ def test_what_else_an_answer_may_be(text, kind, texts) -> None:
         ("52", "52_8", True),
         ("52_8", "52_9", False),
         ("52_8", "53_8", False),
+        ("52", "52_5", False),
+        ("C", "C_2", False),
+        ("A", "A_n", False),
+        ("C_{16}", "C", True),
+        ("11_2", r"11\text{ base two}", True),
         (r"180^\circ", r"\pi", True),
         (r"\pi", r"180^\circ", False),
         (r"180^\circ", r"2\pi", False),
         ("180", r"\pi", False),
+        (r"5^\circ C", r"5^\circ F", False),
+        ("abcd", "dcba", False),
+        (r"5^\circ C", r"5\text{ degrees Celsius}", True),
+        ("5", "She has 5 of them in the end on the very last day", True),
+        (r"5\text{ apples}", "She has 5 of them in the end on the very last day", False),
     ],
 )
 def test_single_values_of_each_kind(gold, answer, same) -> None:

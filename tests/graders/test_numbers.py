@@ -48,6 +48,9 @@ from spo_rlhf.graders.units import unit_of
         ("1 2", None),
         ("1 2/3 4", None),
         ("1/0", None),
+        ("0^0", None),
+        ("(1/2))", None),
+        ("((1/2)", None),
         (r"\frac{1}{0}", None),
         ("x", None),
         ("", None),
@@ -68,7 +71,18 @@ def test_how_large_a_number_may_be() -> None:
     assert number("1000000^2") == 10**12 and number("1000001^2") is None
 
 
-SCALED = [(f"3 {name}", 3 * scale) for name, scale in SCALES.items()]
+PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
+POWERS_OF_TEN = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+TENTHS = {"hundredths": -2, "thousandths": -3, "ten-thousandths": -4, "hundred-thousandths": -5, "millionths": -6}
+SCALED = [
+    ("3 dozen", Fraction(36)),
+    *((f"3 {name}", Fraction(3, size)) for size, name in enumerate(PARTS, start=2)),
+    *((f"3 {name}", 3 * Fraction(10) ** power) for name, power in (POWERS_OF_TEN | TENTHS).items()),
+]
+
+
+def test_every_word_of_scale_is_below() -> None:
+    assert {f"3 {name}" for name in SCALES} == {text for text, _ in SCALED}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +90,7 @@ SCALED = [(f"3 {name}", 3 * scale) for name, scale in SCALES.items()]
     [
         *((text, value, False, None) for text, value in SCALED),
         ("5 cm", 5, False, "cm"),
+        ("5cm", 5, False, "cm"),
         ("5 m", 5, False, "m"),
         ("5m", None, False, None),
         ("5x", None, False, None),
@@ -97,6 +112,9 @@ SCALED = [(f"3 {name}", 3 * scale) for name, scale in SCALES.items()]
         ("1 hour 30 minutes", Fraction(3, 2), False, "hour"),
         ("5 ft 6 in", Fraction(11, 2), False, "ft"),
         ("1 hour, 1 minute and 30 seconds", Fraction(41, 40), False, "hour"),
+        ("5 xy ab", None, False, None),
+        ("20/month", 20, False, "1/month"),
+        ("20/month apples", None, False, None),
         ("6 in 5 ft", None, False, "ft"),
         ("5 ft 6 ft", None, False, "ft"),
         ("5 ft 6 kg", None, False, "kg"),
@@ -162,6 +180,7 @@ def test_quantities_are_equal_exactly_or_after_exact_conversion(gold, answer, sa
         ("1,23", "1,23"),
         ("1,2345", "1,2345"),
         ("12345,678", "12345,678"),
+        (")(1,234", ")(1234"),
     ],
 )
 def test_separators_of_thousands(text, joined) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from spo_rlhf.graders.compare import equal_answers
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.units import unit_of
 from spo_rlhf.graders.verdict import Question
@@ -72,3 +73,24 @@ def test_every_word_is_of_one_class():
     assert label == Label(unit_of("mile"), frozenset({"north"}), frozenset({"old", "bridge"}))
     assert read_label("in total") == read_label("") == Label()
     assert read_label("in") == Label(unit_of("inch"))
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        r"\text{cis} 5",
+        r"\text{abs}(5)",
+        "it can't be 5",
+        "The answer exceeds 5",
+        "It is a multiple of 5",
+        "It is divisible by 5",
+        r"\text{fails for } 5",
+        r"\text{is false: } 5",
+        "There are infinitely many besides 5",
+        "The remainder is x when divided by 5",
+        "x is the logarithm of 5",
+        "it is hardly 5",
+    ],
+)
+def test_a_sentence_that_does_not_give_its_number_as_the_answer(sentence) -> None:
+    assert not equal_answers("5", sentence)[0] and equal_answers("5", "She pays 5 every day")[0]
