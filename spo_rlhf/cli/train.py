@@ -12,7 +12,7 @@ from spo_rlhf.cli import presets, spo_options
 from spo_rlhf.host import model_folder, ray_start
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
-from spo_rlhf.launch import bounds
+from spo_rlhf.launch import bounds, resume
 from spo_rlhf.launch.output import output_to
 from spo_rlhf.launch.rows import settle_template
 from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
@@ -58,6 +58,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     presets.apply(flat, explicit)
     bounds.check_bounds(flat)
     bounds.settle_never(flat)
+    resume.settle(flat, explicit)
     spo, notes = spo_options.settle(flat, explicit)
     model_folder.trust_code(spo.trust_remote_code)
     dry_run = vars(flat).pop("dry_run")
@@ -71,8 +72,9 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     from spo_rlhf.launch import preflight
 
     notes += preflight.check_options(args, explicit)
-    preflight.check_inputs(args, must_load=not dry_run, notes=notes)
-    return args, notes
+    rows = preflight.check_inputs(args, must_load=not dry_run, notes=notes)
+    args.identity = resume.identity(args, rows)
+    return args, notes + resume.choose(args)
 
 
 def run(argv: list[str]) -> int:
@@ -89,11 +91,16 @@ def run(argv: list[str]) -> int:
         print(describe(args, notes))
         print(f"dry run: nothing was started ({duration(time.monotonic() - start)})")
         return 0
+    if args.spo.resume == resume.AUTO and resume.is_finished(args.spo.run_dir):
+        print(f"{args.spo.run_dir} holds a finished run; there is nothing to go on with")
+        return 0
     return train(args, notes, early)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; exit status 0, 2 for wrong usage or input, 1 for a failed run, 130 when interrupted."""
+    """Entry point; exit status 0, 2 for wrong usage or input, 1 for a failed run, 130 when interrupted,
+    75 when a signal ended it to be gone on with.
+    """
     return run_command(PROGRAM, lambda: run(sys.argv[1:] if argv is None else argv))
 
 

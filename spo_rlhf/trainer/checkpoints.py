@@ -152,13 +152,12 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
 
     A value that is a mapping is compared name by name.
     """
-    told = []
+    told: list[str] = []
     for name in stored.keys() & given.keys():
         was, now = stored[name], given[name]
         if isinstance(was, Mapping) and isinstance(now, Mapping):
-            for part in sorted(was.keys() | now.keys()):
-                if was.get(part) != now.get(part):
-                    told.append(f"{part} of --{name} is {now.get(part)!r}, was {was.get(part)!r}")
+            parts = [part for part in was.keys() | now.keys() if was.get(part) != now.get(part)]
+            told += [f"{part} of --{name} is {now.get(part)!r}, was {was.get(part)!r}" for part in parts]
         elif was != now:
             told.append(f"--{name} is {now!r}, was {was!r}")
     return sorted(told)
@@ -192,16 +191,22 @@ class Writing:
         manifest = {"step": int(NAME.fullmatch(self.name)["step"]), "number": number, "metric": metric, "run": run}  # pyright: ignore[reportOptionalSubscript]
         write_json(self.path / MANIFEST, {**manifest, "files": files})
         sync(self.path)
-        final, replaced = self.folder / self.name, self.folder / f".{self.name}{LEAVING}"
-        remove(replaced)
-        if final.exists():  # what an earlier run, or one before a cut, has left under this name
-            final.rename(replaced)
-        self.path.rename(final)
-        _sync_folder(self.folder)
-        remove(replaced)
+        final = self.folder / self.name  # where an earlier run, or one before a cut, may have left something
+        replace(self.path, final)
         for one in superseded(found_in(self.folder)[0], most, most_bytes):
             remove(one.path)
         return final
+
+
+def replace(new: Path, path: Path) -> None:
+    """Give a folder the name of another, or of none, beside it or above; the other goes."""
+    replaced = path.with_name(f".{path.name}{LEAVING}")
+    remove(replaced)
+    if path.exists():
+        path.rename(replaced)
+    new.rename(path)
+    _sync_folder(path.parent)
+    remove(replaced)
 
 
 def sync(folder: Path) -> None:

@@ -88,7 +88,7 @@ def test_what_does_not_finish_leaves_nothing(tmp_path):
     with checkpoints.writing(tmp_path, "global_step1") as one:
         (one.path / "weights.pt").write_bytes(b"1")
     assert names(tmp_path) == []
-    with pytest.raises(OSError), checkpoints.writing(tmp_path, "global_step1"):
+    with pytest.raises(OSError, match="No space"), checkpoints.writing(tmp_path, "global_step1"):
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == []
 
@@ -127,9 +127,7 @@ def test_which_go(whole, most, most_bytes, gone):
     assert [one.step for one in superseded(numbered(*whole), most, most_bytes)] == gone
 
 
-@pytest.mark.parametrize(
-    ("missing", "gone"), [(-5, []), (0, []), (1, [1]), (3, [1]), (4, [1, 3]), (7, None)]
-)
+@pytest.mark.parametrize(("missing", "gone"), [(-5, []), (0, []), (1, [1]), (3, [1]), (4, [1, 3]), (7, None)])
 def test_room_is_made_by_the_oldest_and_never_by_the_newest_or_the_best(missing, gone):
     whole = numbered((1, None, 3), (2, "best", 3), (3, None, 3), (4, None, 3))
     made = spared_for_room(whole, missing)
