@@ -18,7 +18,14 @@ from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, is_i
 def test_a_sample_brings_its_weight_and_the_most_likely_tokens_in_the_columns_of_its_own():
     args = SimpleNamespace(spo=SPO, data=SimpleNamespace(max_len=99))
     generator = SegmentSamplesGenerator(
-        SimpleNamespace(args=args), None, None, None, [], reporter=Reporter(None), check_rewards=lambda: None
+        SimpleNamespace(args=args),
+        None,
+        None,
+        None,
+        [],
+        reporter=Reporter(None),
+        check_rewards=lambda: None,
+        check_stop=lambda: None,
     )
     rollout = Rollout("p", "l", 3, 0, RolloutCounts())
     completion = Completion([8, 9], [-1.0, -2.0], False, top_logprobs=[-0.5, -2.0])
@@ -33,7 +40,14 @@ def test_a_sample_brings_its_weight_and_the_most_likely_tokens_in_the_columns_of
 def test_prompts_are_skipped_by_chance():
     args = SimpleNamespace(spo=SPO, train=SimpleNamespace(seed=1))
     generator = SegmentSamplesGenerator(
-        SimpleNamespace(args=args), None, None, None, [], reporter=Reporter(None), check_rewards=lambda: None
+        SimpleNamespace(args=args),
+        None,
+        None,
+        None,
+        [],
+        reporter=Reporter(None),
+        check_rewards=lambda: None,
+        check_stop=lambda: None,
     )
     known = Prior(0.9, 2.0)
     generator.judge = lambda prompt, label, iteration: (1.0, None) if prompt.startswith("new") else (0.25, known)
