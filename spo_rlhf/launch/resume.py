@@ -52,8 +52,7 @@ def identity(args: SimpleNamespace, rows: Iterable[Any]) -> dict[str, Any]:
         for part in option.split("."):
             value = getattr(value, part)
         told[option] = value
-    if is_local(name):
-        told["actor.model_name_or_path"] = model_folder.read_config(Path(name))
+    told["actor.model_name_or_path"] = model_folder.read_config(Path(name)) if is_local(name) else name
     if rows := list(rows):
         digest = hashlib.sha256(repr([tuple(row) for row in rows]).encode("utf-8", "surrogatepass"))
         told["data.prompt_dataset"] = {"number of rows": len(rows), "hash of all rows": digest.hexdigest()[:16]}

@@ -155,11 +155,12 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
     told: list[str] = []
     for name in stored.keys() & given.keys():
         was, now = stored[name], given[name]
+        called = f"--{name}" if "." in name else name
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             parts = [part for part in was.keys() | now.keys() if was.get(part) != now.get(part)]
-            told += [f"{part} of --{name} is {now.get(part)!r}, was {was.get(part)!r}" for part in parts]
+            told += [f"{part} of {called} is {now.get(part)!r}, was {was.get(part)!r}" for part in parts]
         elif was != now:
-            told.append(f"--{name} is {now!r}, was {was!r}")
+            told.append(f"{called} is {now!r}, was {was!r}")
     return sorted(told)
 
 
