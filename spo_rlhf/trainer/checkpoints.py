@@ -25,6 +25,7 @@ from spo_rlhf.host.files import read_json, write_json
 MANIFEST = "checkpoint.json"
 NAME = re.compile(r"(?P<best>best_)?global_step(?P<step>\d+)")
 MAKING, LEAVING = ".making", ".leaving"  # of names that begin with a dot: being written, being removed
+LEFTOVER = re.compile(rf"\.(best_)?global_step\d+(_hf)?({re.escape(MAKING)}|{re.escape(LEAVING)})")
 ROOM_TO_SPARE = 1.05  # of the size of the last checkpoint: replay and history grow
 
 
@@ -243,5 +244,5 @@ def remove(path: Path) -> None:
 def clear_leftovers(folder: Path) -> None:
     """Delete what a killed run was writing or removing in a folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if NAME.fullmatch(path.name[1:].removesuffix(MAKING).removesuffix(LEAVING)) and path.name.startswith("."):
+        if LEFTOVER.fullmatch(path.name):
             remove(path)

@@ -78,7 +78,10 @@ def test_a_crash_at_any_point_leaves_a_whole_one(tmp_path, monkeypatch, point):
     found = newest(tmp_path)
     assert found is not None and found.step == (2 if point == "after the rename" else 1)
     assert (tmp_path / "global_step1").exists(), "the old one goes last"
+    (tmp_path / ".best_global_step7_hf.leaving").mkdir()
+    (tmp_path / ".another").mkdir()
     checkpoints.clear_leftovers(tmp_path)
+    (tmp_path / ".another").rmdir()
     assert not [name for name in names(tmp_path) if name.startswith(".")]
     write(tmp_path, 3, most=1)
     assert names(tmp_path) == ["global_step3"]
