@@ -197,6 +197,19 @@ class SpoConfig:
         help="upload the trained model, with its card, to this repository of the Hugging Face hub (private where it is "
         "new); a failure is told and loses nothing",
     )
+    resume: str = option(
+        "never",
+        choices=("never", "auto"),
+        help="auto: a finished run says so and ends, one that was broken off goes on from its newest whole checkpoint, and "
+        "none is there yet: it starts (docs/resuming.md)",
+    )
+    grace: float = option(
+        60.0,
+        at_least=0,
+        metavar="S",
+        help="seconds that a step may still take after SIGTERM, SIGHUP or SIGUSR1; then it is abandoned. The checkpoint that "
+        "follows may take as long again",
+    )
     run_dir: str | None = option(
         parse=str,
         default_text="runs/<date>-<time>",

@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class RunStopped(Exception):
     """A run that ended itself, since going on would not have helped: one line that says why. Exit status 1."""
+
+
+class Preempted(Exception):
+    """A run that was asked to end and did so with what it had: one line that says how it goes on. Exit status 75, EX_TEMPFAIL."""

@@ -314,12 +314,6 @@ def policy_ranks(args: SimpleNamespace) -> int:
     return devices // per_rank
 
 
-def checkpoint_steps(args: SimpleNamespace) -> set[int]:
-    """Steps of which a checkpoint of the policy is kept; its folders are `global_step7` and `best_global_step7`."""
-    names = os.listdir(folder) if os.path.isdir(folder := os.path.join(args.ckpt.path, "_actor")) else []
-    return {int(found[1]) for found in (re.fullmatch(r"(?:best_)?global_step(\d+)", name) for name in names) if found}
-
-
 # ---- the names that are bound anew ------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ ROOMS = (
     "upstream_logits",
     "upstream",
     "upstream_steps",
+    "upstream_checkpoints",
     "graders",
     "tasks",
     "rollout",

@@ -44,6 +44,9 @@ variables:
   TRAIN_ROWS, VALIDATION_ROWS, ITERATIONS   of restem
   SMOKE=1                  2 steps on the CPU with a small model, on DATA=FILE.jsonl (restem, dpo: on arithmetic)
 
+The same command again goes on where the run in OUTPUT was broken off, and says so where it has finished; --spo.resume never
+starts it anew (docs/resuming.md).
+
 examples:
   bash $scripts/train.sh spo_chain gsm8k --dry-run
   DEVICES=8 bash $scripts/train.sh spo_tree math --train.seed 1

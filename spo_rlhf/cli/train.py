@@ -14,7 +14,7 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder, ray_start
 from spo_rlhf.host.command import refuse_in_one_line, run_command
 from spo_rlhf.host.console import duration
-from spo_rlhf.launch import bounds, hub, settings_file
+from spo_rlhf.launch import bounds, hub, resume, settings_file
 from spo_rlhf.launch.output import output_to
 from spo_rlhf.launch.rows import settle_template
 from spo_rlhf.launch.run import PROGRAM, describe, settle_device, train
@@ -77,6 +77,7 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     presets.apply(flat, explicit)
     bounds.check_bounds(flat)
     bounds.settle_never(flat)
+    resume.settle(flat, explicit)
     spo, notes = spo_options.settle(flat, explicit)
     model_folder.trust_code(spo.trust_remote_code)
     dry_run = vars(flat).pop("dry_run")
@@ -94,8 +95,9 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     from spo_rlhf.launch import preflight
 
     notes += preflight.check_options(args, explicit)
-    preflight.check_inputs(args, must_load=not dry_run, notes=notes)
-    return args, notes
+    rows = preflight.check_inputs(args, must_load=not dry_run, notes=notes)
+    args.identity = resume.identity(args, rows)
+    return args, notes + resume.choose(args)
 
 
 def run(argv: list[str]) -> int:
@@ -112,6 +114,9 @@ def run(argv: list[str]) -> int:
     if args.dry_run:
         print(describe(args, notes))
         print(f"dry run: nothing was started ({duration(time.monotonic() - start)})")
+        return 0
+    if args.spo.resume == resume.AUTO and resume.is_finished(args.spo.run_dir):
+        print(f"{args.spo.run_dir} holds a finished run; there is nothing to go on with")
         return 0
     return train(args, notes, early, settings)
 
@@ -131,7 +136,9 @@ def repeated_by(argv: list[str], args: SimpleNamespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; exit status 0, 2 for wrong usage or input, 1 for a failed run, 130 when interrupted."""
+    """Entry point; exit status 0, 2 for wrong usage or input, 1 for a failed run, 130 when interrupted,
+    75 when a signal ended it to be gone on with.
+    """
     return run_command(PROGRAM, lambda: run(sys.argv[1:] if argv is None else argv))
 
 

@@ -44,7 +44,7 @@ def _share(value: float) -> str:
 def unfinished(run: Run) -> str | None:
     if run.summary.get("finished"):
         return None
-    return f"not finished: {len(run.steps)} steps are recorded; it runs still, or --ckpt.load_enable goes on from its checkpoint"
+    return f"not finished: {len(run.steps)} steps are recorded; it runs still, or --spo.resume auto goes on from its checkpoint"
 
 
 @RULES.register("not_a_number")

@@ -19,6 +19,7 @@ OF_A_REPEAT = {
     "ckpt.path",
     "ckpt.output_dir",
     "ckpt.load_enable",
+    "spo.resume",
     "dry_run",
     "spo.verbose",
 }

@@ -14,7 +14,7 @@ NONFINITE = "nonfinite"  # folder of the samples with a number that is not finit
 CUT = "metrics.cut.jsonl"  # events of steps after the checkpoint that a run went on from
 OTHER_CONFIGS = "config.start*.json"
 # Options of one start, not of the run.
-OF_A_START = {"ckpt.load_enable", "dry_run"}
+OF_A_START = {"ckpt.load_enable", "spo.resume", "logger.wandb.run_name", "dry_run"}
 
 Event = dict[str, Any]
 

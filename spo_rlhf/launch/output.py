@@ -7,14 +7,18 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import options
-from spo_rlhf.errors import RunStopped, UserError
+from spo_rlhf.errors import Preempted, RunStopped, UserError
 from spo_rlhf.host.command import INTERRUPTED, WRONG_INPUT
 from spo_rlhf.host.console import Console
 from spo_rlhf.launch.deaths import dead_process
+from spo_rlhf.launch.stopping import PREEMPTED
+
+OF_THE_START = ("identity", "resume_from")  # launch/resume.py
 
 
 def plain(value: Any) -> Any:
@@ -32,6 +36,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
     return flat
+
+
+def resolved(args: SimpleNamespace) -> dict[str, Any]:
+    """The configuration of a run, flat, without what is known of its start and its checkpoints."""
+    return flatten({name: value for name, value in plain(args).items() if name not in OF_THE_START})
 
 
 @contextlib.contextmanager
@@ -85,6 +94,8 @@ def explain(error: BaseException, log: str | Path) -> tuple[int, str]:
     first_line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, UserError):
         return WRONG_INPUT, f"error: {first_line}"
+    if isinstance(error, Preempted):
+        return PREEMPTED, first_line
     if isinstance(error, RunStopped):
         return 1, f"stopped: {first_line}"
     if died := dead_process(str(error), log):

@@ -282,11 +282,12 @@ def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
             )
 
 
-def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | None = None) -> None:
+def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | None = None) -> list[PromptRow]:
     """Model, datasets and reward. Names on a hub are read only where `must_load` (a dry run leaves them).
 
-    What is to be shown is added to `notes`.
+    What is to be shown is added to `notes`. Returns the prompts to train on, none where they are not read.
     """
+    train_rows: list[PromptRow] = []
     check_model("actor", args.actor.model_name_or_path, must_load=must_load)
     for role in ("critic", "reward"):
         names = getattr(args, role).model_name_or_path
@@ -308,8 +309,10 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
     for flag, names, split in datasets if readable else []:
         pairs = check_dataset(args, flag, names, split, must_load=must_load, notes=notes)
         if pairs and flag == "data.prompt_dataset":
+            train_rows = pairs
             if len(pairs) < args.rollout.batch_size:
                 raise UserError(
                     f"--data.prompt_dataset {names}: {len(pairs)} rows do not fill one --rollout.batch_size of {args.rollout.batch_size}"
                 )
             try_reward(args, pairs[0].prompt, pairs[0].label)
+    return train_rows

@@ -12,13 +12,15 @@ from typing import Any
 from spo_rlhf import cpu, plugins, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, model_folder, processes, ray_start
+from spo_rlhf.host.command import INTERRUPTED
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.launch import gpu_rules, hub, model_card
 from spo_rlhf.launch.follow import following
 from spo_rlhf.launch.history import store_config
-from spo_rlhf.launch.output import explain, flatten, output_to, plain, root_cause
+from spo_rlhf.launch.output import explain, output_to, resolved, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
+from spo_rlhf.launch.stopping import PREEMPTED, SIGNALS, Stopping
 from spo_rlhf.rollouts.store import RolloutStore
 
 PROGRAM = "spo-train"
@@ -28,7 +30,7 @@ def describe(args: SimpleNamespace, notes: list[str]) -> str:
     """The resolved configuration and the placement, as text."""
     actors = placement(args)
     lines = ["resolved configuration"]
-    lines += [f"  {name} = {value!r}" for name, value in sorted(flatten(plain(args)).items())]
+    lines += [f"  {name} = {value!r}" for name, value in sorted(resolved(args).items())]
     kind = "logical devices (no GPU)" if device.is_cpu() else "GPUs"
     lines += ["", f"placement on {num_devices(actors)} {kind}", *(f"  {actor}" for actor in actors)]
     lines += ["", *(f"note: {note}" for note in notes)]
@@ -57,7 +59,7 @@ def settle_device(*, ask_cluster: bool) -> list[str]:
     ]
 
 
-def start_ray(args: SimpleNamespace) -> None:
+def start_ray(args: SimpleNamespace, stopping: Stopping) -> None:
     """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine. Raises UserError."""
     import ray
 
@@ -89,22 +91,25 @@ def start_ray(args: SimpleNamespace) -> None:
     if address:
         ray_start.check_answers(address)
     runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": set_up_worker} if address or files else {})
+    # A terminal that is closed hangs up on all that it started, and a checkpoint needs Ray: what is started here is deaf to it.
+    stopping.ignore((signal.SIGHUP, signal.SIGUSR1))
     try:
         ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
     except ConnectionError:
         raise ray_start.no_cluster(address) from None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set its own
+    finally:
+        stopping.install()
     gpu_rules.check_devices(args, address, ray.cluster_resources().get("GPU", 0))
 
 
-def run(args: SimpleNamespace, record: RunRecord) -> None:
-    """Start everything, train, save. Returns when the model is saved."""
+def run(args: SimpleNamespace, record: RunRecord, stopping: Stopping) -> None:
+    """Start everything, train, save. Returns when the model is saved. Raises Preempted where it was asked to end before."""
     import ray
 
     from spo_rlhf.rollout.engine import engine_factory
     from spo_rlhf.trainer import actor, events, loop
 
-    start_ray(args)
+    start_ray(args, stopping)
     args.event_log = events.EventLog.remote()
     upstream.bind(
         engine=engine_factory(
@@ -120,7 +125,16 @@ def run(args: SimpleNamespace, record: RunRecord) -> None:
         reward=actor.RemoteRewardActor,
         trainer=loop.RemoteSegmentTrainer,
     )
-    with following(lambda: ray.get(args.event_log.take.remote()), record.take):
+
+    def fetch() -> list[dict[str, Any]]:
+        stopping.end_overdue()
+        return ray.get(args.event_log.take.remote(stopping.request()))
+
+    def take(event: dict[str, Any]) -> None:
+        record.take(event)
+        stopping.training = stopping.training or event["event"] == "plan"
+
+    with following(fetch, take):
         upstream.train(args)
 
 
@@ -129,8 +143,7 @@ def shut_down() -> None:
 
     In a cluster that was not started here Ray itself ends what belonged to this run.
     """
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
+    Stopping.ignore((signal.SIGINT, *SIGNALS))
     started = processes.descendants()
     ray_start.shut_down()
     processes.end(started)
@@ -183,16 +196,21 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: d
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
         rollouts = RolloutStore(run_dir, args.spo.save_rollouts_mb, console.line)
         record = RunRecord(run_dir, console, resume=resume, rollouts=rollouts)
-        for note in notes + store_config(run_dir, flatten(plain(args)), settings):
+        for note in notes + store_config(run_dir, resolved(args), settings):
             console.line(f"note: {note}")
         where = "here" if args.spo.verbose else log
         console.line(f"starting Ray, {args.vllm.num_engines} vLLM engine(s) and the policy; engine log: {where}")
         status, message = 0, ""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stopping = Stopping(args.spo.grace)
+        stopping.install()
         try:
-            run(args, record)
-        except (KeyboardInterrupt, SystemExit):  # the latter: SIGTERM while ray.init is at work
-            status, message = 130, "interrupted; nothing is left running"
+            run(args, record, stopping)
+        except (KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, SystemExit):
+                stopping.asked_by = "SIGTERM"  # while ray.init was at work, which has a handler of its own
+            status, message = INTERRUPTED, "interrupted; nothing is left running"
+            if stopping.asked_by:
+                status, message = PREEMPTED, stopping.message()
         except Exception as error:
             traceback.print_exc()
             status, message = explain(root_cause(error), where)

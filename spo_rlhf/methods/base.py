@@ -48,7 +48,7 @@ class TrainerServices:
     args: SimpleNamespace  # of the run, `args.spo` its SpoConfig
     to_experience: Callable[[Rollout, Sample], Experience]
     add_log_probs: Callable[[list[Experience]], None]  # of the present policy and the reference, in place
-    checkpoint_steps: Callable[[], set[int]]  # of which a checkpoint is kept
+    from_fields: Callable[[dict[str, Any]], Experience]  # a sample of what a checkpoint holds of it, `vars` of it
     reporter: Reports
 
 
@@ -59,7 +59,7 @@ class Supply:
         self.method, self.services, self.args = method, services, services.args
         own = method.memory()
         history = self.args.spo.prompts.memory() if own is None else own
-        self.memory = None if history is None else Memory(history, Path(self.args.ckpt.path) / "_history")
+        self.memory = None if history is None else Memory(history)
         self.by_history = own is not None
 
     def judge(self, prompt: str, label: Any, iteration: int) -> tuple[float, Prior | None]:
@@ -90,17 +90,15 @@ class Supply:
             )
         return samples[:whole]
 
-    def save(self, step: int) -> None:
-        """Write what the checkpoint of `step` has to hold; called before the checkpoint is written."""
+    def save(self, folder: Path) -> None:
+        """Write what belongs into a checkpoint into its folder, nothing of it as a pickle."""
         if self.memory:
-            self.memory.save(step, self.services.checkpoint_steps())
+            self.memory.save(folder)
 
-    def load(self, step: int) -> None:
-        """Read what belongs to the checkpoint that training goes on from."""
-        if self.memory and not self.memory.load(step):
-            self.services.reporter.note(
-                f"no history of the prompts in {self.memory.folder} for step {step}: it begins anew"
-            )
+    def load(self, folder: Path) -> None:
+        """Read it from the checkpoint that training goes on from."""
+        if self.memory and not self.memory.load(folder):
+            self.services.reporter.note(f"no history of the prompts in {folder}: it begins anew")
 
     def report_end(self) -> None:
         """Say what was sampled and not trained."""

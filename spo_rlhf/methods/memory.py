@@ -8,17 +8,17 @@ import numpy as np
 
 from spo_rlhf.core.history import PromptHistory, prompt_key
 from spo_rlhf.core.values import Prior, leave_one_out
-from spo_rlhf.host.files import read_json, whole_file
+from spo_rlhf.host.files import read_json, replace_text
 from spo_rlhf.rollout.records import Rollout
 
-PREFIX, SUFFIX = "step", ".json"
+FILE = "history.json"
 
 
 class Memory:
-    """A `PromptHistory` on the controller. `folder`: where its checkpoints go, one file a step."""
+    """A `PromptHistory` on the controller."""
 
-    def __init__(self, history: PromptHistory, folder: Path):
-        self.history, self.folder = history, folder
+    def __init__(self, history: PromptHistory):
+        self.history = history
 
     def prior(self, prompt: str, label: object, iteration: int) -> Prior:
         """What is known of a prompt that is to be sampled in this iteration."""
@@ -38,25 +38,16 @@ class Memory:
             self.history.add(key, rollout.outcomes(), iteration)
         return metrics | {"history/prompts": float(len(self.history.of_prompt))}
 
-    def save(self, step: int, keep: set[int]) -> None:
-        """Write the history of a checkpoint, whole or not at all, and delete those of checkpoints other than `keep`."""
-        for path in self.folder.glob(f"{PREFIX}*{SUFFIX}"):
-            number = path.name[len(PREFIX) : -len(SUFFIX)]
-            if number.isdigit() and int(number) not in keep:
-                path.unlink()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self._path(step)) as partial:
-            Path(partial).write_text(json.dumps(self.history.state()), encoding="utf-8")
+    def save(self, folder: Path) -> None:
+        """Write the history into the folder of a checkpoint."""
+        replace_text(folder / FILE, json.dumps(self.history.state()))
 
-    def load(self, step: int) -> bool:
-        """Read the history that belongs to the checkpoint of `step`; False if there is none."""
-        if not self._path(step).exists():
+    def load(self, folder: Path) -> bool:
+        """Read the history of a checkpoint; False if there is none."""
+        if not (folder / FILE).exists():
             return False
-        self.history.restore(read_json(self._path(step)))
+        self.history.restore(read_json(folder / FILE))
         return True
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"{PREFIX}{step}{SUFFIX}"
 
 
 def baseline_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

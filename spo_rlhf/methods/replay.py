@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.core.seeds import derive_seed
-from spo_rlhf.host.files import whole_file
 
-PREFIX, SUFFIX = "step", ".pt"
+FILE = "replay.pt"
 
 
 @dataclass
@@ -67,25 +66,22 @@ class NodeReplay:
         self.drawn += count
         return [alive[number].sample for number in chosen], Counter(iteration - alive[n].iteration for n in chosen)
 
-    def save(self, folder: Path, step: int) -> None:
-        """Write the buffer of a checkpoint, whole or not at all."""
+    def save(self, folder: Path) -> None:
+        """Write the buffer into the folder of a checkpoint. Samples are records of tensors, numbers, texts and lists of them."""
         import torch  # here, for the options of the methods are read by commands that do not load it
 
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{PREFIX}{step}{SUFFIX}"
         counts = {name: getattr(self, name) for name in ("added", "drawn", "expired")}
-        with whole_file(path) as partial:
-            torch.save({"counts": counts, "entries": [vars(entry) for entry in self.entries]}, partial)
+        entries = [{**vars(entry), "sample": dict(vars(entry.sample))} for entry in self.entries]
+        torch.save({"counts": counts, "entries": entries}, folder / FILE)
 
-    def load(self, folder: Path, step: int) -> bool:
-        """Read the buffer that belongs to the checkpoint of `step`; False if there is none."""
+    def load(self, folder: Path, make: Callable[[dict[str, Any]], Any]) -> bool:
+        """Read the buffer of a checkpoint; False if there is none. `make`: a sample of its fields."""
         import torch
 
-        path = folder / f"{PREFIX}{step}{SUFFIX}"
-        if not path.exists():
+        if not (folder / FILE).exists():
             return False
-        state = torch.load(path, weights_only=False)  # written by `save`, beside the model's own checkpoint
-        self.entries = [Entry(**entry) for entry in state["entries"]]
+        state = torch.load(folder / FILE, weights_only=True)
+        self.entries = [Entry(**{**entry, "sample": make(entry["sample"])}) for entry in state["entries"]]
         vars(self).update(state["counts"])
         return True
 
@@ -94,11 +90,3 @@ class NodeReplay:
         before = len(self.entries)
         self.entries = [entry for entry in self.entries if fits(entry.sample)]
         return before - len(self.entries)
-
-    @staticmethod
-    def prune(folder: Path, keep: set[int]) -> None:
-        """Delete the buffers of checkpoints that are gone."""
-        for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
-            step = path.name[len(PREFIX) : -len(SUFFIX)]
-            if step.isdigit() and int(step) not in keep:
-                path.unlink()

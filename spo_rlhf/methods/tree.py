@@ -232,7 +232,6 @@ class NodeSupply(Supply):
     def __init__(self, method: Tree, services: TrainerServices):
         super().__init__(method, services)
         self.replay = NodeReplay(method.replay_max_age, method.replay_per_prompt, self.args.train.seed)
-        self.folder = Path(self.args.ckpt.path) / "_replay"
         self.weight_L = level_weights(method.branching) if method.level_weights else None
         self.idle = 0  # iterations since the last that had something to train
 
@@ -282,17 +281,14 @@ class NodeSupply(Supply):
                 f"{batch_size}; they wait"
             )
 
-    def save(self, step: int) -> None:
-        super().save(step)
-        NodeReplay.prune(self.folder, self.services.checkpoint_steps())
-        self.replay.save(self.folder, step)
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        self.replay.save(folder)
 
-    def load(self, step: int) -> None:
-        super().load(step)
-        if not self.replay.load(self.folder, step):
-            self.services.reporter.note(
-                f"no replay buffer in {self.folder} for step {step}: training goes on with new trees"
-            )
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        if not self.replay.load(folder, self.services.from_fields):
+            self.services.reporter.note(f"no replay buffer in {folder}: training goes on with new trees")
         # Those of a run with other options lack what these need, or have what others of their batch have not.
         spo = self.args.spo
         needed = {

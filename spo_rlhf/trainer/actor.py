@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import ray
 import torch
 
-from spo_rlhf import upstream
+from spo_rlhf import upstream, upstream_checkpoints
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.metrics import METRICS
@@ -16,6 +16,7 @@ from spo_rlhf.trainer.faults import faults_of_step
 from spo_rlhf.trainer.guard import FiniteWeights, StepGuard
 from spo_rlhf.trainer.micro_batches import MicroBatches, filler
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
+from spo_rlhf.trainer.rank_state import SavedRank
 from spo_rlhf.trainer.trained import has_gradient, trained_tokens, wanted_by
 
 
@@ -174,17 +175,21 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         return faults_of_step(number, self.actor_loss_fn.experience, self.actor_loss_fn.log_probs)
 
 
-class SegmentPolicyActor(FiniteWeights, upstream.PolicyModelActor):
+class SegmentPolicyActor(FiniteWeights, SavedRank, upstream.PolicyModelActor):
     """OpenRLHF's policy actor around SegmentActorTrainer; tells the engines which weights they have."""
 
+    folder_name = "_actor"
+
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
-        self.weight_version = 0
         self.limit_s = strategy.args.spo.engine_timeout
         self.entropy_clip, self.entropies = strategy.args.spo.entropy_clip > 0, []
-        with upstream.actor_trainer(SegmentActorTrainer):
+        folder = strategy.args.resume_from
+        with upstream.actor_trainer(SegmentActorTrainer), upstream_checkpoints.in_folder(strategy, folder):
             super().init_model_from_pretrained(strategy, *args, **kwargs)
         self.trainer.pack()
         self.sender = upstream.WeightSender(self.vllm_engines, self.limit_s)
+        # The engines get the weights of a checkpoint by the next broadcast, under the number that these had.
+        self.weight_version = self.load_rank(folder).get("weight_version", 1) - 1
 
     def forward(self, *args, **kwargs):
         """Log-probabilities under the old policy; the entropies of the same pass stay here until `take_entropies`."""
@@ -212,9 +217,12 @@ class SegmentPolicyActor(FiniteWeights, upstream.PolicyModelActor):
         self.require_finite_weights(self.strategy, self.actor, self.ema_model)
         super().save_model()
 
-    def save_checkpoint(self, *args, **kwargs) -> None:
+    def save_checkpoint(self, folder: str) -> None:
+        """Write the policy's part of the checkpoint that is in the making in `folder`."""
         self.require_finite_weights(self.strategy, self.actor, self.ema_model)
-        super().save_checkpoint(*args, **kwargs)
+        with upstream_checkpoints.in_folder(self.strategy, folder):
+            super().save_checkpoint(upstream_checkpoints.TAG)
+        self.save_rank(folder, weight_version=self.weight_version)
 
     def broadcast_to_vllm(self, engines: Sequence[int] = ()) -> tuple[int, list[int]]:
         """New weights to the engines of these numbers; returns their version and the engines that did not take them whole."""
@@ -236,11 +244,16 @@ class ReferenceActor(upstream.ReferenceModelActor):
             packed.install(self.model, strategy.args.spo)
 
 
-class CriticActor(FiniteWeights, upstream.CriticModelActor):
+class CriticActor(FiniteWeights, SavedRank, upstream.CriticModelActor):
     """OpenRLHF's critic, likewise; its optimizer steps and weights are guarded as the policy's are."""
 
+    folder_name = "_critic"
+
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
-        super().init_model_from_pretrained(strategy, *args, **kwargs)
+        folder = strategy.args.resume_from
+        with upstream_checkpoints.in_folder(strategy, folder):
+            super().init_model_from_pretrained(strategy, *args, **kwargs)
+        self.load_rank(folder)
         self.guard = StepGuard(self.trainer.strategy, self._faults)
         training_step = self.trainer.training_step
 
@@ -265,9 +278,12 @@ class CriticActor(FiniteWeights, upstream.CriticModelActor):
         self.require_finite_weights(self.strategy, self.critic)
         super().save_model()
 
-    def save_checkpoint(self, *args, **kwargs) -> None:
+    def save_checkpoint(self, folder: str) -> None:
+        """As the policy's."""
         self.require_finite_weights(self.strategy, self.critic)
-        super().save_checkpoint(*args, **kwargs)
+        with upstream_checkpoints.in_folder(self.strategy, folder):
+            super().save_checkpoint(upstream_checkpoints.TAG)
+        self.save_rank(folder)
 
     def _faults(self, number: str) -> list[Fault]:
         return faults_of_step(f"critic {number}", self.experience, None)

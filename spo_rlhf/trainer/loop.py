@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -10,9 +11,11 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.core.finite import Fault, finite_only
+from spo_rlhf.errors import Preempted
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.rollout.ledger import EngineLedger
 from spo_rlhf.rollout.records import RolloutCounts
+from spo_rlhf.trainer import random_state
 from spo_rlhf.trainer.engine_calls import RayEngineCalls
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
@@ -20,6 +23,8 @@ from spo_rlhf.trainer.experience import SegmentExperienceMaker
 from spo_rlhf.trainer.kept import KeptRollouts
 from spo_rlhf.trainer.rewards import RewardWatch
 from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, with_equal_logs
+from spo_rlhf.trainer.saving import Progress, Saver
+from spo_rlhf.trainer.stopping import StopAsked, StopWatch
 from spo_rlhf.trainer.trained import wanted_by
 from spo_rlhf.trainer.watch import FaultWatch, NonFinite
 
@@ -41,6 +46,9 @@ class SegmentTrainer(upstream.PPOTrainer):
         torch.manual_seed(seed)
         self.reporter = Reporter(strategy.args.event_log)
         super().__init__(pretrain, strategy, *args, **kwargs)
+        # Checkpoints are the Saver's: OpenRLHF's own way of writing them is asked for in no step.
+        self.save_steps, self.args.ckpt.save_steps = self.args.ckpt.save_steps, float("inf")
+        self.stop = StopWatch(self.reporter)
         # OpenRLHF has built its own maker and generator by now: ours take over what those were given.
         built = self.experience_maker
         self.experience_maker = SegmentExperienceMaker(
@@ -74,83 +82,116 @@ class SegmentTrainer(upstream.PPOTrainer):
             engines=self.engines,
             reporter=self.reporter,
             check_rewards=self.rewards.check,
+            check_stop=self.check_stop,
         )
         self.supply = self.args.spo.method.supply(
             TrainerServices(
                 args=self.args,
                 to_experience=self.samples_generator.to_experience,
                 add_log_probs=self.experience_maker.add_log_probs,
-                checkpoint_steps=lambda: upstream.checkpoint_steps(self.args),
+                from_fields=lambda fields: upstream.Experience(**fields),
                 reporter=self.reporter,
             )
         )
         self.samples_generator.judge = self.supply.judge
         self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
-        self.tokens = 0  # generated for training since the start, Monte Carlo included
+        self.at = Progress()
+        groups = [group for group in (self.actor_model_group, self.critic_model_group) if group is not None]
+        self.saver = Saver(self.args, groups, self.supply, self.reporter)
+        self.whole: dict[str, Any] | None = None  # what to save where the run is asked to end just now
 
     def fit(self, global_step: int = 0) -> None:
-        """Train for --train.num_episodes passes over the prompts, from the checkpoint if there is one."""
-        state = self.init_checkpoint_states()
-        self.restore_best_checkpoint_state(state)
-        step, consumed = max(global_step, state["global_step"]), state["total_consumed_prompts"]
-        iteration = state.get("iteration", step)  # ahead of the step where an iteration had nothing to train
-        self.tokens = state.get("generated_tokens", 0)
+        """Train for --train.num_episodes passes over the prompts, from the checkpoint if there is one.
+
+        Raises Preempted where the run was asked to end, its checkpoint written.
+        """
         self.engines.start()  # in the background they have begun
-        if step:
-            self.broadcast_to_vllm()
-            self.supply.load(step)
-            if state["data_loader_state_dict"]:
-                self.prompts_dataloader.load_state_dict(state["data_loader_state_dict"])
-        budget = self.args.spo.token_budget
+        self.restore(self.saver.load())
+        steps, budget = self.planned_steps(), self.args.spo.token_budget
         self.reporter.send(
-            "plan", first_step=step, steps=self.planned_steps(), first_tokens=self.tokens, token_budget=budget
+            "plan", first_step=self.at.step, steps=steps, first_tokens=self.at.tokens, token_budget=budget
         )
         if reason := wanted_by(self.args):
             self.reporter.note(f"samples without a policy gradient are computed like the others: {reason} wants them")
-        if self.args.spo.eval_ends and step == 0:
-            self.evaluate_held_out(step)
-
-        for episode in range(state["episode"], self.args.train.num_episodes):
-            exhausted = self.spent()
-            while not exhausted:
-                batch, samples, measured = self.generate(iteration)
-                consumed, iteration, exhausted = (
-                    consumed + batch.prompts,
-                    iteration + 1,
-                    batch.exhausted or self.spent(),
-                )
-                if not samples and not batch.faults:
-                    continue
-                self.reporter.stage("train")
-                status, step = self.train_step(samples, step, batch.faults)
-                status = self.complete(status, measured, batch.pass_rate)
-                self.report_step(step, status)
-                self.faults.stop_if_hopeless(step)
-                sample = self.kept.send(step, batch.rollouts, self.experience_maker.batch)
-                progress = {
-                    "episode": episode,
-                    "global_step": step,
-                    "iteration": iteration,
-                    "generated_tokens": self.tokens,
-                    "total_consumed_prompts": consumed,
-                    "data_loader_state_dict": self.prompts_dataloader.state_dict(),
-                }
-                self.save_logs_and_checkpoints(step, {**status, **sample}, progress)
-                if step % self.args.eval.steps == 0:
-                    self.evaluate_held_out(step, progress)
-        if self.args.spo.eval_ends and step % self.args.eval.steps:  # unless it was evaluated just now
-            self.evaluate_held_out(step)
+        try:
+            self.train()
+        except StopAsked as asked:
+            left = self.whole and self.saver.leave(self.whole)
+            where = f"the checkpoint is {left}" if left else "there is nothing to go on from yet"
+            raise Preempted(f"{asked} ended the run; {where}. --spo.resume auto goes on") from None
         self.supply.report_end()
         self.rewards.report_rest()
         self.engines.report_rest()
         for logger in filter(None, (self.wandb_logger, self.tensorboard_logger)):
             logger.close()
 
+    def train(self) -> None:
+        """The loop itself, from `self.at`. Raises StopAsked."""
+        at, every = self.at, self.args.eval.steps
+        if at.evaluated < at.step and (at.step % every == 0 if at.step else self.args.spo.eval_ends):
+            self.evaluate_and_save()
+        while at.episode < self.args.train.num_episodes:
+            while not (at.exhausted or self.spent()):
+                self.whole = self.state()
+                self.stop.between_steps()
+                if (at.step + 1) % self.save_steps == 0 or (self.eval_dataloader and (at.step + 1) % every == 0):
+                    self.saver.make_room(at.step + 1)
+                batch, samples, measured = self.generate(at.iteration)
+                at.prompts, at.iteration, at.exhausted = at.prompts + batch.prompts, at.iteration + 1, batch.exhausted
+                if not samples and not batch.faults:
+                    continue
+                self.reporter.stage("train")
+                status, at.step = self.train_step(samples, at.step, batch.faults)
+                status = self.complete(status, measured, batch.pass_rate)
+                self.report_step(at.step, status)
+                self.faults.stop_if_hopeless(at.step)
+                sample = self.kept.send(at.step, batch.rollouts, self.experience_maker.batch)
+                self.save_logs_and_checkpoints(at.step, {**status, **sample})
+                if at.step % every == 0:
+                    self.evaluate_and_save()
+                if at.step % self.save_steps == 0:
+                    self.saver.save(self.state(), metric=self._latest_eval_metric_value)
+            at.episode, at.exhausted = at.episode + 1, False
+        self.whole = self.state()
+        if self.args.spo.eval_ends and at.step % every:  # unless it was evaluated just now
+            self.evaluate_held_out(at.step)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of the controller, in numbers, texts and tensors; between two iterations."""
+        return {
+            "progress": dict(vars(self.at)),
+            "prompts": self.samples_generator.position(),
+            "random": random_state.take(),
+            "kl_coef": float(self.kl_ctl.value),
+            "counts": dict(vars(self.counts)),
+            "skipped_in_a_row": self.faults.state(),
+            "best_eval_metric_key": self.best_eval_metric_key,
+            "best_eval_metric_value": float(self.best_eval_metric_value),
+            "latest_eval_metric_value": self._latest_eval_metric_value,
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Go on from what `state` gave; the engines get the policy's weights."""
+        if state is None:
+            return
+        vars(self.at).update(state["progress"])
+        vars(self.counts).update(state["counts"])
+        self.kl_ctl.value = state["kl_coef"]
+        self.faults.restore(state["skipped_in_a_row"])
+        self.restore_best_checkpoint_state(state)
+        self.broadcast_to_vllm()
+        self.samples_generator.go_on_from(state["prompts"])
+        random_state.restore(state["random"])  # last: an iterator over the prompts has drawn from it
+
+    def check_stop(self) -> None:
+        """Abandon a step that is still being sampled, or an evaluation, where the run was asked to end."""
+        self.stop.within_step()
+
     def spent(self) -> bool:
         """The token budget, where there is one, is used up."""
         budget = self.args.spo.token_budget
-        return budget is not None and self.tokens >= budget
+        return budget is not None and self.at.tokens >= budget
 
     def planned_steps(self) -> int:
         """Steps of the whole run, as far as they can be known beforehand."""
@@ -169,7 +210,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         batch = self.samples_generator.generate(iteration, **self.generate_kwargs)
         measured = {"timing/generation": time.monotonic() - start}
         self.counts.add(batch.counts)
-        self.tokens += batch.counts.generated_tokens
+        self.at.tokens += batch.counts.generated_tokens
         if not batch.rollouts or batch.faults:
             return batch, [], measured
         try:
@@ -216,7 +257,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         counts, self.counts = self.counts, RolloutCounts()
         status |= self.experience_maker.batch_metrics | measured | {"timing/make_experience": making}
         status |= {f"rollout/{name}": count for name, count in vars(counts).items()}
-        status["rollout/total_tokens"] = self.tokens
+        status["rollout/total_tokens"] = self.at.tokens
         status["rollout/cache_hit_rate"] = counts.cached_tokens / max(counts.prompt_tokens, 1)
         status["rollout/logprob_gap_max"] = self.experience_maker.logprob_gap_max
         self.experience_maker.logprob_gap_max = float("nan")  # the next batch may be skipped before it has one
@@ -237,11 +278,6 @@ class SegmentTrainer(upstream.PPOTrainer):
         }
         self.reporter.send("step", step=step, metrics=metrics)
 
-    def save_logs_and_checkpoints(self, global_step: int, logs_dict=None, client_states=None) -> None:
-        if global_step % self.args.ckpt.save_steps == 0:
-            self.supply.save(global_step)
-        super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
-
     def restore_best_checkpoint_state(self, checkpoint_states) -> None:
         """The best value so far goes on with its checkpoint, unless --ckpt.best_metric_key now names another metric."""
         asked = self.best_eval_metric_key
@@ -253,14 +289,23 @@ class SegmentTrainer(upstream.PPOTrainer):
                 )
             self.best_eval_metric_key, self.best_eval_metric_value = asked, float("-inf")
 
-    def save_best_checkpoint(self, eval_metrics, global_step, client_states=None) -> None:
-        self.supply.save(global_step)  # whether it is the best is decided there; a file too many is pruned later
-        super().save_best_checkpoint(eval_metrics, global_step, client_states)
-
-    def evaluate_held_out(self, step: int, progress: dict | None = None) -> None:
-        """Accuracy on --eval.dataset, if given; keeps the best checkpoint while training."""
-        if not self.eval_dataloader:
+    def evaluate_and_save(self) -> None:
+        """Evaluate the present step; a checkpoint where, after training, it is the best so far."""
+        self.whole = self.state()
+        metrics = self.evaluate_held_out(self.at.step)
+        self.at.evaluated = self.at.step
+        key = self._detect_eval_metric_key(metrics) if metrics and self.at.step else None
+        if key not in metrics:
             return
+        self._latest_eval_metric_value = value = float(metrics[key])
+        if value > self.best_eval_metric_value:
+            self.best_eval_metric_value = value
+            self.saver.save(self.state(), best=True, metric=value)
+
+    def evaluate_held_out(self, step: int) -> dict[str, float]:
+        """Accuracy on --eval.dataset; no metrics where there is none."""
+        if not self.eval_dataloader:
+            return {}
         samples = self.args.eval.n_samples_per_prompt
         self.reporter.stage("evaluate", total=len(self.eval_dataloader))
         self.samples_generator.eval_step = step
@@ -269,8 +314,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         metrics = self.evaluate(step, **options)
         problems = len(self.eval_dataloader.dataset)
         self.reporter.send("eval", step=step, seconds=time.monotonic() - start, metrics=metrics, problems=problems)
-        if progress is not None:
-            self.save_best_checkpoint(metrics, step, progress)
+        return metrics
 
 
 RemoteSegmentTrainer = ray.remote(SegmentTrainer)

@@ -25,7 +25,7 @@ from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
 
-WAIT_S = 10.0
+CHECK_REWARDS_S, WAIT_S = 10.0, 1.0
 Judge = Callable[[str, Any, int], tuple[float, Prior | None]]  # as `Supply.judge`
 
 
@@ -100,20 +100,39 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     """Asks the engines for whole rollouts.
 
     They come in the order of the prompts, whatever the order in which they were finished, so that a run can be repeated.
-    `check_rewards` is called every few seconds, and may raise.
+    `check_rewards` is called every few seconds, `check_stop` more often, and both may raise.
     """
 
     def __init__(
-        self, *args: Any, engines: EnginePool, reporter: Reporter, check_rewards: Callable[[], None], **kwargs: Any
+        self,
+        *args: Any,
+        engines: EnginePool,
+        reporter: Reporter,
+        check_rewards: Callable[[], None],
+        check_stop: Callable[[], None],
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.engines = engines
         self.spo: SpoConfig = self.args.spo
-        self.reporter, self.check_rewards = reporter, check_rewards
+        self.reporter, self.check_rewards, self.check_stop = reporter, check_rewards, check_stop
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
         self.judge: Judge = lambda prompt, label, iteration: (1.0, None)  # what is known of a prompt; set by the loop
         self._prompts: Any = None  # iterator over the data of the episode
         self._spare: list[Rollout] = []  # sampled ahead, by --rollout.vllm_generate_batch_size
+
+    def position(self) -> dict[str, Any] | None:
+        """Where in the data the next prompts stand, for a checkpoint; None between two episodes.
+
+        Rollouts that were sampled ahead, by --rollout.vllm_generate_batch_size, do not belong to it.
+        """
+        return None if self._prompts is None else self.prompts_dataloader.state_dict()
+
+    def go_on_from(self, position: dict[str, Any] | None) -> None:
+        """Take further prompts from where `position` was asked for. Draws random numbers, as beginning an episode does."""
+        if position is not None:
+            self.prompts_dataloader.load_state_dict(position)
+            self._prompts = iter(self.prompts_dataloader)
 
     @torch.no_grad()
     def generate(self, iteration: int, **options: Any) -> RolloutBatch:
@@ -198,7 +217,8 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self._dispatch(data, num_prompts, purpose, options, batch)
         while self.engines.pending:
             answers = self.engines.take(WAIT_S)
-            if not self.engines.pending or time.monotonic() - checked > WAIT_S:
+            self.check_stop()
+            if not self.engines.pending or time.monotonic() - checked > CHECK_REWARDS_S:
                 self.check_rewards()
                 checked = time.monotonic()
             for rollout in answers:

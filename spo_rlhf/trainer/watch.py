@@ -31,6 +31,14 @@ class FaultWatch:
         self.streaks: dict[str, Streak] = {}
         self.last = ""
 
+    def state(self) -> dict[str, list[Any]]:
+        """The streaks, for a checkpoint."""
+        return {model: [streak.length, streak.hopeless] for model, streak in self.streaks.items()}
+
+    def restore(self, state: dict[str, list[Any]]) -> None:
+        """Go on with the streaks of `state`."""
+        self.streaks = {model: Streak(*values) for model, values in state.items()}
+
     def skip_batch(self, step: int, faults: Sequence[Fault]) -> dict[str, Any]:
         """Metrics of a step that no model took part in; a batch counts once in a row, for every model that has trained."""
         for model in self.streaks.keys() - {BATCH}:

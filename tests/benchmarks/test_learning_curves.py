@@ -33,7 +33,7 @@ def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path, monkeypatch
         config = accepted(study.train_command(study.WORKLOADS[name], tree, folder, tmp_path, **options))
         assert config["spo.tree_segment_tokens"] == (study.WORKLOADS[name].segment_tokens,)
     # The rest is a method's: a trial of the same reward for each takes most of the time.
-    monkeypatch.setattr("spo_rlhf.launch.preflight.check_inputs", lambda *args, **kwargs: None)
+    monkeypatch.setattr("spo_rlhf.launch.preflight.check_inputs", lambda *args, **kwargs: [])
     for name, folder in prepared.items():
         workload = study.WORKLOADS[name]
         methods = study.METHODS if name == "arithmetic-short" else {"spo_tree": tree}

@@ -142,6 +142,28 @@ def train(arguments: list[str], run_dir: Path, own_metrics: frozenset[str] = fro
     return finish(start(arguments), run_dir, own_metrics=own_metrics)
 
 
+# Metrics of what the engine computes together, which no two runs do alike.
+VARYING = ("timing/", "rollout/logprob_gap_", "rollout/cached_tokens", "rollout/cache_hit_rate")
+
+
+def assert_same_run(one_dir: Path, one: dict, two_dir: Path, two: dict) -> None:
+    """The same rollouts, metrics and evaluations, and the same weights of the saved model, bit for bit."""
+    import torch
+
+    from spo_rlhf import rollouts
+
+    assert len(one["steps"]) == len(two["steps"]) > 0
+    for step, (first, second) in enumerate(zip(one["steps"], two["steps"], strict=True), start=1):
+        assert first.keys() == second.keys(), step
+        differ = {name: (value, second[name]) for name, value in first.items() if value != second[name]}
+        assert not {name: pair for name, pair in differ.items() if not name.startswith(VARYING)}, step
+    assert one["evals"] == two["evals"]
+    kept, again = ([{**row, "logprobs": []} for row in rollouts.read(folder / "run")] for folder in (one_dir, two_dir))
+    assert kept == again
+    first, second = weights(one_dir / "model"), weights(two_dir / "model")
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 def weights(directory: Path) -> dict:
     """Tensors of a saved model by name."""
     from safetensors.torch import load_file

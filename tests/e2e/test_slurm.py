@@ -178,6 +178,28 @@ def test_scancel_ends_a_training_on_both_nodes(slurm, task, node_tmp, tmp_path):
     assert_nothing_left(started, slurm, job_id, node_tmp)
 
 
+@pytest.mark.slow
+def test_a_training_saves_before_its_time_limit_is_requeued_and_goes_on(slurm, task, node_tmp, tmp_path):
+    script = SCRIPTS / "slurm" / "train_spo_chain_gsm8k.sbatch"
+    job_id = submit_training(slurm, script, task, node_tmp, tmp_path / "run", "--train.num_episodes", "6")
+    until(lambda: bool(stack.events(tmp_path, "step")), slurm, job_id, JOB_LIMIT_S)
+    started = slurm.processes(job_id)
+    assert slurm.run("scancel", "--batch", "--signal=USR1", job_id).returncode == 0
+    deadline = time.monotonic() + JOB_LIMIT_S
+    while "is requeued" not in slurm.output(slurm.job(job_id)):
+        assert time.monotonic() < deadline, slurm.output(slurm.job(job_id))
+        time.sleep(POLL_S)
+    [checkpoint] = (tmp_path / "run" / "checkpoints").iterdir()
+    job = slurm.wait(job_id, JOB_LIMIT_S)  # SLURM lets a requeued job wait for a minute or two
+    output = slurm.output(job)
+    assert (job.state, job.exit_status) == ("COMPLETED", 0), output
+    assert "SIGTERM ended the run" in output and f"{checkpoint.name}, the newest whole checkpoint" in output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["finished"] and summary["steps"] == 12
+    assert [event["step"] for event in stack.events(tmp_path, "step")] == list(range(1, 13))
+    assert_nothing_left(started, slurm, job_id, node_tmp)
+
+
 def test_warning_before_the_time_limit_and_two_jobs_on_the_same_nodes(slurm, node_tmp, tmp_path):
     script = tmp_path / "job.sbatch"
     command = tmp_path / "command.py"

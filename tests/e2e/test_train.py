@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import psutil
@@ -139,6 +140,31 @@ def test_a_reward_that_fails_while_training_stops_the_run_with_one_line(chain_ru
     last_line = chain_runs[1][1]["stdout"].splitlines()[-1]
     assert last_line.startswith("spo-train: error: --reward.remote_url") and "answer sheet" in last_line
     assert not chain_runs[1][1]["summary"]["finished"]
+
+
+def test_sigterm_saves_and_the_next_start_ends_where_the_unbroken_run_does(task, chain_runs, tmp_path):
+    first_dir, first = chain_runs[0]
+    changes = dict(
+        actor__lr_scheduler="constant",
+        eval__dataset=task / "test.jsonl",
+        eval__temperature=0,
+        eval__n_samples_per_prompt=1,
+        spo__resume="auto",
+        ckpt__path=None,
+    )
+    process = stack.start(stack.options(task, tmp_path, **changes))
+    stack.wait_for_events(process, tmp_path, "step", 1)
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    stopped = stack.finish(process, tmp_path, status=75)
+    print(f"SIGTERM in step 2: ended after {time.monotonic() - began:.1f} s, {stopped['stdout'].splitlines()[-1]}")
+    [checkpoint] = (tmp_path / "run" / "checkpoints").iterdir()
+    assert f"SIGTERM ended the run; the checkpoint is {checkpoint}" in stopped["stdout"].splitlines()[-1]
+    assert not stopped["summary"]["finished"] and stopped["summary"]["steps"] in (1, 2)
+    resumed = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
+    assert f"goes on from {checkpoint}, the newest whole checkpoint" in resumed["stdout"]
+    assert resumed["summary"]["finished"] and resumed["summary"]["steps"] == 2
+    stack.assert_same_run(first_dir, first, tmp_path, resumed)
 
 
 def test_the_summary_and_the_terminal_say_what_happened(chain_runs):

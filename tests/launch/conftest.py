@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 import stack
 
+from spo_rlhf.launch.stopping import SIGNALS
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,7 +53,7 @@ def arguments() -> Callable[..., SimpleNamespace]:
 @pytest.fixture(autouse=True)
 def _signals():
     """A command ignores a second Ctrl-C while it cleans up; the tests after it go on in the same process."""
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, *SIGNALS)}
     yield
     for name, handler in handlers.items():
         signal.signal(name, handler)

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from spo_rlhf.errors import UserError
+from spo_rlhf.errors import Preempted, UserError
 from spo_rlhf.host import device, model_folder, ray_start
 from spo_rlhf.launch import run
 from spo_rlhf.launch.follow import following
-from spo_rlhf.launch.output import explain, flatten, plain, root_cause
+from spo_rlhf.launch.output import explain, resolved, root_cause
+from spo_rlhf.launch.stopping import SIGNALS, Stopping
 
 GPU_NODE = {"Alive": True, "Resources": {"GPU": 8.0, "accelerator_type:H100": 1.0}}
 CPU_NODE = {"Alive": True, "Resources": {"GPU": 2.0, device.STAND_IN: 1.0}}
@@ -84,15 +85,16 @@ def test_only_an_address_joins_a_ray_that_others_started(asks, arguments, monkey
     monkeypatch.setattr(ray_start, "init", lambda **options: started.append(options))
     monkeypatch.setattr(ray_start, "check_answers", lambda address: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 4.0})
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(run.os, "environ", dict(run.os.environ))
     device.settle(device.GPU)
     try:
-        run.start_ray(arguments(train__colocate_all=True))
+        run.start_ray(arguments(train__colocate_all=True), Stopping(60))
     finally:
-        signal.signal(signal.SIGTERM, on_sigterm)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert [options.get("address") for options in started] == [given]
     trusted = started[0]["runtime_env"]["env_vars"][model_folder.TRUSTED]
     assert trusted == "0", "workers run no code of a model's unless the command says so"
@@ -105,7 +107,7 @@ def test_a_plan_as_text_has_every_option_the_placement_and_the_notes(asks, argum
     lines = run.describe(args, ["first note", "second note"]).splitlines()
     assert lines[0] == "resolved configuration" and "  vllm.num_engines = 2" in lines
     options = [line.split(" = ")[0] for line in lines[1 : lines.index("")]]
-    assert options == sorted(options) and len(options) == len(flatten(plain(args)))
+    assert options == sorted(options) and len(options) == len(resolved(args))
     assert f"placement on 2 {named}" in lines and "  trainer        -            share 0" in lines
     assert lines[-2:] == ["note: first note", "note: second note"]
 
@@ -115,20 +117,21 @@ def trains(tmp_path, monkeypatch, capfd):
     """Runs `train` with something else in place of the run; its exit status and what stood on the terminal."""
     monkeypatch.setattr(run, "shut_down", lambda: None)
     monkeypatch.setattr(run, "leave_model", lambda *_: None)
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def start(work, *, resume: bool = False, **options) -> tuple[int, str]:
         args = SimpleNamespace(
-            spo=SimpleNamespace(save_rollouts_mb=1, run_dir=str(tmp_path / "run"), verbose=False, **options),
+            spo=SimpleNamespace(save_rollouts_mb=1, run_dir=str(tmp_path / "run"), verbose=False, grace=60, **options),
             ckpt=SimpleNamespace(load_enable=resume, output_dir="model"),
             vllm=SimpleNamespace(num_engines=1),
         )
-        monkeypatch.setattr(run, "run", lambda args, record: work(record))
+        monkeypatch.setattr(run, "run", lambda args, record, stopping: work(record))
         status = run.train(args, ["first note"], b"loading\n")
         return status, capfd.readouterr().out
 
     yield start
-    signal.signal(signal.SIGTERM, on_sigterm)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def raises(error: BaseException):
@@ -142,7 +145,16 @@ def raises(error: BaseException):
     ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "spo-train: interrupted; nothing is left running"),
-        (SystemExit(0), 130, "spo-train: interrupted; nothing is left running"),
+        (
+            SystemExit(0),
+            75,
+            "spo-train: SIGTERM ended the run at once; nothing is left running. --spo.resume auto goes on",
+        ),
+        (
+            Preempted("SIGTERM ended the run; the checkpoint is C"),
+            75,
+            "spo-train: SIGTERM ended the run; the checkpoint is C",
+        ),
         (UserError("--spo.x: too small"), 2, "spo-train: error: --spo.x: too small"),
         (ValueError("unknown event 'stpe'"), 1, "spo-train: error: ValueError: unknown event 'stpe' (log: "),
     ],
@@ -151,7 +163,9 @@ def test_a_run_that_ends_before_its_time_says_why_and_has_a_record(trains, tmp_p
     ended, out = trains(raises(error))
     assert ended == status and out.splitlines()[-1].startswith(message) and "note: first note" in out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"] is False
-    assert ("Traceback" in (tmp_path / "run" / "train.log").read_text()) == (status in (1, 2))
+    assert ("Traceback" in (tmp_path / "run" / "train.log").read_text()) == (
+        status in (1, 2) or isinstance(error, Preempted)
+    )
 
 
 def test_a_resumed_run_appends_to_the_log_and_says_what_differs_and_a_new_one_replaces_all(trains, tmp_path):

@@ -83,7 +83,7 @@ def supply(norm: Normalizer, batch_size: int = 4):
         args=SimpleNamespace(train=SimpleNamespace(batch_size=batch_size, seed=1), spo=SpoConfig(advantage_norm=norm)),
         to_experience=lambda rollout, one: Experience(sample=one, info={**one.logs, "reward": one.reward}),
         add_log_probs=lambda samples: None,
-        checkpoint_steps=set,
+        from_fields=dict,
         reporter=SimpleNamespace(note=notes.append),
     )
     return Chain(train_continuations=True).supply(services), notes

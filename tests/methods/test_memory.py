@@ -28,19 +28,18 @@ def rollout(prompt: str, rewards, prior: Prior | None = None) -> Rollout:
     return Rollout(prompt, "label", 0, 0, RolloutCounts(), samples, prior=prior)
 
 
-def supply(folder, method=None, kept=(), prompts=None):
-    """Of a run whose checkpoints are in `folder`, and what it tells the user."""
+def supply(method=None, prompts=None):
+    """Of a run, and what it tells the user."""
     args = SimpleNamespace(
         train=SimpleNamespace(seed=0, batch_size=1),
         rollout=SimpleNamespace(batch_size=2, n_samples_per_prompt=2),
-        ckpt=SimpleNamespace(path=str(folder)),
         algo=SimpleNamespace(kl=SimpleNamespace(init_coef=0.0)),
         spo=SpoConfig(prompts=prompts or AllPrompts()),
     )
     notes = []
     reporter = Reporter(None)
     reporter.note = notes.append
-    services = TrainerServices(args, lambda rollout, one: one, lambda samples: None, lambda: set(kept), reporter)
+    services = TrainerServices(args, lambda rollout, one: one, lambda samples: None, dict, reporter)
     return (method or Group(baseline=HISTORY)).supply(services), notes
 
 
@@ -49,8 +48,8 @@ def prior(of, prompt, label, iteration):
     return of.judge(prompt, label, iteration)[1]
 
 
-def test_a_batch_is_learned_after_it_was_sampled(tmp_path):
-    one, _ = supply(tmp_path)
+def test_a_batch_is_learned_after_it_was_sampled():
+    one, _ = supply()
     first = [rollout(prompt, [1.0, 0.0], prior(one, prompt, "label", 0)) for prompt in ("a", "b")]
     samples, metrics = one.take(first, 0)
     assert len(samples) == 4 and metrics["history/known"] == 0 and metrics["history/age"] == 0
@@ -66,37 +65,34 @@ def test_a_batch_is_learned_after_it_was_sampled(tmp_path):
 
 @pytest.mark.parametrize("method", [Group(baseline=HISTORY), Chain(baseline=HISTORY), Tree(baseline=HISTORY)])
 def test_a_checkpoint_holds_the_history(tmp_path, method):
-    one, _ = supply(tmp_path, method, kept={2})
-    for step in (1, 2, 3):
-        one.memory.learn([rollout("a", [1.0])], step)
-        one.save(step)
-    kept = sorted(path.name for path in (tmp_path / "_history").iterdir())
-    assert kept == ["step2.json", "step3.json"], "the file of a checkpoint that is gone goes too"
-    again, notes = supply(tmp_path, method)
-    again.load(3)
+    one, _ = supply(method)
+    one.memory.learn([rollout("a", [1.0])], 1)
+    one.save(tmp_path)
+    again, notes = supply(method)
+    again.load(tmp_path)
     assert prior(again, "a", "label", 9) == prior(one, "a", "label", 9)
-    assert not [note for note in notes if "history" in note]
-    again.load(7)
-    assert "no history of the prompts" in notes[-1] + notes[-2 if len(notes) > 1 else -1]
+    assert notes == []
+    again.load(tmp_path / "other")
+    assert "no history of the prompts" in notes[0]
 
 
 def test_without_a_history_nothing_is_known_and_nothing_written(tmp_path):
-    one, notes = supply(tmp_path, Group())
+    one, notes = supply(Group())
     assert one.judge("a", "label", 0) == (1.0, None)
     assert one.take([rollout("a", [1.0, 0.0])], 0)[1] == {}
-    one.save(1)
-    one.load(1)
+    one.save(tmp_path)
+    one.load(tmp_path)
     assert notes == [] and list(tmp_path.iterdir()) == []
 
 
-def test_skipping_remembers_and_leaves_the_baseline_as_it_is(tmp_path):
-    one, _ = supply(tmp_path, Group(), prompts=SkipDecided(floor=0.5))
+def test_skipping_remembers_and_leaves_the_baseline_as_it_is():
+    one, _ = supply(Group(), prompts=SkipDecided(floor=0.5))
     assert one.judge("a", "label", 0) == (1.0, None), "nothing is known: p = 1/2"
     _, metrics = one.take([replace(rollout("a", [1.0] * 8), weight=4.0), rollout("b", [0.0] * 8)], 0)
     assert metrics["history/kept"] == pytest.approx(2 / 5) and "history/strength" not in metrics
     keep, told = one.judge("a", "label", 1)
     assert 0.5 <= keep < 0.7 and told is None
-    both, _ = supply(tmp_path, prompts=SkipDecided(floor=0.5))
+    both, _ = supply(prompts=SkipDecided(floor=0.5))
     both.take([rollout("a", [1.0] * 8)], 0)
     keep, told = both.judge("a", "label", 1)
     assert keep == 0.5 and told is not None

@@ -85,7 +85,7 @@ def supply(batch_size: int) -> NodeSupply:
         args=args,
         to_experience=lambda rollout, one: one,
         add_log_probs=lambda samples: None,
-        checkpoint_steps=set,
+        from_fields=dict,
         reporter=Reporter(),
     )
     return Tree(replay_max_age=1, replay_per_prompt=0).supply(services)

@@ -13,67 +13,68 @@ from spo_rlhf.core.finite import Fault
 from spo_rlhf.errors import RunStopped
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer.loop import SegmentTrainer
+from spo_rlhf.trainer.saving import Progress
 from spo_rlhf.trainer.watch import FaultWatch, NonFinite
 
 KEY = "eval_default_pass1"
 
 
-class Group:
-    """Stands where the policy's actors are asked; keeps the tags of what is saved."""
+class Saved:
+    """Stands where checkpoints are written; keeps their steps and whether they were the best."""
 
     def __init__(self):
         self.saved = []
 
-    def async_run_method(self, method_name, tag, **_):
-        self.saved.append(tag)
-        return []
+    def save(self, state, *, best=False, metric=None):
+        self.saved.append((state["progress"]["step"], best, metric))
 
 
 def trainer(asked: str = "") -> SegmentTrainer:
     """A controller as far as checkpoints and loggers go."""
     one = SegmentTrainer.__new__(SegmentTrainer)
-    one.reporter, one.actor_model_group, one.critic_model_group = Heard(), Group(), None
-    one.wandb_logger = one.tensorboard_logger = None
-    one.supply = SimpleNamespace(save=lambda step: None)
+    one.reporter, one.saver, one.at = Heard(), Saved(), Progress()
+    one.wandb_logger = one.tensorboard_logger = one.critic_model_group = None
+    one.samples_generator = SimpleNamespace(position=lambda: None)
+    one.kl_ctl, one.counts = SimpleNamespace(value=0.0), RolloutCounts()
+    one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
     one.experience_maker = SimpleNamespace(batch=[], batch_metrics={}, logprob_gap_max=0.0)
     one.best_eval_metric_value, one.best_eval_metric_key, one._latest_eval_metric_value = -math.inf, asked, None
     one.args = SimpleNamespace(
-        ckpt=SimpleNamespace(save_steps=1),
+        ckpt=SimpleNamespace(save_steps=math.inf),
         logger=SimpleNamespace(logging_steps=1),
         algo=SimpleNamespace(dynamic_filtering_enable=False),
     )
     return one
 
 
-def test_a_worse_model_does_not_take_the_place_of_the_best_after_a_resume(monkeypatch):
-    monkeypatch.setattr("ray.get", lambda refs: refs)
+def evaluated(one: SegmentTrainer, step: int, **metrics: float) -> list:
+    """What is saved where `step` is evaluated so."""
+    one.evaluate_held_out = lambda step: metrics
+    one.at.step, one.saver.saved = step, []
+    one.evaluate_and_save()
+    assert one.at.evaluated == step
+    return one.saver.saved
+
+
+def test_a_worse_model_does_not_take_the_place_of_the_best_after_a_resume():
     first = trainer()
-    states = {"global_step": 2}
-    first.save_best_checkpoint({KEY: 0.5}, 2, states)
-    assert first.actor_model_group.saved == ["best_global_step2"]
-    first.save_logs_and_checkpoints(3, {}, states)
+    assert evaluated(first, 0, **{KEY: 0.1}) == [], "before training"
+    assert evaluated(first, 2, **{KEY: 0.5}) == [(2, True, 0.5)]
     resumed = trainer()
-    resumed.restore_best_checkpoint_state(states)  # the checkpoint's own, of step 3
-    resumed.save_best_checkpoint({KEY: 0.4}, 4, {})
-    assert resumed.actor_model_group.saved == []
-    resumed.save_best_checkpoint({KEY: 0.6}, 5, {})
-    assert resumed.actor_model_group.saved == ["best_global_step5"]
+    resumed.restore_best_checkpoint_state(first.state())
+    assert evaluated(resumed, 4, **{KEY: 0.4}) == []
+    assert evaluated(resumed, 5, **{KEY: 0.6}) == [(5, True, 0.6)]
 
 
-def test_a_metric_that_the_command_names_anew_is_compared_with_its_own_values_alone(monkeypatch):
-    monkeypatch.setattr("ray.get", lambda refs: refs)
+def test_a_metric_that_the_command_names_anew_is_compared_with_its_own_values_alone():
     resumed = trainer(asked="eval_other_pass1")
     resumed.restore_best_checkpoint_state({"best_eval_metric_key": KEY, "best_eval_metric_value": 0.9})
-    resumed.save_best_checkpoint({KEY: 0.1, "eval_other_pass1": 0.2}, 5, {})
-    assert resumed.actor_model_group.saved == ["best_global_step5"]
+    assert evaluated(resumed, 5, eval_other_pass1=0.2, **{KEY: 0.1}) == [(5, True, 0.2)]
     assert "eval_other_pass1" in resumed.reporter.events[0]["text"]
 
 
-def test_an_evaluation_that_is_no_number_is_not_the_best(monkeypatch):
-    monkeypatch.setattr("ray.get", lambda refs: refs)
-    one = trainer()
-    one.save_best_checkpoint({KEY: math.nan}, 1, {})
-    assert one.actor_model_group.saved == []
+def test_an_evaluation_that_is_no_number_is_not_the_best():
+    assert evaluated(trainer(), 1, **{KEY: math.nan}) == []
 
 
 class Written:
@@ -97,7 +98,7 @@ class Written:
 def completed():
     """The metrics of a step, as they come out of the loop."""
     one = trainer()
-    one.counts, one.tokens = RolloutCounts(responses=2, response_tokens=20), 20
+    one.counts, one.at.tokens = RolloutCounts(responses=2, response_tokens=20), 20
     one.engines = SimpleNamespace(take_counts=lambda: {"rollout/requests": 8})
     one.rewards = SimpleNamespace(take=lambda: {"rollout/rewards": 2})
     status = {"policy_loss": 0.5, "kl": math.nan, "timing/make_experience": 1.0, "generated_samples": ["1+1? 2", 1.0]}
@@ -110,7 +111,6 @@ def test_openrlhfs_loggers_get_its_generated_samples(completed):
     board.writer, wandb.handle = Written(), Written()
     wandb.samples_table = Written.Table(["global_step", "text", "reward"])
     one.wandb_logger, one.tensorboard_logger = wandb, board
-    one.args.ckpt.save_steps = 10
     one.save_logs_and_checkpoints(3, status, {})
     [text] = [said for said in board.writer.said if said[0] == "add_text"]
     assert text[1] == "train/generated_samples" and "1+1? 2" in text[2] and "1.0000" in text[2] and text[3] == 3

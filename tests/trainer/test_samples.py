@@ -26,6 +26,7 @@ def test_a_sample_brings_its_weight_and_the_most_likely_tokens_in_the_columns_of
         engines=None,
         reporter=Reporter(None),
         check_rewards=lambda: None,
+        check_stop=lambda: None,
     )
     rollout = Rollout("p", "l", 3, 0, RolloutCounts())
     completion = Completion([8, 9], [-1.0, -2.0], False, top_logprobs=[-0.5, -2.0])
@@ -48,6 +49,7 @@ def test_prompts_are_skipped_by_chance():
         engines=None,
         reporter=Reporter(None),
         check_rewards=lambda: None,
+        check_stop=lambda: None,
     )
     known = Prior(0.9, 2.0)
     generator.judge = lambda prompt, label, iteration: (1.0, None) if prompt.startswith("new") else (0.25, known)

@@ -45,6 +45,7 @@ run_method() {
         --actor.num_nodes "$NODES" --actor.num_gpus_per_node "$DEVICES" --ref.num_nodes "$NODES" --ref.num_gpus_per_node "$DEVICES"
         --vllm.num_engines $((NODES * DEVICES)) --train.colocate_all
         --ckpt.output_dir "$OUTPUT/model" --ckpt.path "$OUTPUT/checkpoints" --ckpt.save_steps 50 --spo.run_dir "$OUTPUT"
+        --spo.resume auto
     )
     if [ "$PRESET" = recommended ]; then options+=("${recommended[@]}"); fi
     if [ "${SMOKE:-0}" = 1 ]; then options+=("${smoke_options[@]}" "${smoke[@]}"); fi

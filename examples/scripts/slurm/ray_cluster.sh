@@ -5,16 +5,17 @@
 #   train_on_ray METHOD TASK [OPTIONS]   the same for train.sh METHOD TASK, over all GPUs of the allocation
 #
 # SIGTERM (scancel --batch --signal=TERM) and SIGUSR1 (SLURM's warning before the time limit) end COMMAND by SIGTERM and then
-# the job. Variables:
+# the job. After SIGUSR1 the job is requeued where COMMAND ends with status 75: it has saved and would go on. Variables:
 #   RAY_INTERFACE     network interface of the nodes, such as ib0 (default: the one of the default route)
 #   RAY_START_LIMIT   seconds until the cluster must be complete
-#   END_LIMIT         seconds that COMMAND is given to end
+#   END_LIMIT         seconds that COMMAND is given to end; more than twice --spo.grace
 #   NODE_TMP          local folder on each node, a short path (Ray's sockets lie below it)
 set -euo pipefail
 
 RAY_START_LIMIT=${RAY_START_LIMIT:-300}
-END_LIMIT=${END_LIMIT:-120}
+END_LIMIT=${END_LIMIT:-180}
 NODE_TMP=${NODE_TMP:-/tmp}
+PREEMPTED=75  # the status of a command that has saved and would go on
 # GPUs of each node; without any, the nodes have logical ones (SMOKE=1).
 GPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-1}
 NODES=${SLURM_JOB_NUM_NODES:?this script runs inside a SLURM job: submit it with sbatch}
@@ -94,6 +95,10 @@ clean_up() {
         # srun passes SIGUSR2 on; on SIGTERM it would kill the node's processes before they have cleaned up.
         kill -USR2 "${ray_steps[@]}" 2>/dev/null || true
         gone_within 30 "${ray_steps[@]}" || kill -TERM "${ray_steps[@]}" 2>/dev/null || true
+    fi
+    if [ "$stopped_by" = USR1 ] && [ "$status" -eq "$PREEMPTED" ]; then
+        echo "ray_cluster.sh: job $SLURM_JOB_ID is requeued" >&2
+        scontrol requeue "$SLURM_JOB_ID" || echo "ray_cluster.sh: it was not: submit it again, with the same OUTPUT" >&2
     fi
     exit "$status"
 }

@@ -1,0 +1,87 @@
+"""On the controller: what a checkpoint holds of the run, and its way to the disk and back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+import torch
+
+from spo_rlhf import upstream_checkpoints
+from spo_rlhf.host import model_folder
+from spo_rlhf.methods.base import Supply
+from spo_rlhf.trainer import checkpoints
+from spo_rlhf.trainer.events import Reporter
+
+STATE = "run.pt"
+# Of the bytes of a model's weights, the least that its checkpoint has: the weights, in full precision once more, two moments.
+COPIES = 4
+
+
+@dataclass
+class Progress:
+    """Where a run is, at the start of an iteration."""
+
+    episode: int = 0
+    step: int = 0
+    iteration: int = 0  # ahead of the step where an iteration had nothing to train
+    prompts: int = 0  # taken from the data
+    tokens: int = 0  # generated for training, Monte Carlo included
+    exhausted: bool = False  # the episode has no prompt left
+    evaluated: int = -1  # the last step that was evaluated
+
+
+class Saver:
+    """Writes the checkpoints of a run and reads the one that it goes on from.
+
+    Args:
+        groups: the actors of the policy and, where there is one, of the critic.
+        supply: of the method, which has its own part of a checkpoint.
+    """
+
+    def __init__(self, args: SimpleNamespace, groups: Sequence[Any], supply: Supply, reporter: Reporter):
+        self.args, self.groups, self.supply, self.reporter = args, groups, supply, reporter
+        self.folder = Path(args.ckpt.path)
+        self.last: tuple[int, Path] | None = None  # iteration and folder of the last checkpoint of this start
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved with the checkpoint to go on from, the supply's part restored; None without one."""
+        checkpoints.clear_leftovers(self.folder)
+        if self.args.resume_from is None:
+            return None
+        folder = Path(self.args.resume_from)
+        self.supply.load(folder)
+        state = torch.load(folder / STATE, weights_only=True)
+        self.last = state["progress"]["iteration"], folder
+        return state
+
+    def make_room(self, step: int) -> None:
+        """Before the step whose checkpoint needs it. Raises RunStopped where there is none."""
+        sizes = [model_folder.weights_size(self.args.actor.model_name_or_path)]
+        if self.args.critic.model_name_or_path:
+            sizes.append(model_folder.weights_size(self.args.critic.model_name_or_path))
+        checkpoints.make_room(self.folder, COPIES * sum(sizes), step, self.reporter.note)
+
+    def save(self, state: Mapping[str, Any], *, best: bool = False, metric: float | None = None) -> Path:
+        """Write a checkpoint, when the record of the run has all that was reported before; its folder."""
+        progress, ckpt = state["progress"], self.args.ckpt
+        self.reporter.wait_until_recorded()
+        with checkpoints.writing(self.folder, checkpoints.name_of(progress["step"], best=best)) as one:
+            folder = str(one.path.absolute())
+            ray.get([ref for group in self.groups for ref in group.async_run_method("save_checkpoint", folder=folder)])
+            self.supply.save(one.path)
+            torch.save(dict(state), one.path / STATE)
+            if (exported := upstream_checkpoints.exported(one.path)).exists():
+                checkpoints.replace(exported, self.folder / f"{one.name}_hf")
+            path = one.finish(metric=metric, run=self.args.identity, most=ckpt.max_num, most_bytes=ckpt.max_mem * 2**30)
+        self.last = progress["iteration"], path
+        return path
+
+    def leave(self, state: Mapping[str, Any]) -> Path | None:
+        """A checkpoint of this state, unless the last one is or nothing was done yet (None)."""
+        iteration = state["progress"]["iteration"]
+        if iteration == 0:
+            return None
+        return self.last[1] if self.last and self.last[0] == iteration else self.save(state)

@@ -1,0 +1,58 @@
+"""kill -9 at random moments, as often as it is said, and --spo.resume auto: what comes out is the unbroken run, bit for bit."""
+
+import contextlib
+import random
+import time
+
+import psutil
+import pytest
+import stack
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+KILLS = 2
+MODES = {
+    "chain": {},
+    "tree": {**stack.TREE, "spo.replay_max_age": 2, "spo.replay_per_prompt": 4, "spo.baseline": "history"},
+    # Two optimizer steps a batch: in another order they would be other steps.
+    "group": {"spo.mode": "group", "spo.mc_rollouts": None, "train.batch_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
+
+
+def kill(process) -> None:
+    """kill -9 of the command; what it leaves behind is ended too, so that it takes nothing from the next start."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    for child in started:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_that_is_killed_again_and_again_is_the_unbroken_one(mode, task, tmp_path):
+    settings = {"ckpt.save_steps": 1, "train.num_episodes": 2, "spo.resume": "auto"} | MODES[mode]
+    # Evaluations draw from the generators as well, and the best of them are saved.
+    settings |= {
+        "eval.dataset": task / "test.jsonl",
+        "eval.steps": 2,
+        "eval.temperature": 0,
+        "eval.n_samples_per_prompt": 1,
+    }
+    whole_dir, killed_dir = tmp_path / "whole", tmp_path / "killed"
+    whole = stack.train(stack.options(task, whole_dir, **settings), whole_dir)
+    moments = random.Random(time.time_ns())
+    for number in range(KILLS):
+        process = stack.start(stack.options(task, killed_dir, **settings))
+        stack.wait_for_events(process, killed_dir, "step", number + 1)
+        time.sleep(moments.uniform(0, 4))
+        assert process.poll() is None, "it had come to its end; lengthen the run"
+        kill(process)
+        left = sorted(path.name for path in (killed_dir / "checkpoints").iterdir())
+        print(f"{mode}: killed after {len(stack.events(killed_dir, 'step'))} recorded steps; checkpoints: {left}")
+    resumed = stack.train(stack.options(task, killed_dir, **settings), killed_dir)
+    stack.assert_same_run(whole_dir, whole, killed_dir, resumed)

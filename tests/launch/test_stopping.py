@@ -1,0 +1,108 @@
+"""Signals that take a machine back: asked while training, the run saves and ends; before, and a second time, it ends at once."""
+
+import os
+import signal
+
+import pytest
+
+from spo_rlhf.errors import RunStopped
+from spo_rlhf.launch import stopping
+from spo_rlhf.launch.stopping import SIGNALS, Stopping
+from spo_rlhf.trainer import events
+from spo_rlhf.trainer.events import EventBox
+from spo_rlhf.trainer.stopping import StopAsked, StopWatch
+
+
+@pytest.fixture
+def installed():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    one = Stopping(grace_s=60)
+    one.install()
+    yield one
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_training_ends_the_run_at_once(installed, number):
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+    assert installed.message().startswith(f"{number.name} ended the run at once")
+
+
+def test_a_signal_while_training_asks_and_a_second_one_ends(installed):
+    installed.training = True
+    assert installed.request() is None
+    os.kill(os.getpid(), signal.SIGTERM)
+    who, seconds = installed.request()
+    assert who == "SIGTERM" and 59 < seconds <= 60 and not installed.overdue
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_a_checkpoint_that_takes_too_long_is_not_waited_for(installed, monkeypatch):
+    installed.training, interrupted = True, []
+    installed.end_overdue(lambda: interrupted.append(1))
+    now = stopping.time.monotonic()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    for later in (30, 119, 121):
+        monkeypatch.setattr(stopping.time, "monotonic", lambda later=later: now + later)
+        installed.end_overdue(lambda later=later: interrupted.append(later))
+    assert interrupted == [121] and "twice --spo.grace 60 s" in installed.message()
+    assert installed.request() == ("SIGUSR1", 0)
+
+
+class Asks:
+    """A reporter whose command line asks after some calls."""
+
+    def __init__(self, request, after=0):
+        self.request, self.calls, self.after = request, 0, after
+
+    def stop_request(self):
+        self.calls += 1
+        return self.request if self.calls > self.after else None
+
+
+def test_a_step_goes_on_until_its_time_is_over(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("spo_rlhf.trainer.stopping.time.monotonic", lambda: now[0])
+    watch = StopWatch(Asks(("SIGTERM", 5.0), after=1))
+    watch.between_steps()
+    watch.within_step()
+    assert watch.reporter.calls == 1, "asked once a second at most"
+    now[0] += 1
+    watch.within_step()
+    now[0] += 4.9
+    watch.within_step()
+    now[0] += 0.1
+    with pytest.raises(StopAsked, match="SIGTERM"):
+        watch.within_step()
+    assert watch.reporter.calls == 2
+
+
+def test_between_two_steps_there_is_no_waiting():
+    with pytest.raises(StopAsked):
+        StopWatch(Asks(("SIGHUP", 60.0))).between_steps()
+    StopWatch(Asks(None)).between_steps()
+
+
+def test_events_are_recorded_when_further_ones_are_asked_for():
+    box = EventBox()
+    box.put({"event": "step"})
+    assert box.waiting() == 1
+    assert box.take() == [{"event": "step"}] and box.waiting() == 1, "handed over, not yet written"
+    box.put({"event": "eval"})
+    assert box.take(("SIGTERM", 3.0)) == [{"event": "eval"}] and box.waiting() == 1
+    assert box.take() == [] and box.waiting() == 0
+    assert box.stop_request() == ("SIGTERM", 3.0), "and it stays asked"
+
+
+def test_a_record_that_takes_nothing_any_more_stops_the_run(monkeypatch):
+    monkeypatch.setattr(events, "RECORD_LIMIT_S", 0.1)
+    monkeypatch.setattr("ray.get", lambda ref: ref)
+    box = EventBox()
+    remote = type("Handle", (), {"waiting": type("Method", (), {"remote": staticmethod(box.waiting)})})
+    events.Reporter(remote).wait_until_recorded()
+    box.put({"event": "step"})
+    with pytest.raises(RunStopped, match="the record"):
+        events.Reporter(remote).wait_until_recorded()
