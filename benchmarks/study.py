@@ -71,7 +71,7 @@ WORKLOADS = {
     **{
         name: Workload(
             name,
-            prompt_tokens=96,
+            prompt_tokens=160,
             segment_tokens=50,
             prepare=(
                 *("--changes", "13", "--warm-up-from", "2", "--warm-up-optimizer", "muon", "--warm-up-average", "20"),

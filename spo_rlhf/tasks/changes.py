@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from string import ascii_letters
+from string import ascii_lowercase, ascii_uppercase
 from typing import Protocol
 
 from spo_rlhf.tasks.splits import write_splits
@@ -20,10 +20,11 @@ from spo_rlhf.tasks.task import SelfMade, Setting, Task
 #: The prompt of these tasks; the response starts on the next line.
 PROMPT_TEMPLATE = "Question: {}\nAnswer:\n"
 FILLERS = ("then", "now", "so", "next")
-#: 11 tokens a line of the small tokenizer: 13 lines are about 150 tokens, 35 about 400.
-DEFAULT_CHANGES, MAX_CHANGES = 14, 35
+#: 11 tokens a line of the small tokenizer: 13 lines are about 150 tokens, 26 about 300.
+DEFAULT_CHANGES, MAX_CHANGES = 14, 26
 SMALLEST, LARGEST = 11, 98  # of every number on the way: two digits each
 
+_LABELS = (ascii_lowercase, ascii_uppercase)
 _STARTS, _LARGEST_CHANGE = range(35, 75), 9
 _PEOPLE = ("Mia", "Anna", "Emma", "Lily", "Nora", "Tom", "Ben", "Max", "Leo", "Sam")
 _THINGS = ("apples", "books", "cards", "coins", "pens", "shells", "stamps", "toys")
@@ -43,25 +44,29 @@ class Wording:
 
 @dataclass(frozen=True)
 class Story:
-    """The numbers and names of one problem: `start`, then `changes`, each from -9 to 9 and not 0."""
+    """The numbers and names of one problem: `start`, then the changes in each book, from -9 to 9 and not 0.
+
+    The lines of the first book are called a, b, c, of the second A, B, C: whoever has begun with one finds the next.
+    """
 
     name: str
     things: str
     start: int
-    changes: tuple[int, ...]
+    books: tuple[tuple[int, ...], ...]
 
     def problem(self, wording: Wording) -> str:
-        book = " ".join(f"{label}{change:+d}" for label, change in zip(ascii_letters, self.changes))
+        said = [" ".join(f"{label}{change:+d}" for label, change in zip(*one)) for one in zip(_LABELS, self.books)]
+        names = ("The book",) if len(said) == 1 else ("The old book", "The new book")
+        books = " ".join(f"{name} says: {book}." for name, book in zip(names, said))
         question = wording.question.format(name=self.name, things=self.things)
-        return f"{self.name} has {self.start} {self.things}. The book says: {book}. {question}"
+        return f"{self.name} has {self.start} {self.things}. {books} {question}"
 
-    def derivation(self, rng: Random, sign: int = 1) -> tuple[list[str], int]:
-        """A line for each change, added or (sign -1) taken back, and the number at the end."""
+    def derivation(self, rng: Random, book: int = 0) -> tuple[list[str], int]:
+        """A line for each change of a book, and the number at the end."""
         lines, number = [], self.start
-        for label, change in zip(ascii_letters, self.changes):
-            after = number + sign * change
-            lines.append(f"{label} {pick(rng, FILLERS)} {number}{sign * change:+d}={after}")
-            number = after
+        for label, change in zip(_LABELS[book], self.books[book]):
+            lines.append(f"{label} {pick(rng, FILLERS)} {number}{change:+d}={number + change}")
+            number += change
         return lines, number
 
 
@@ -78,6 +83,7 @@ class Decided:
     name: str
     wordings: Sequence[Wording]
     solve: Solve
+    books: int = 1
 
     def generate(
         self,
@@ -103,7 +109,7 @@ class Decided:
         while len(problems) < count:
             place = len(problems)
             wording = self.wordings[place % len(self.wordings)]
-            story = _story(rng, changes[place // len(self.wordings) % len(changes)])
+            story = _story(rng, changes[place // len(self.wordings) % len(changes)], self.books)
             right = rng.random() < wording.right_rate or not demonstrated
             wrong = pick(rng, [decision for decision in decisions if decision != wording.decision])
             solved = {decision: self.solve(story, decision, rng) for decision in decisions}
@@ -162,16 +168,21 @@ def check_changes(changes: int) -> None:
         raise ValueError(f"a problem has 2 to {MAX_CHANGES} changes, not {changes}")
 
 
-def _story(rng: Random, count: int) -> Story:
-    """Added or taken back, no number on the way leaves its range."""
+def _story(rng: Random, count: int, books: int) -> Story:
+    """No number on the way, in any book, leaves its range."""
     start = pick(rng, _STARTS)
     name, things = pick(rng, _PEOPLE), pick(rng, _THINGS)
-    room, total, changes = min(start - SMALLEST, LARGEST - start), 0, list[int]()
+    return Story(name, things, start, tuple(_book(rng, start, count) for _ in range(books)))
+
+
+def _book(rng: Random, number: int, count: int) -> tuple[int, ...]:
+    changes = list[int]()
     while len(changes) < count:
-        change = pick(rng, [c for c in range(-_LARGEST_CHANGE, _LARGEST_CHANGE + 1) if c and abs(total + c) <= room])
-        total += change
+        near = range(-_LARGEST_CHANGE, _LARGEST_CHANGE + 1)
+        change = pick(rng, [c for c in near if c and SMALLEST <= number + c <= LARGEST])
+        number += change
         changes.append(change)
-    return Story(name, things, start, tuple(changes))
+    return tuple(changes)
 
 
 # Only Random.random() is promised to give the same sequence on every Python version; choice is not.

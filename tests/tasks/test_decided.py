@@ -20,18 +20,18 @@ from spo_rlhf.tasks.plan_first import PLAN_FIRST
 from spo_rlhf.tasks.small_model import build_tokenizer
 
 TASKS = pytest.mark.parametrize("task", [PLAN_FIRST, CHECK_LAST], ids=lambda task: task.name)
-STORY = Story("Mia", "coins", 40, (3, -5, 4))
+STORY = Story("Mia", "coins", 40, ((3, -5, 4), (-2, 7, 2)))
 SEEDS, COUNTS = st.integers(0, 2**32), st.integers(2, MAX_CHANGES)
 
 
-def derived(lines: list[str], problem: str, sign: int) -> int:
+def derived(lines: list[str], problem: str, book: int) -> int:
     """The number that the lines end with; fails unless each is right and follows from the line before and the problem."""
     number = int(re.search(r" has (\d+) ", problem)[1])
-    stated = re.findall(r"([a-zA-Z])([+-]\d)\b", problem.split("says: ")[1].split(".")[0])
+    stated = re.findall(r"([a-zA-Z])([+-]\d)\b", problem.split("says: ")[1 + book].split(".")[0])
     assert len(lines) == len(stated)
     for line, (label, change) in zip(lines, stated, strict=True):
         own, filler, before, change_made, after = re.fullmatch(r"(\w) (\w+) (\d+)([+-]\d)=(\d+)", line).groups()
-        assert (own, int(before), int(change_made)) == (label, number, sign * int(change)) and filler in FILLERS
+        assert (own, int(before), int(change_made)) == (label, number, int(change)) and filler in FILLERS
         number += int(change_made)
         assert int(after) == number and 10 < number < 99
     return number
@@ -43,7 +43,7 @@ def test_a_plan_is_executed_without_fault_whether_it_is_right_or_not(seed, chang
     for row in PLAN_FIRST.generate(seed, 9, changes=[changes], demonstrated=demonstrated):
         plan, *lines, answer = row["solution"].splitlines()
         taken = plan.removeprefix("Plan: ")
-        number = derived(lines, row["problem"], 1 if taken == "follow" else -1)
+        number = derived(lines, row["problem"], ["old book", "new book"].index(taken))
         assert answer == f"#### {number}" and (taken == row["decision"]) == row["right"] == (
             str(number) == row["answer"]
         )
@@ -55,7 +55,7 @@ def test_a_check_comes_behind_a_derivation_without_fault(seed, changes, demonstr
     for row in CHECK_LAST.generate(seed, 9, changes=[changes], demonstrated=demonstrated):
         *lines, check, answer = row["solution"].splitlines()
         number, taken = check.split(" ", 1)
-        assert derived(lines, row["problem"], 1) == int(number) and int(number) % 10
+        assert derived(lines, row["problem"], 0) == int(number) and int(number) % 10
         assert answer == f"#### {int(number) // 10 + (taken == 'round up')}"
         assert (taken == row["decision"]) == row["right"] == (answer == f"#### {row['answer']}")
 
@@ -73,8 +73,8 @@ def test_the_decision_alone_decides_whatever_else_is_chosen(task):
 
 def test_where_the_decision_stands():
     """Before it, nothing tells which one it will be; behind it there is nothing else to decide."""
-    follow, back = (PLAN_FIRST.solve(STORY, plan, Random(0))[0] for plan in ("follow", "take back"))
-    assert follow.splitlines()[0] != back.splitlines()[0]
+    old, new = (PLAN_FIRST.solve(STORY, plan, Random(0))[0] for plan in ("old book", "new book"))
+    assert old.splitlines()[0] != new.splitlines()[0]
     up, down = (CHECK_LAST.solve(STORY, check, Random(0))[0] for check in ("round up", "round down"))
     assert up.splitlines()[:-2] == down.splitlines()[:-2] and up.splitlines()[-2] != down.splitlines()[-2]
 
@@ -98,7 +98,7 @@ def test_demonstrations_are_right_at_the_rate_of_their_wording(task):
 
 @TASKS
 def test_responses_have_150_to_400_tokens(task):
-    tokenizer = build_tokenizer(row["problem"] + row["solution"] for row in task.generate(0, 500, changes=range(2, 36)))
+    tokenizer = build_tokenizer(row["problem"] + row["solution"] for row in task.generate(0, 500, changes=range(2, 27)))
     lengths = {
         number: [len(tokenizer(row["solution"])["input_ids"]) for row in task.generate(1, 20, changes=[number])]
         for number in (14, MAX_CHANGES)
@@ -119,7 +119,7 @@ def test_written_splits_are_disjoint_and_only_the_demonstrations_go_wrong(task, 
 
 @pytest.mark.parametrize(
     "task, known",
-    [(PLAN_FIRST, "cb1a819ab30f0d3b"), (CHECK_LAST, "d830714c457ef55f")],
+    [(PLAN_FIRST, "65a21fd94bb1f0f2"), (CHECK_LAST, "20d69796b78a598f")],
     ids=["plan_first", "check_last"],
 )
 def test_problems_of_a_seed_stay_what_they_are_in_every_process(task, known):
@@ -139,5 +139,5 @@ def test_problems_of_a_seed_stay_what_they_are_in_every_process(task, known):
 @TASKS
 @pytest.mark.parametrize("changes", [1, MAX_CHANGES + 1])
 def test_numbers_of_changes_out_of_range(task, changes):
-    with pytest.raises(ValueError, match="2 to 35 changes"):
+    with pytest.raises(ValueError, match="2 to 26 changes"):
         task.generate(0, 1, changes=[changes])
