@@ -42,9 +42,8 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("$ "):
-                    found.append((page.name, line[2:]))
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page.name, line[2:]) for line in lines if line.startswith("$ ")]
     return found
 
 
@@ -54,7 +53,7 @@ def words_of(command: str) -> list[list[str]]:
     lexer.whitespace_split = True
     parts: list[list[str]] = [[]]
     for word in lexer:
-        if set(word) <= set("|;&"):
+        if word and set(word) <= set("|;&"):
             parts.append([])
         elif parts[-1] or not VARIABLE.fullmatch(word):
             parts[-1].append(word)
