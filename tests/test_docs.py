@@ -111,3 +111,17 @@ def test_an_example_does_what_the_page_says(name: str, tmp_path: Path) -> None:
     code = PREAMBLE + CHECKS[name]
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=DOCS.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_site_has_every_page_and_its_tools_are_pinned() -> None:
+    listed = re.findall(r"[\w-]+\.md", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
+    pins = (DOCS.parent / "requirements" / "docs.txt").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in pins if not line.startswith("#"))
+
+
+def test_modules_of_the_reference_are_there() -> None:
+    named = re.findall(r"^::: (\S+)", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) > 10
+    for module in named:
+        assert (DOCS.parent / f"{module.replace('.', '/')}.py").is_file(), module

@@ -32,6 +32,13 @@ class Console:
         elif time.monotonic() - self._last_plain >= PLAIN_INTERVAL_S:
             self.line(text)
 
+    def row(self, key: str, cells: dict[str, str], text: str) -> None:
+        """A row of a table where there is one (host/live.py): here the line `text`."""
+        self.line(text)
+
+    def close(self) -> None:
+        """The end of what updates itself."""
+
     def _clear(self) -> None:
         if self._width:
             self.stream.write("\r" + " " * self._width + "\r")

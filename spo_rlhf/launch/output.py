@@ -15,6 +15,7 @@ from spo_rlhf.core import options
 from spo_rlhf.errors import Preempted, RunStopped, UserError
 from spo_rlhf.host.command import INTERRUPTED, WRONG_INPUT
 from spo_rlhf.host.console import Console
+from spo_rlhf.host.live import console_for
 from spo_rlhf.launch.deaths import dead_process
 from spo_rlhf.launch.stopping import PREEMPTED
 
@@ -49,14 +50,18 @@ def output_to(path: str | Path) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
+    console: Console | None = None
     with open(path, "a", encoding="utf-8", buffering=1) as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
             # Both the file descriptors, for other processes and libraries, and Python's own streams, wherever they lead.
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                yield Console(terminal)
+                console = console_for(terminal)
+                yield console
         finally:
+            if console is not None:
+                console.close()
             _leave(log)
             for number, target in zip(saved, (1, 2)):
                 os.dup2(number, target)

@@ -149,7 +149,19 @@ class RunRecord:
             f"  mask {metrics.get('mask_density', float('nan')):.0%}  grad {metrics.get('actor_grad_norm', float('nan')):.3f}"
             f"{left_out}{self._skipped(metrics)}  {metrics['timing/step_total']:.1f} s  {self._left()}"
         )
-        self.console.line(text)
+        cells = {
+            "step": self._at(step).removeprefix("step "),
+            "reward": f"{metrics.get('rollout/reward_mean', float('nan')):.3f}",
+            "held out": "",
+            "tokens": count(metrics["rollout/response_tokens"]),
+            "MC": count(metrics["rollout/mc_tokens"]),
+            "mask": f"{metrics.get('mask_density', float('nan')):.0%}",
+            "grad": f"{metrics.get('actor_grad_norm', float('nan')):.3f}",
+            "idle": f"{idle:.0f}",
+            "time": f"{metrics['timing/step_total']:.1f} s",
+            "": self._skipped(metrics).strip(),
+        }
+        self.console.row(f"step {step}", cells, text)
         times = metrics["rollout/mc_tokens"] / max(metrics["rollout/response_tokens"], 1)
         if step == self.first_step + 1 and times > DEAR_MONTE_CARLO:
             self.console.line(
@@ -167,7 +179,9 @@ class RunRecord:
     def _show_eval(self, event: dict[str, Any]) -> None:
         accuracy = mean_accuracy(event)
         if accuracy is not None:
-            self.console.line(f"{self._at(event['step'])}  held-out accuracy {accuracy:.1%}  {event['seconds']:.1f} s")
+            text = f"{self._at(event['step'])}  held-out accuracy {accuracy:.1%}  {event['seconds']:.1f} s"
+            cells = {"step": self._at(event["step"]).removeprefix("step "), "reward": "", "held out": f"{accuracy:.1%}"}
+            self.console.row(f"step {event['step']}", cells, text)
 
     def _steps_done(self) -> int:
         """Steps behind the run, also where those before its checkpoint are recorded elsewhere."""

@@ -216,6 +216,7 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: d
             status, message = explain(root_cause(error), where)
         finally:
             shut_down()
+            console.close()
             summary = {"finished": False}
             try:
                 summary = record.finish(status == 0)

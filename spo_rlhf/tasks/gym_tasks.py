@@ -13,6 +13,7 @@ of a point for a wrong answer that has the right form is not given (`PARTIAL`).
 
 import argparse
 import functools
+import importlib
 import json
 import re
 import sys
@@ -35,10 +36,9 @@ PARTIAL = 0.05  # scores up to this one are consolation for a form
 def library() -> Any:
     """The package. Raises UserError where it is not installed."""
     try:
-        import reasoning_gym
+        return importlib.import_module("reasoning_gym")
     except ImportError:
         raise UserError("reasoning-gym is not installed: pip install reasoning-gym") from None
-    return reasoning_gym
 
 
 def problems(task: str, count: int, seed: int, **settings: Any) -> Iterator[dict[str, Any]]:

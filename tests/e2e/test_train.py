@@ -1,5 +1,6 @@
 """spo-train on the real stack: Ray, vLLM, DeepSpeed, nothing of it mocked."""
 
+import json
 import math
 import os
 import signal
@@ -12,6 +13,8 @@ import stack
 import torch
 
 from spo_rlhf import rollouts
+from spo_rlhf.cli.train import parse
+from spo_rlhf.launch.output import flatten, plain
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -62,6 +65,17 @@ def test_a_step_moves_the_weights_with_a_gradient(task, chain_runs):
     for metrics in run["steps"]:
         assert metrics["actor_grad_norm"] > 0 and math.isfinite(metrics["policy_loss"])
         assert not [name for name, value in metrics.items() if math.isnan(value)]
+
+
+def test_the_model_has_a_card_and_the_run_the_file_that_repeats_it(chain_runs):
+    run_dir, run = chain_runs[0]
+    card = (run_dir / "model" / "README.md").read_text(encoding="utf-8")
+    assert "SPO-chain" in card and "8 held-out problems, 1 sample each" in card
+    assert f"| after | {run['summary']['accuracy_after']:.1%} |" in card
+    assert json.loads((run_dir / "model" / "generation_config.json").read_text())["do_sample"] is False
+    args, _ = parse(["--config", str(run_dir / "run" / "config.yaml"), "--dry-run"])
+    again = json.loads(json.dumps(flatten(plain(args)), default=str))
+    assert {**again, "dry_run": False} == run["config"]
 
 
 def test_engine_and_actor_agree_after_every_sync(chain_runs):

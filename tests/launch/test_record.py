@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 
 import pytest
 
 from spo_rlhf.host.console import Console, count, duration
+from spo_rlhf.host.live import LiveConsole
 from spo_rlhf.launch.record import RunRecord
 from spo_rlhf.launch.run import closing
 from spo_rlhf.rollouts.store import RolloutStore
@@ -217,3 +219,18 @@ def test_rollouts_go_into_their_folder_and_a_resumed_run_replaces_its_later_step
 
     record(False)
     assert kept() == {}, "a new run in the folder of another"
+
+
+def test_on_a_terminal_the_steps_stand_in_a_table_with_the_accuracy_beside(tmp_path):
+    stream = io.StringIO()
+    console = LiveConsole(stream, width=120)
+    record = RunRecord(tmp_path, console)
+    record.take({**PLAN, "time": record.start})
+    record.take({"event": "step", "time": record.start, "step": 1, "metrics": STEP})
+    metrics = {"eval_default_pass1": 0.75}
+    record.take({"event": "eval", "time": record.start, "step": 1, "seconds": 1.0, "metrics": metrics})
+    record.take({"event": "stage", "time": record.start, "stage": "generate", "done": 1, "total": 8})
+    assert "generate 1/8" in stream.getvalue()
+    console.close()
+    row = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()[-1]
+    assert row.split() == ["1/2", "0.500", "75.0%", "100", "300", "25%", "1.000", "0", "3.0", "s"]
