@@ -15,6 +15,7 @@ from spo_rlhf.rollout.prompts import PromptFormat
 
 KL_SCOPES = ("all", "masked")
 SWITCH = ("auto", "on", "off")
+OLD_LOGPROBS = ("actor", "engine")
 #: Float32 logits of a chunk, where --spo.logits_chunk_tokens says nothing.
 CHUNK_BYTES = 1 << 30
 
@@ -110,6 +111,12 @@ class SpoConfig:
         at_most=1,  # above 1 a clip range could be empty
         metavar="ALPHA",
         help="clip bounds times 1 + ALPHA z, z in [-1, 1] from the unit's entropy (wider where it is high)",
+    )
+    old_logprobs: str = option(
+        "actor",
+        choices=OLD_LOGPROBS,
+        help="what the ratio is measured from: log-probs of a forward pass of the actor before training, or those that the "
+        "engine sampled with, which spares the pass and corrects for what tells engine from actor",
     )
     pack_trees: str = option(
         "off",

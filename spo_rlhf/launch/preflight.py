@@ -66,6 +66,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         )
     check_objective(args)
     notes += check_attention(args, explicit)
+    check_old_logprobs(args)
     notes += settle_packing(args)
     if cpu.is_cpu():
         notes += cpu.settle(args)
@@ -117,6 +118,26 @@ def check_objective(args: SimpleNamespace) -> None:
     except ValueError as error:
         flags = "--spo.clip_low, --spo.clip_high, --spo.dual_clip and --algo.advantage.is_correction_*"
         raise UserError(f"{error}; see {flags}") from None
+
+
+def check_old_logprobs(args: SimpleNamespace) -> None:
+    """`--spo.old_logprobs engine` needs log-probs of the whole distribution, and nothing that wants a pass of its own."""
+    from spo_rlhf.trainer.trained import wanted_by
+
+    if args.spo.old_logprobs == "actor":
+        return
+    if args.rollout.top_p < 1:
+        raise UserError(
+            "--spo.old_logprobs engine: the engine's log-probs are those of the tokens that --rollout.top_p leaves, the "
+            "actor's of all; sample with top_p 1, or leave it out"
+        )
+    if reason := wanted_by(args):
+        raise UserError(f"--spo.old_logprobs engine spares the forward pass that {reason} needs; leave one of them out")
+    if args.algo.advantage.is_correction_level != "off":
+        raise UserError(
+            "--spo.old_logprobs engine measures the ratio from the engine, so --algo.advantage.is_correction_level has "
+            "nothing to correct; leave one of them out"
+        )
 
 
 def load_tokenizer(args: SimpleNamespace, role: str = "actor"):

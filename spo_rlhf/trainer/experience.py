@@ -50,7 +50,8 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
                 sample.kl = None
         ranks, together = upstream.policy_ranks(self.args), self.args.spo.packs
         gradient = [not self.leaves_out or bool(has_gradient(sample, self.args.spo).any()) for sample in samples]
-        self.measure_gaps(samples, list(itertools.compress(samples, gradient)))
+        if self.args.spo.old_logprobs == "actor":
+            self.measure_gaps(samples, list(itertools.compress(samples, gradient)))
         if not all(gradient) or together:  # packed, a rank may have a filler
             self.batch_metrics |= row_means(samples)
         return self.split_rollout_samples(dealt(samples, gradient, ranks, together=together))
@@ -58,9 +59,13 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
     def add_log_probs(self, samples: list[upstream.Experience]) -> None:
         """Old log-probs, and those of the reference, of single samples, in place: by the policy that sampled them.
 
-        Where nothing else wants them, samples that cannot get a gradient have no pass; the engine's stand in for theirs.
-        Raises NonFinite.
+        Where nothing else wants them, samples that cannot get a gradient have no pass; the engine's stand in for theirs, and
+        with `--spo.old_logprobs engine` for all. Raises NonFinite.
         """
+        if self.args.spo.old_logprobs == "engine":
+            take_from_engine(samples)
+            refuse_faults(samples)
+            return
         if self.leaves_out:
             idle = [sample for sample in samples if not may_get_gradient(sample, self.args.spo)]
             samples = [sample for sample in samples if may_get_gradient(sample, self.args.spo)]
@@ -208,6 +213,13 @@ def normalize_batch(experiences: list[upstream.Experience], masks: list[torch.Te
     sizes = [experience.advantages.numel() for experience in experiences]
     for experience, adv in zip(experiences, normalized_N.split(sizes), strict=True):
         experience.advantages = adv.view_as(experience.advantages) * experience.action_mask
+
+
+def take_from_engine(samples: list[upstream.Experience]) -> None:
+    """The log-probs that the engine sampled with as old ones, in place."""
+    for sample in samples:
+        assert sample.rollout_log_probs is not None, "every rollout carries the engine's log-probs"
+        sample.action_log_probs = sample.rollout_log_probs.clone()
 
 
 def stand_in(samples: list[upstream.Experience]) -> None:

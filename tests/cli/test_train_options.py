@@ -48,6 +48,12 @@ CONTRADICTIONS = [
         dict(spo__pack_trees="on", ds__attn_implementation="eager"),
         "--spo.pack_trees on: --ds.attn_implementation eager does not go with it; it needs --ds.attn_implementation sdpa",
     ),
+    (dict(spo__old_logprobs="engine", rollout__top_p=0.9), "sample with top_p 1, or leave it out"),
+    (dict(spo__old_logprobs="engine", algo__kl__init_coef=0.1), "the forward pass that --algo.kl.init_coef needs"),
+    (
+        dict(spo__old_logprobs="engine", algo__advantage__is_correction_level="token"),
+        "--algo.advantage.is_correction_level has nothing to correct",
+    ),
     (dict(spo__partition="newline", spo__cutpoint_interval=3), "--spo.partition cutpoint"),
     (dict(spo__mode="group", spo__mc_rollouts=5), "--spo.mc_rollouts"),
     (dict(spo__mode="group", spo__mc_rollouts=None, critic__adam__lr=1e-6), "--critic.adam.lr needs a critic"),

@@ -127,6 +127,14 @@ def test_a_buffer_that_is_gone_is_told(task, unbroken, tmp_path):
     assert "no replay buffer" in run["stdout"] and "no history of the prompts" in run["stdout"] and run["steps"] == []
 
 
+def test_a_step_from_the_engines_log_probs_is_that_of_the_actors(task, unbroken, tmp_path):
+    run = stack.train(options(task, tmp_path, spo__token_budget=1, spo__old_logprobs="engine"), tmp_path)
+    [metrics], first = run["steps"], unbroken[1]["steps"][0]
+    assert "rollout/logprob_gap_max" not in metrics and abs(metrics["ppo_kl"]) < 1e-4
+    for name in ("policy_loss", "actor_grad_norm", "mask_density", "reward"):
+        assert metrics[name] == pytest.approx(first[name], rel=1e-3, abs=1e-5), name
+
+
 def test_packed_trees_have_the_engines_log_probs_and_the_references(task, tmp_path):
     """The log-prob pass of policy and reference, and training, on packed sequences: one iteration, with a KL term.
 

@@ -214,8 +214,9 @@ class Maker(SegmentExperienceMaker):
         return samples_list
 
 
-def test_the_log_prob_pass_is_of_the_samples_with_a_gradient():
+def maker_and_samples(**changes):
     args = options()
+    args.spo = replace(SPO, **changes)
     args.train.dynamic_batch_enable, args.rollout = False, SimpleNamespace(micro_batch_size=2, top_p=1.0)
     args.actor.num_nodes = args.actor.num_gpus_per_node = 1
     args.ds = SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1)
@@ -225,7 +226,19 @@ def test_the_log_prob_pass_is_of_the_samples_with_a_gradient():
         sample.action_log_probs = sample.base_action_log_probs = None
         sample.rewards, sample.info = torch.tensor([float(number)]), {"reward": torch.tensor([float(number)])}
         samples.append(sample)
-    maker = Maker(args)
+    return Maker(args), samples
+
+
+def test_without_a_pass_the_ratio_is_measured_from_the_engine():
+    maker, samples = maker_and_samples(old_logprobs="engine")
+    batches = maker.make_experience_batch(samples)
+    assert maker.seen == [] and not any("logprob_gap" in name for batch in batches for name in batch.info)
+    assert [batch.rewards.tolist() for batch in batches] == [[0, 1], [2, 3], [4, 5]]
+    assert all(torch.equal(batch.action_log_probs, batch.rollout_log_probs) for batch in batches)
+
+
+def test_the_log_prob_pass_is_of_the_samples_with_a_gradient():
+    maker, samples = maker_and_samples()
     batches = maker.make_experience_batch(samples)
     assert maker.seen == [1.0, 3.0, 4.0] and [batch.rewards.tolist() for batch in batches] == [[0, 1], [2, 3], [4, 5]]
     assert maker.batch_metrics["samples_without_gradient"] == 3 and maker.batch_metrics["reward"] == 2.5

@@ -1,0 +1,441 @@
+"""How busy rollouts keep the engines: tokens per second of whole prompts, values and grades included, beside two others.
+
+    pipeline  prompts go to the engines of a run, which continue, cut, ask for values and grade on their own (spo_rlhf/rollout)
+    offline   vLLM's own `generate` with the very same requests, all known in advance and nothing graded: what can be reached
+    staged    the same requests in stages, each waiting for the last one of the stage before, as the official code has it: the
+              responses, their log-probs by a forward pass, the continuations (of a tree level by level), the grades
+
+Every request has a seed of its own, so all three sample the same tokens. They take turns on the same machine, each from an
+empty prefix cache; ratios are taken within a turn. With two engines the other two have two as well, half of the requests each.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import common
+
+from spo_rlhf import cpu, upstream
+from spo_rlhf.core.partition import Cutpoint
+from spo_rlhf.errors import UserError
+from spo_rlhf.host import device, ray_start
+from spo_rlhf.host.command import run_command
+from spo_rlhf.host.console import Console
+from spo_rlhf.host.files import read_jsonl
+from spo_rlhf.methods.chain import Chain
+from spo_rlhf.methods.group import Group
+from spo_rlhf.methods.tree import Tree
+from spo_rlhf.rollout.job import RolloutRequest
+from spo_rlhf.tasks.registry import TASKS
+
+PROGRAM = "rollout_throughput"
+EXAMPLES = """examples:
+  python benchmarks/rollout_throughput.py --task-dir runs/quickstart/task --output runs/throughput     # minutes on 2 cores
+  python benchmarks/rollout_throughput.py --task-dir runs/quickstart/task --engines 2 --output runs/throughput2
+  python benchmarks/rollout_throughput.py --task-dir runs/quickstart/task --quick --output runs/throughput
+"""
+WAYS = ("pipeline", "offline", "staged")
+LIMIT_S = 900.0  # of one turn of one way
+# A request as vLLM gets it: state, continuations, longest, seed, whether log-probs are wanted.
+Asked = tuple[list[int], int, int, int | None, bool]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A method and how many responses (or trees) it samples of a prompt."""
+
+    method: Any
+    samples: int
+
+
+def workloads(interval: int, segment: int) -> dict[str, Workload]:
+    """Group, chain and tree about as the quickstart and the benchmarks have them."""
+    return {
+        "group 8": Workload(Group(), 8),
+        "chain 4 x 4": Workload(Chain(partition=Cutpoint(interval=interval), mc_rollouts=4), 4),
+        "tree 4-4-4": Workload(Tree(branching=(4, 4, 4), segment_tokens=(segment, segment)), 1),
+    }
+
+
+def recording_actor() -> Any:
+    """The engine of a run, which also writes down what it asks vLLM for."""
+    import ray
+
+    from spo_rlhf.rollout.engine import SegmentRolloutActor
+
+    class RecordingActor(SegmentRolloutActor):
+        async def __init__(self, *args: Any, **kwargs: Any) -> None:
+            await super().__init__(*args, **kwargs)
+            self.asked: list[Asked] = []
+            self.recording = False
+
+        async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
+            one = sampling_params
+            if self.recording:
+                with_logprobs = one.logprobs is not None
+                self.asked.append((list(prompt_token_ids), one.n, one.max_tokens, one.seed, with_logprobs))
+            return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+
+        async def forget(self) -> None:
+            """Neither prefixes nor values of the last turn, which had the same seeds."""
+            self._state_seed = None
+            await self.reset_prefix_cache()
+
+        async def record(self, on: bool) -> list[Asked]:
+            """Start or stop writing down; what was asked since the start."""
+            self.recording = on
+            asked, self.asked = self.asked, []
+            return asked
+
+    return ray.remote(RecordingActor)
+
+
+class Offline:
+    """vLLM's `LLM` in a Ray actor, built as the engine of a run is."""
+
+    def __init__(self, engine_args: dict[str, Any]):
+        from transformers import AutoModelForCausalLM
+        from vllm import LLM
+
+        self.llm = LLM(**engine_args, disable_log_stats=True)
+        self.model_path = engine_args["model"]
+        self.policy = AutoModelForCausalLM.from_pretrained(self.model_path).eval()
+        self.tokenizer = upstream.get_tokenizer(self.model_path, None, "left")
+
+    def generate(self, asked: Sequence[Asked]) -> list[list[list[int]]]:
+        """Token ids of every continuation of every request."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        params = [
+            SamplingParams(
+                n=n,
+                max_tokens=longest,
+                seed=seed,
+                logprobs=0 if logprobs else None,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for _, n, longest, seed, logprobs in asked
+        ]
+        prompts = [TokensPrompt(prompt_token_ids=state) for state, *_ in asked]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        return [[list(one.token_ids) for one in output.outputs] for output in outputs]
+
+    def offline(self, asked: Sequence[Asked]) -> tuple[int, float]:
+        """Tokens and seconds of all requests at once."""
+        self.llm.reset_prefix_cache()
+        start = time.monotonic()
+        outputs = self.generate(asked)
+        return sum(len(ids) for output in outputs for ids in output), time.monotonic() - start
+
+    def staged(self, stages: Sequence[Sequence[Asked]], reward_file: str, labels: dict) -> tuple[int, float]:
+        """Tokens and seconds of the stages one after the other, a pass over the first one's responses, and all grades.
+
+        labels: gold answer and prompt by the token ids of the prompt.
+        """
+        from spo_rlhf.rollout import reward_worker
+
+        reward_worker.load(reward_file)
+        self.llm.reset_prefix_cache()
+        start, tokens, whole = time.monotonic(), 0, []
+        for number, asked in enumerate(stages):
+            outputs = self.generate(asked)
+            responses = [[*state, *ids] for (state, *_), output in zip(asked, outputs, strict=True) for ids in output]
+            tokens += sum(len(ids) for output in outputs for ids in output)
+            if number == 0:
+                self.log_probs(responses)
+            whole += responses
+        for response in whole:
+            length = prompt_length(response, labels)
+            prompt, label = labels[tuple(response[:length])]
+            reward_worker.grade(prompt + self.tokenizer.decode(response[length:]), prompt, label)
+        return tokens, time.monotonic() - start
+
+    def log_probs(self, responses: Sequence[Sequence[int]], batch: int = 32) -> None:
+        """A forward pass of the policy over the responses, by length, in padded batches."""
+        import torch
+
+        ordered = sorted(responses, key=len)
+        with torch.no_grad():
+            for first in range(0, len(ordered), batch):
+                rows = ordered[first : first + batch]
+                ids = torch.tensor([[*row, *[0] * (len(rows[-1]) - len(row))] for row in rows])
+                mask = torch.tensor([[1] * len(row) + [0] * (len(rows[-1]) - len(row)) for row in rows])
+                logits = self.policy(input_ids=ids, attention_mask=mask).logits
+                logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
+
+
+def prompt_length(ids: Sequence[int], prompts: Collection[tuple[int, ...]]) -> int:
+    """How many of these tokens are the prompt's. Raises StopIteration where they begin with none."""
+    return next(length for length in range(len(ids) + 1) if tuple(ids[:length]) in prompts)
+
+
+def stages_of(asked: Sequence[Asked], prompts: Collection[tuple[int, ...]], segment: int | None) -> list[list[Asked]]:
+    """The requests as stages: those of whole prompts, then the others; of a tree, with segments of this length, by level."""
+    stages: dict[int, list[Asked]] = {}
+    for one in asked:
+        begun = len(one[0]) - prompt_length(one[0], prompts)
+        stages.setdefault(begun and (1 if segment is None else math.ceil(begun / segment)), []).append(one)
+    return [stages[number] for number in sorted(stages)]
+
+
+class Bench:
+    """Engines, offline engines and the problems; `turn` measures the three ways once."""
+
+    def __init__(self, args: argparse.Namespace, console: Console):
+        import ray
+
+        from spo_rlhf.rollout.engine import engine_factory
+
+        self.args, self.console, self.ray = args, console, ray
+        self.task = TASKS[args.task]
+        self.model = str(args.task_dir / "model")
+        self.rows = list(itertools.islice(read_jsonl(args.task_dir / "train.jsonl"), args.prompts))
+        if len(self.rows) < args.prompts:
+            raise UserError(f"--prompts {args.prompts}: {args.task_dir / 'train.jsonl'} has {len(self.rows)} problems")
+        self.reward_file = str(self.task.reward)
+        factory = engine_factory(
+            reward_workers=args.reward_workers,
+            reward_timeout=10.0,
+            max_num_seqs=args.max_num_seqs,
+            use_fast_tokenizer=True,
+            chat_template=False,
+        )
+        factory.actor_class = recording_actor()
+        common_args = {
+            "model": self.model,
+            "max_model_len": args.max_len,
+            "enable_prefix_caching": True,
+            "seed": 0,
+            "distributed_executor_backend": "uni",
+            "dtype": "bfloat16",
+            "enforce_eager": True,
+        }
+        self.engines = [
+            factory.options(num_cpus=0, num_gpus=args.gpu_share).remote(
+                **common_args,
+                worker_extension_cls="openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap",
+                tensor_parallel_size=1,
+                full_determinism=False,
+                bundle_indices=None,
+                num_gpus=1,
+                remote_rm_url=[self.reward_file],
+                gpu_memory_utilization=0.4,
+            )
+            for _ in range(args.engines)
+        ]
+        ray.get([engine.get_num_unfinished_requests.remote() for engine in self.engines], timeout=LIMIT_S)
+        offline_args = {**common_args, "max_num_seqs": args.max_num_seqs, "logprobs_mode": "processed_logprobs"}
+        offline_args |= cpu.engine_kwargs(args.max_len) if device.is_cpu() else {"gpu_memory_utilization": 0.4}
+        actor = ray.remote(num_cpus=0, num_gpus=args.gpu_share)(Offline)
+        self.offline = [actor.remote(offline_args) for _ in range(args.engines)]
+        tokenizer = upstream.get_tokenizer(self.model, None, "left")
+        self.labels = {}
+        for row in self.rows:
+            prompt = (self.task.template or "{}").format(row["problem"])
+            ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            self.labels[tuple(ids)] = (prompt, str(row["answer"]))
+
+    def requests(self, work: Workload) -> list[RolloutRequest]:
+        return [
+            RolloutRequest(
+                prompt=prompt,
+                label=label,
+                slot=slot,
+                seed=(self.args.seed, "train", 0),
+                num_samples=work.samples,
+                max_length=self.args.max_len,
+                max_new_tokens=None,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=-1,
+                method=work.method,
+                seeded=True,
+            )
+            for slot, (prompt, label) in enumerate(self.labels.values())
+        ]
+
+    def pipeline(self, work: Workload) -> tuple[int, float]:
+        """Tokens and seconds from the first prompt sent to the last rollout here."""
+        ray = self.ray
+        ray.get([engine.forget.remote() for engine in self.engines], timeout=LIMIT_S)
+        requests = self.requests(work)
+        start, tokens = time.monotonic(), 0
+        pending = [self.engines[slot % len(self.engines)].rollout.remote(one) for slot, one in enumerate(requests)]
+        while pending:
+            ready, pending = ray.wait(pending, num_returns=1, timeout=LIMIT_S)
+            if not ready:
+                raise UserError(f"no rollout within {LIMIT_S:g} s; see Ray's logs")
+            tokens += sum(rollout.counts.generated_tokens for rollout in ray.get(ready))
+        return tokens, time.monotonic() - start
+
+    def recorded(self, work: Workload) -> list[list[Asked]]:
+        """What the pipeline asks each engine for, from one run that is not timed."""
+        self.ray.get([engine.record.remote(True) for engine in self.engines])
+        self.pipeline(work)
+        return self.ray.get([engine.record.remote(False) for engine in self.engines])
+
+    def turn(self, work: Workload, asked: list[list[Asked]], order: Sequence[str]) -> dict[str, tuple[int, float]]:
+        """Tokens and seconds of each way, in this order; the slowest engine counts."""
+        found, prompts = {}, self.labels
+        for way in order:
+            if way == "pipeline":
+                found[way] = self.pipeline(work)
+                continue
+            if way == "offline":
+                refs = [actor.offline.remote(one) for actor, one in zip(self.offline, asked, strict=True)]
+            else:
+                segment = self.args.segment_tokens if isinstance(work.method, Tree) else None
+                refs = [
+                    actor.staged.remote(stages_of(one, prompts, segment), self.reward_file, self.labels)
+                    for actor, one in zip(self.offline, asked, strict=True)
+                ]
+            answers = self.ray.get(refs, timeout=LIMIT_S)
+            found[way] = (sum(tokens for tokens, _ in answers), max(seconds for _, seconds in answers))
+        return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def measure_workload(bench: Bench, name: str, work: Workload) -> dict[str, Any]:
+    """Tokens per second of each way and the pipeline's over the others', over the turns. Raises UserError."""
+    asked = bench.recorded(work)
+    bench.turn(work, asked, WAYS)  # a turn to warm up
+    turns = []
+    for repeat in range(bench.args.repeats):
+        bench.console.status(f"{name}  turn {repeat + 1} of {bench.args.repeats}")
+        turns.append(bench.turn(work, asked, WAYS if repeat % 2 else WAYS[::-1]))
+    tokens = {way: sorted({turn[way][0] for turn in turns}) for way in WAYS}
+    if device.is_cpu() and len(set(itertools.chain.from_iterable(tokens.values()))) > 1:
+        raise UserError(f"{name}: the ways sampled {tokens} tokens, so their speeds cannot be compared")
+    speed = {way: [turn[way][0] / turn[way][1] for turn in turns] for way in WAYS}
+    return {
+        "requests": sum(map(len, asked)),
+        "continuations": sum(one[1] for requests in asked for one in requests),
+        "tokens": tokens,
+        "tokens_per_second": {way: spread(values) for way, values in speed.items()},
+        "over": {
+            other: spread([mine / its for mine, its in zip(speed["pipeline"], speed[other], strict=True)])
+            for other in WAYS[1:]
+        },
+    }
+
+
+def table(results: dict[str, Any]) -> list[str]:
+    lines = [
+        "| workload | requests | tokens | pipeline, tokens/s | over offline | over staged |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in results.items():
+        over = [f"{v['median']:.2f} ({v['min']:.2f} to {v['max']:.2f})" for v in one["over"].values()]
+        speed, tokens = one["tokens_per_second"]["pipeline"]["median"], one["tokens"]["pipeline"][0]
+        lines.append(f"| {name} | {one['requests']} | {tokens} | {speed:.0f} | {over[0]} | {over[1]} |")
+    return lines
+
+
+def picture(results: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, axes = plt.subplots(figsize=(2 + 1.5 * len(results), 3.4), layout="constrained")
+    for place, way in enumerate(WAYS):
+        one = [result["tokens_per_second"][way] for result in results.values()]
+        middle = np.array([value["median"] for value in one])
+        error = [middle - [value["min"] for value in one], [value["max"] for value in one] - middle]
+        axes.bar(np.arange(len(one)) + 0.27 * place, middle, 0.25, yerr=error, capsize=2, label=way)
+    axes.set_xticks(np.arange(len(results)) + 0.27, list(results))
+    axes.set_ylabel("sampled tokens a second")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def start(args: argparse.Namespace) -> None:
+    """Ray on this machine, with the environment of a run."""
+    device.settle(device.current())
+    environment = device.environment() | {"TOKENIZERS_PARALLELISM": "false"}
+    options: dict[str, Any] = {}
+    if device.is_cpu():
+        environment |= cpu.worker_environment()
+        os.environ.update({name: os.environ.get(name, value) for name, value in device.RAY_ENVIRONMENT.items()})
+        options = device.logical_resources(2 * args.engines)
+    benchmarks = str(Path(__file__).resolve().parent)
+    environment["PYTHONPATH"] = os.pathsep.join([str(common.ROOT), benchmarks, os.environ.get("PYTHONPATH", "")])
+    ray_start.init(
+        address="local", runtime_env={"env_vars": environment}, include_dashboard=False, log_to_driver=False, **options
+    )
+
+
+def measure(args: argparse.Namespace, console: Console) -> None:
+    """Every workload in turn, results after each. Raises UserError."""
+    import ray
+
+    if not (args.task_dir / "model" / "config.json").is_file():
+        raise UserError(f"--task-dir {args.task_dir}: no model there; make it with spo-prepare or the quickstart")
+    if args.quick:
+        args.prompts, args.repeats = 8, 2
+    args.output.mkdir(parents=True, exist_ok=True)
+    args.gpu_share = 0 if device.is_cpu() else 0.45
+    start(args)
+    results: dict[str, Any] = {}
+    try:
+        console.status("engines start")
+        bench = Bench(args, console)
+        for name, work in workloads(args.interval, args.segment_tokens).items():
+            if args.only and not name.startswith(args.only):
+                continue
+            results[name] = one = measure_workload(bench, name, work)
+            over = one["over"]
+            console.line(
+                f"{name}  {one['tokens_per_second']['pipeline']['median']:.0f} tokens/s, "
+                f"{over['offline']['median']:.2f} of offline, {over['staged']['median']:.2f} x staged"
+            )
+            common.write_results(args.output, args, table(results), results=results)
+        picture(results, args.output / "throughput.png")
+    finally:
+        ray.shutdown()
+    console.line(f"results: {args.output / 'results.json'}   picture: {args.output / 'throughput.png'}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
+    add("--task-dir", type=Path, required=True, metavar="DIR", help="model/ and train.jsonl, as spo-prepare makes them")
+    add("--task", choices=tuple(TASKS), default="arithmetic", help="whose problems those are (default: arithmetic)")
+    add("--engines", type=int, default=1, metavar="N", help="of the pipeline; the other ways have as many (default: 1)")
+    add("--prompts", type=int, default=64, metavar="N", help="prompts of a turn (default: 64)")
+    add("--max-len", type=int, default=160, metavar="N", help="tokens of prompt and response (default: 160)")
+    add("--interval", type=int, default=5, metavar="N", help="cutpoints in a segment of the chain (default: 5)")
+    add("--segment-tokens", type=int, default=16, metavar="N", help="of a level of the tree (default: 16)")
+    add("--reward-workers", type=int, default=2, metavar="N", help="as --spo.reward_workers (default: 2)")
+    add("--max-num-seqs", type=int, default=512, metavar="N", help="as --spo.max_num_seqs (default: 512)")
+    add("--repeats", type=int, default=5, metavar="N", help="turns that are counted (default: 5)")
+    add("--seed", type=int, default=0, metavar="N", help="what the requests' seeds derive from")
+    add("--only", metavar="NAME", help="one workload: group, chain or tree")
+    add("--quick", action="store_true", help="8 prompts, 2 turns: two minutes")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit status 0, 1 where the stack fails, 2 for wrong usage, 130 when interrupted."""
+    console = Console()
+    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
