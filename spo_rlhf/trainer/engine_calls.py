@@ -35,6 +35,8 @@ class RayEngineCalls:
     def result(self, handle: Any) -> Any:
         try:
             return ray.get(handle)
+        except exceptions.ActorUnavailableError:  # it may be back before Ray knows that it was gone
+            raise EngineGone("is gone") from None
         except DEATHS as error:
             final = isinstance(error, exceptions.ActorDiedError)
             raise EngineGone(f"died ({first_line(error)})", final=final) from None
