@@ -63,5 +63,6 @@ class RayEngineCalls:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an error says."""
+    """Of what an error says; of what a method of an actor raised, not of Ray's account of it."""
+    error = getattr(error, "cause", None) or error
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

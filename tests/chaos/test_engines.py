@@ -76,7 +76,9 @@ def test_a_run_whose_engines_die_and_hang_is_the_unbroken_run(task, tmp_path):
 
 
 def test_too_many_deaths_stop_the_run_with_one_line(task, tmp_path):
-    process = stack.start(stack.options(task, tmp_path, spo__max_engine_restarts=0, train__num_episodes=50))
+    process = stack.start(
+        stack.options(task, tmp_path, spo__max_engine_restarts=0, spo__engine_timeout=30, train__num_episodes=50)
+    )
     stack.wait_for_events(process, tmp_path, "step", 1)
     [core] = run_processes.named(process.pid, run_processes.CORE)
     run_processes.kill(core, "the core of the only engine")
