@@ -245,6 +245,16 @@ def reward_timeouts(run: Run) -> str | None:
     return f"{late:.0f} rewards ran past --spo.reward_timeout and count as 0: raise it, or look at what the reward function does there"
 
 
+@RULES.register("engine_deaths")
+def engine_deaths(run: Run) -> str | None:
+    deaths = run.total("rollout/engine_restarts")
+    if not deaths:
+        return None
+    return (
+        f"{deaths:.0f} times an engine died and was started again: train.log says of what; memory is the usual reason"
+    )
+
+
 @RULES.register("values_off")
 def values_off(run: Run) -> str | None:
     found = run.credit.calibration

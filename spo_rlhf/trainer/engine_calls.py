@@ -35,6 +35,8 @@ class RayEngineCalls:
     def result(self, handle: Any) -> Any:
         try:
             return ray.get(handle)
+        except exceptions.ActorUnavailableError:  # it may be back before Ray knows that it was gone
+            raise EngineGone("is gone") from None
         except DEATHS as error:
             final = isinstance(error, exceptions.ActorDiedError)
             raise EngineGone(f"died ({first_line(error)})", final=final) from None
@@ -61,5 +63,6 @@ class RayEngineCalls:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an error says."""
+    """Of what an error says; of what a method of an actor raised, not of Ray's account of it."""
+    error = getattr(error, "cause", None) or error
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

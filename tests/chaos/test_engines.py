@@ -9,7 +9,7 @@ import stack
 import torch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
-STEPS = 6
+STEPS = 120  # of about a second: an engine is back after half a minute
 TWO_ENGINES = dict(
     train__colocate_all=None,
     vllm__num_engines=2,
@@ -52,8 +52,9 @@ def test_a_run_whose_engines_die_and_hang_is_the_unbroken_run(task, tmp_path):
 
     process = stack.start(stack.options(task, tmp_path / "broken", **changes))
     stack.wait_for_events(process, tmp_path / "broken", "step", 1)
+    before = len(stack.events(tmp_path / "broken", "note"))
     run_processes.kill(at_work(process.pid, 0), "an engine at work")
-    stack.wait_for_events(process, tmp_path / "broken", "step", 2)
+    stack.wait_for_events(process, tmp_path / "broken", "note", before + 2)  # it died, it is back
     core = core_of(process.pid, at_work(process.pid, 0))
     os.kill(core.pid, signal.SIGSTOP)
     print(f"injected: the core of an engine is stopped (process {core.pid})")
@@ -76,7 +77,9 @@ def test_a_run_whose_engines_die_and_hang_is_the_unbroken_run(task, tmp_path):
 
 
 def test_too_many_deaths_stop_the_run_with_one_line(task, tmp_path):
-    process = stack.start(stack.options(task, tmp_path, spo__max_engine_restarts=0, train__num_episodes=50))
+    process = stack.start(
+        stack.options(task, tmp_path, spo__max_engine_restarts=0, spo__engine_timeout=30, train__num_episodes=50)
+    )
     stack.wait_for_events(process, tmp_path, "step", 1)
     [core] = run_processes.named(process.pid, run_processes.CORE)
     run_processes.kill(core, "the core of the only engine")

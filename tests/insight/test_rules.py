@@ -77,6 +77,7 @@ CASES = {
     "one_segment": (healthy(segments=1.1), "1.1 segments", [healthy(segments=2.0)]),
     "cache_misses": (healthy(rollout__cache_hit_rate=0.1), "10 % of the prefix tokens", [healthy(rollout__cache_hit_rate=0.1, rollout__mc_tokens=0.0)]),
     "reward_timeouts": (healthy(rollout__reward_timeouts=[0.0] * 6 + [2.0, 5.0]), "5 rewards ran past", [healthy()]),
+    "engine_deaths": (healthy(rollout__engine_restarts=[0.0] * 6 + [2.0, 1.0]), "3 times an engine died", [healthy()]),
     "values_off": (healthy(credit=calibrated(0.1, 0.02)), "0.100 above the rewards of their responses, over 5 standard errors", [healthy(credit=calibrated(0.05, 0.02)), healthy(credit=calibrated(0.01, 0.001))]),
 }  # fmt: skip
 
