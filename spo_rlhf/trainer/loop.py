@@ -113,6 +113,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                     batch.exhausted or self.spent(),
                 )
                 if not samples and not batch.faults:
+                    self.report_untrained(step)
                     continue
                 self.reporter.stage("train")
                 status, step = self.train_step(samples, step, batch.faults)
@@ -211,6 +212,11 @@ class SegmentTrainer(upstream.PPOTrainer):
         if self.args.algo.dynamic_filtering_enable:
             status["dynamic_filtering_pass_rate"] = pass_rate
         return finite_only(status)
+
+    def report_untrained(self, step: int) -> None:
+        """Tell what was sampled since `step`, of which no step came so far: the next one tells of it too, or none does."""
+        counts = {f"rollout/{name}": count for name, count in vars(self.counts).items()}
+        self.reporter.send("untrained", step=step + 1, metrics=counts | {"rollout/total_tokens": self.tokens})
 
     def report_step(self, step: int, status: dict) -> None:
         """Tell the command line of a step."""
