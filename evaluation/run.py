@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.contexts import response_budget
+from evaluation.contexts import check_graded, response_budget
 from evaluation.prompts import choose_prompt, load_examples, prompt_format, published_match, question
 from evaluation.recorder import Prompted, Recorder, update
 from evaluation.settings import (
@@ -52,6 +52,9 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     write_settings(settings, options.output)
     logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks}
     requests, items = _requests(settings, prompted, logs)
+    for name, log in logs.items():
+        stored = [log.rows[key[1:]] for key in items if key[0] == name and key[1:] in log.rows]
+        check_graded(log.path, stored, graded_contexts(settings), settings.separate_contexts)
     if requests:  # until they are answered the results are those of other samples than the folder's
         (options.output / "results.json").unlink(missing_ok=True)
     decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evaluation.contexts import check_graded
 from evaluation.recorder import collect_grades, submit_grades
 from evaluation.results import results
 from evaluation.settings import RunSettings, graded_contexts
@@ -58,7 +59,7 @@ def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict[str, Any]], di
     """A finished run's settings, what is known of its tasks, and its samples.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or a sample without its grades.
     """
     value = read_json(output / "results.json")
     asked = read_json(output / "run.json")
@@ -68,7 +69,11 @@ def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict[str, Any]], di
         name: {key: task[key] for key in task if key not in ("contexts", "curve")}
         for name, task in value["tasks"].items()
     }
-    return settings, known, {name: list(read_jsonl(output / "samples" / f"{name}.jsonl")) for name in known}
+    files = {name: output / "samples" / f"{name}.jsonl" for name in known}
+    rows = {name: list(read_jsonl(file)) for name, file in files.items()}
+    for name, file in files.items():
+        check_graded(file, rows[name], graded_contexts(settings), settings.separate_contexts)
+    return settings, known, rows
 
 
 def regrade(output: Path, workers: int | None) -> tuple[int, int]:

@@ -219,3 +219,22 @@ def test_prompts_that_end_differently_are_not_run_together(folder, engine, tmp_p
     arguments = ["run", "--model", str(folder / "model"), "--data-dir", str(folder), "--output", str(tmp_path)]
     assert main([*arguments, "--tasks", "stopped,open", "--contexts", "64"]) == 2
     assert "end differently (stop strings)" in capsys.readouterr().err and engine.settings == []
+
+
+@pytest.mark.parametrize(
+    "grades", [{}, None, {"200": {}}, {"200": {"tokens": 1, "chars": 1, "truncated": False}}, {"100": 0}]
+)
+def test_a_stored_sample_without_its_grades_is_refused(folder, engine, tmp_path, capsys, grades):
+    assert main(command(folder, tmp_path)) == 0
+    file = tmp_path / "samples" / "sums.jsonl"
+    rows = list(read_jsonl(file))
+    write_jsonl(file, [{**rows[0], "grades": grades}, *rows[1:]])
+    capsys.readouterr()
+    for again in (command(folder, tmp_path), ["regrade", str(tmp_path), "--workers", "1"]):
+        assert main(again) == 2
+        error = capsys.readouterr().err
+        assert (
+            f"{file}: sample 0 of problem p1 has not the grades of the limits 200" in error and error.count("\n") == 1
+        )
+    write_jsonl(file, rows[1:])
+    assert main(command(folder, tmp_path)) == 0 and [request.key[2] for request in engine.asked[4:]] == [0]
