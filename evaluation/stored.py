@@ -13,7 +13,7 @@ from evaluation.settings import RunSettings, graded_contexts
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
+from spo_rlhf.host.files import only_writer, read_json, read_jsonl, write_json, write_jsonl
 from spo_rlhf.sampling.sample_log import unused_file
 
 VERSIONS = (
@@ -83,8 +83,14 @@ def regrade(output: Path, workers: int | None) -> tuple[int, int]:
         How many grades of how many changed.
 
     Raises:
-        UserError: the folder holds no finished run, or answers of a kind that is not there.
+        UserError: the folder holds no finished run, or answers of a kind that is not there, or another command writes into it.
     """
+    read_json(output / "results.json")  # before anything is written there
+    with only_writer("regrade", output):
+        return _regrade(output, workers)
+
+
+def _regrade(output: Path, workers: int | None) -> tuple[int, int]:
     settings, known, rows = stored_run(output)
     if unknown := {row["kind"] for samples in rows.values() for row in samples} - KINDS.keys():
         raise UserError(

@@ -12,7 +12,7 @@ from spo_rlhf import upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import processes, ray_start
 from spo_rlhf.host.console import Console, count, duration
-from spo_rlhf.host.files import check_writable, is_local, write_json, write_jsonl
+from spo_rlhf.host.files import check_writable, is_local, only_writer, write_json, write_jsonl
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, output_to
 from spo_rlhf.rollout.prompts import PromptFormat, standard_template
@@ -111,9 +111,14 @@ def check_files(job: SampleJob) -> None:
 
 
 def run(job: SampleJob) -> int:
-    """Sample into the output directory, libraries' output in its log; exit status."""
+    """Sample into the output directory, libraries' output in its log; exit status. Raises UserError where another writes there."""
+    with only_writer("--output", job.output):
+        return run_alone(job)
+
+
+def run_alone(job: SampleJob) -> int:
+    """`run` of the one command that writes into the output directory."""
     notes = ray_start.settle_temp_dir()
-    job.output.mkdir(parents=True, exist_ok=True)
     log = job.output / "sample.log"
     started = set(processes.descendants())
     signal.signal(signal.SIGTERM, signal.default_int_handler)

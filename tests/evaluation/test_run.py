@@ -8,7 +8,7 @@ import pytest
 
 import evaluation.run
 from evaluation.__main__ import main
-from spo_rlhf.host.files import read_json, read_jsonl, write_jsonl
+from spo_rlhf.host.files import only_writer, read_json, read_jsonl, write_jsonl
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response
 from spo_rlhf.tasks.small_model import build_model, build_tokenizer
 
@@ -192,6 +192,19 @@ def test_a_prompt_that_fills_the_context_is_wrong_without_being_sampled(folder, 
     assert asked == {"p1", "p2", "p3", "p4"} and len(samples) == 10
     summary = read_json(tmp_path / "results.json")["tasks"]["sums"]["contexts"]["200"]
     assert summary["strict"]["pass@1"] == pytest.approx(4 / 10) and summary["truncated"] == pytest.approx(2 / 10)
+
+
+def test_a_folder_that_another_run_writes_into_is_refused(folder, engine, tmp_path, capsys):
+    assert main(command(folder, tmp_path)) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with only_writer("--output", tmp_path):
+        for again in (command(folder, tmp_path, "--samples", "2"), ["regrade", str(tmp_path)]):
+            assert main(again) == 2
+            error = capsys.readouterr().err
+            assert "another command writes into it now" in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert len(engine.settings) == 1 and main(command(folder, tmp_path, "--samples", "2")) == 0
 
 
 def test_an_engine_that_fails_is_closed_and_keeps_what_was_sampled(folder, engine, tmp_path, monkeypatch, capsys):

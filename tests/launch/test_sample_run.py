@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from spo_rlhf.cli.sample_options import build_parser
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.console import Console
-from spo_rlhf.host.files import read_json, read_jsonl, write_jsonl
+from spo_rlhf.host.files import only_writer, read_json, read_jsonl, write_jsonl
 from spo_rlhf.launch import sample_run
 from spo_rlhf.launch.sample_run import (
     SampleJob,
@@ -225,3 +225,10 @@ def test_a_run_that_was_interrupted_goes_on_and_a_finished_one_samples_nothing(t
     with pytest.raises(KeyboardInterrupt):
         sample_run.sample(replace(more, samples=4), Console(io.StringIO()))
     assert not (mine.output / "summary.json").exists(), "its numbers would be those of other samples"
+
+
+def test_a_folder_that_another_command_writes_into_is_refused_and_its_log_left_alone(tmp_path):
+    mine = job(tmp_path)
+    with only_writer("--output", mine.output), pytest.raises(UserError, match="another command writes into it now"):
+        sample_run.run(mine)
+    assert [path.name for path in mine.output.iterdir()] == [".lock"]
