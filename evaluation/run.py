@@ -91,7 +91,9 @@ def _update(grader: Grader, logs: dict[str, SampleLog], items: dict[tuple[object
     }
     for name, count in again.items():
         if count:
-            _say(f"{name}: {count} stored samples graded again, their right answers have changed")
+            _say(
+                f"{name}: {count} stored samples graded again, their right answers have changed, or the code that grades them"
+            )
 
 
 def _manifest(tasks: list[LoadedTask], settings: RunSettings, tokenizer: Any) -> Manifest:

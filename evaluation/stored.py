@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.contexts import check_graded
-from evaluation.recorder import collect_grades, submit_grades
+from evaluation.recorder import code_of_grades, collect_grades, submit_grades
 from evaluation.results import results
 from evaluation.settings import RunSettings, graded_contexts
 from spo_rlhf.errors import UserError
@@ -125,4 +125,5 @@ def _grade_again(grader: Grader, samples: list[dict[str, Any]]) -> tuple[int, in
             total += len(new)
             changed += sum(cut[mode]["correct"] != new[mode]["correct"] for mode in new)
             cut.update(new)
+        row["grader"] = code_of_grades()
     return changed, total

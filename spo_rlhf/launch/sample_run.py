@@ -25,6 +25,7 @@ from spo_rlhf.sampling.sample_log import SampleLog
 
 PROGRAM = "spo-sample"
 INTERRUPTED = "interrupted; what is finished is kept, the same command continues"
+AGAIN = "their labels have changed, or the code that grades them"
 # What decides a sample, beside its prompt, the model and the reward file.
 DECIDING = ("temperature", "top_p", "max_new_tokens", "max_len", "seed")
 # What is moved aside with samples of something else; the log is this run's.
@@ -142,7 +143,7 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     console.line(f"{PROGRAM}: loading libraries")
     with processes.leaving_on_interrupt(f"{PROGRAM}: {INTERRUPTED}", console.stream):
         upstream.get_tokenizer  # noqa: B018  the first name that is asked of OpenRLHF loads the stack
-    prompts, tokenizer, notes = load_prompts(job)
+    prompts, tokenizer, grader, notes = load_prompts(job)
     for note in notes:
         console.line(f"{PROGRAM}: {note}")
     claim_folder(job, tokenizer.chat_template, console)
@@ -165,11 +166,12 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
             start_engine=lambda: start_engine(engine, job.engines),
             decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=False),
             reward=reward,
+            grader=grader,
             log=log,
             report=lambda progress: report(console, progress),
         )
     if progress.graded_again:
-        console.line(f"{PROGRAM}: {progress.graded_again} stored responses graded again: their labels have changed")
+        console.line(f"{PROGRAM}: {progress.graded_again} stored responses graded again: {AGAIN}")
     rows = log.close(list(keys))
     this_run = {
         "samples": progress.new,
@@ -183,8 +185,10 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     return summary
 
 
-def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, list[str]]:
-    """Prompts of the chosen rows, the tokenizer, and lines to show. Tries the reward on an empty response.
+def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, str, list[str]]:
+    """Prompts of the chosen rows, the tokenizer, what grades (`FileReward.code`), and lines to show.
+
+    Tries the reward on an empty response.
 
     Raises UserError.
     """
@@ -203,14 +207,14 @@ def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, list[str]]
     chosen = list(zip(own_ids(row.id for row in rows), rows, strict=True))[job.rows]
     if not chosen:
         raise UserError(f"--rows: the data have {len(rows)} rows and none of these")
-    preflight.try_reward(options, chosen[0][1].prompt, chosen[0][1].label)
+    grader = preflight.try_reward(options, chosen[0][1].prompt, chosen[0][1].label, with_code=True)
     tokenizer = preflight.load_tokenizer(options)
     ids = job.prompt_format().token_ids(tokenizer)([row.prompt for _, row in chosen])
     prompts = [
         TokenizedPrompt(own, row.prompt, row.label, token_ids)
         for (own, row), token_ids in zip(chosen, ids, strict=True)
     ]
-    return prompts, tokenizer, notes
+    return prompts, tokenizer, grader, notes
 
 
 def claim_folder(job: SampleJob, chat_template: Any, console: Console) -> None:

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.pool import TaskTimeout, WorkerDied, WorkerPool
+from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerDied, WorkerPool
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 
@@ -92,6 +92,16 @@ class FileReward:
             graded.set_result(NOT_GRADED)
         else:
             graded.set_exception(UserError(f"--reward.remote_url {self.path}: {error}"))
+
+    def code(self) -> str:
+        """What grades beside the reward file, told by content: modules of the user's and of this project that it has loaded by now.
+
+        Raises UserError.
+        """
+        try:
+            return self._pool.submit(reward_worker.code).result()
+        except TaskError as error:
+            raise UserError(f"--reward.remote_url {self.path}: {error}") from None
 
     def close(self) -> None:
         """End the reward processes; grades that are not there yet raise UserError. Safe to call twice."""

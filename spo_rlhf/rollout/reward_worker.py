@@ -6,6 +6,7 @@ Imports the standard library only (and plugins, where there are some), so that a
 import importlib.util
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ def grade(query: str, prompt: str, label: str, finite: bool = True) -> tuple[flo
         for name, value in (result.get("extra_logs") or {}).items()
     }
     return reward, score, logs
+
+
+def code() -> str:
+    """A short name, by content, of what the reward file has loaded by now and is no library; the file itself is left out."""
+    assert _reward_func is not None, "load() comes first"
+    from spo_rlhf.host.code import code_hash
+
+    return code_hash(list(sys.modules.values()))
 
 
 def only_number(values: Any, name: str, finite: bool = True) -> float:

@@ -57,7 +57,7 @@ class Progress:
     tokens: int = 0
     reward_sum: float = 0.0
     seconds: float = 0.0
-    graded_again: int = 0  # stored samples whose label has changed
+    graded_again: int = 0  # stored samples whose label, or what grades them, has changed
 
     @property
     def seconds_left(self) -> float:
@@ -84,16 +84,18 @@ def requests(prompts: Sequence[TokenizedPrompt], limits: Limits, seed: int, know
     ]
 
 
-def correct_labels(keys: dict[tuple, TokenizedPrompt], reward: FileReward, log: SampleLog) -> int:
-    """Give stored samples the row number and label that their prompts have now; how many were graded again for it."""
+def correct_grades(keys: dict[tuple, TokenizedPrompt], reward: FileReward, grader: str, log: SampleLog) -> int:
+    """Give stored samples the row number and label that their prompts have now; how many were graded again, for their label
+    or because something else than `grader` has graded them.
+    """
     graded: list[tuple[dict[str, Any], Future[Grade] | None]] = []
     for key, prompt in keys.items():
         row = log.rows.get(key)
-        if row is None or (row["id"], row["label"]) == (prompt.id, prompt.label):
+        if row is None or (row["id"], row["label"], row.get("grader")) == (prompt.id, prompt.label, grader):
             continue
-        again = row["label"] != prompt.label and not row["truncated"]
+        again = (row["label"], row.get("grader")) != (prompt.label, grader) and not row["truncated"]
         future = reward.submit(prompt.text + row["response"], prompt.text, prompt.label) if again else None
-        graded.append(({**row, "id": prompt.id, "label": prompt.label}, future))
+        graded.append(({**row, "id": prompt.id, "label": prompt.label, "grader": grader}, future))
     for row, future in graded:
         log.append(row if future is None else {**row, "reward": future.result().reward})
     return sum(future is not None for _, future in graded)
@@ -106,11 +108,12 @@ def collect(
     start_engine: Callable[[], SamplingEngine],
     decode: Callable[[Sequence[int]], str],
     reward: FileReward,
+    grader: str,
     log: SampleLog,
     report: Callable[[Progress], None],
 ) -> Progress:
-    """Fill `log` with the samples that are missing, and grade those again whose label has changed. A truncated response
-    has reward 0 and is not graded.
+    """Fill `log` with the samples that are missing, and grade those again whose label has changed, or that were not graded by
+    `grader`, which names the code behind `reward`. A truncated response has reward 0 and is not graded.
 
     `start_engine` is called where something is missing, and what it returns is closed. Whatever ends this early, what
     was graded by then is in the log. Raises UserError where the reward file is at fault.
@@ -118,7 +121,7 @@ def collect(
     keys = sample_keys(prompts, limits)
     missing = requests(prompts, limits, seed, log.rows)
     progress = Progress(stored=len(keys) - len(missing), total=len(keys))
-    progress.graded_again = correct_labels(keys, reward, log)
+    progress.graded_again = correct_grades(keys, reward, grader, log)
     if not missing:
         return progress
     waiting: list[tuple[Response, Future[Grade] | None]] = []
@@ -128,7 +131,7 @@ def collect(
         for entry in ready:
             response, future = entry
             grade = TRUNCATED if future is None else future.result()
-            log.append(_row(keys[response.key], response, decode, grade.reward))
+            log.append(_row(keys[response.key], response, decode, grade.reward, grader))
             waiting.remove(entry)
             progress.stored, progress.new = progress.stored + 1, progress.new + 1
             progress.tokens += len(response.token_ids)
@@ -153,7 +156,7 @@ def collect(
 
 
 def _row(
-    prompt: TokenizedPrompt, response: Response, decode: Callable[[Sequence[int]], str], reward: float
+    prompt: TokenizedPrompt, response: Response, decode: Callable[[Sequence[int]], str], reward: float, grader: str
 ) -> dict[str, Any]:
     return {
         "id": prompt.id,
@@ -165,4 +168,5 @@ def _row(
         "reward": reward,
         "truncated": not response.finished,
         "tokens": len(response.token_ids),
+        "grader": grader,
     }

@@ -119,7 +119,9 @@ def test_changed_problems_are_sampled_and_the_others_kept_whatever_their_rows(fo
     engine.asked.clear()
     capsys.readouterr()
     assert main(run) == 0
-    assert "sums: 2 stored samples graded again, their right answers have changed" in capsys.readouterr().err
+    assert (
+        "sums: 2 stored samples graded again, their right answers have changed, or the code" in capsys.readouterr().err
+    )
     assert len(engine.asked) == 4 and len({request.seed for request in engine.asked}) == 4
     now = samples_of(tmp_path / "out")
     assert list(now) == [(str(row), sample) for row in range(4) for sample in range(2)]
@@ -135,6 +137,24 @@ def test_changed_problems_are_sampled_and_the_others_kept_whatever_their_rows(fo
     assert main(run) == 0
     for name in ("results.json", "samples/sums.jsonl"):
         assert (tmp_path / "unbroken" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_what_other_code_has_graded_is_graded_again_without_an_engine(folder, engine, tmp_path, monkeypatch, capsys):
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0
+    whole = {name: (tmp_path / name).read_bytes() for name in ("results.json", "samples/sums.jsonl")}
+    file = tmp_path / "samples" / "sums.jsonl"
+    graded = json.loads(json.dumps(list(read_jsonl(file))).replace('"correct": true', '"correct": false'))
+    write_jsonl(file, [{**row, "grader": "another"} for row in graded])
+    capsys.readouterr()
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0 and len(engine.settings) == 1
+    assert "sums: 8 stored samples graded again" in capsys.readouterr().err
+    assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
+    monkeypatch.setattr("evaluation.recorder.code_of_grades", lambda: "of a plugin that was changed")
+    monkeypatch.setattr("evaluation.stored.code_of_grades", lambda: "of a plugin that was changed")
+    assert main(["regrade", str(tmp_path), "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0
+    assert "graded again" not in capsys.readouterr().err, "regrade has said which code it was"
 
 
 def test_problems_and_samples_that_are_left_out_come_back_without_an_engine(folder, engine, tmp_path):

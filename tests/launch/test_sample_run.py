@@ -232,3 +232,30 @@ def test_a_folder_that_another_command_writes_into_is_refused_and_its_log_left_a
     with only_writer("--output", mine.output), pytest.raises(UserError, match="another command writes into it now"):
         sample_run.run(mine)
     assert [path.name for path in mine.output.iterdir()] == [".lock"]
+
+
+def small_job(tmp_path, monkeypatch, reward: str, **changes) -> SampleJob:
+    """Two responses to each of two prompts, by an engine that is not vLLM and a reward file with this text."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))  # reward processes take it over
+    task = stack.make_task(tmp_path / "task", train=2, test=1)
+    end = AutoTokenizer.from_pretrained(task / "model").eos_token_id
+    monkeypatch.setattr(sample_run, "start_engine", lambda settings, replicas: Engine(end, interrupted=False))
+    data = dict(model=str(task / "model"), data=str(task / "train.jsonl"), input_key="problem", label_key="answer")
+    mine = job(tmp_path, **data, samples=2, max_len=128, reward_workers=1, **changes)
+    (tmp_path / "reward.py").write_text(reward)
+    return mine
+
+
+@pytest.mark.timeout(120)
+def test_a_module_of_the_reward_file_that_has_changed_grades_what_is_stored_again(tmp_path, monkeypatch):
+    (tmp_path / "own_helper.py").write_text("VALUE = 1.0\n")
+    reward = "import own_helper\ndef reward_func(*asked): return {'rewards': [own_helper.VALUE]}\n"
+    mine = small_job(tmp_path, monkeypatch, reward)
+    assert sample_run.sample(mine, Console(io.StringIO()))["reward_mean"] == 1.0
+    assert sample_run.sample(mine, Console(io.StringIO()))["this_run"]["graded_again"] == 0
+    (tmp_path / "own_helper.py").write_text("VALUE = 0.25\n")
+    stream = io.StringIO()
+    summary = sample_run.sample(mine, Console(stream))
+    assert (summary["reward_mean"], summary["this_run"]["graded_again"], summary["this_run"]["samples"]) == (0.25, 4, 0)
+    assert "4 stored responses graded again" in stream.getvalue()
