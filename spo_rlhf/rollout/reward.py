@@ -14,7 +14,8 @@ from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 
 IMPORT_LIMIT_S = 60.0  # for the reward file to be imported
-NOT_GRADED = Grade(reward=0.0, score=0.0)
+AT_LEAST = 64  # rewards that a share is taken of: one slow start among few is no reason to stop
+NOT_GRADED = Grade(reward=0.0, score=0.0)  # this very object: there was no answer
 
 
 def label_text(label: Any) -> Any:
@@ -37,11 +38,16 @@ class RewardCounts:
         )
 
 
+def too_many(counts: RewardCounts, share: float) -> bool:
+    """More than `share` of the rewards, or of AT_LEAST where there are fewer, had no answer."""
+    return counts.timeouts + counts.crashes > share * max(counts.rewards, AT_LEAST)
+
+
 class FileReward:
     """`reward_func(queries, prompts, labels)` of a .py file, OpenRLHF's contract for `--reward.remote_url FILE.py`.
 
     It returns a dict with `rewards` and, if it likes, `scores` and `extra_logs`, one number per query (lists or tensors).
-    A reward that takes longer than `timeout_s` counts as 0 (`counts.timeouts` counts them); one that raises or returns
+    A reward that takes longer than `timeout_s` counts as 0 (`NOT_GRADED`; `counts.timeouts` counts them); one that raises or returns
     something else is a UserError, since training on a wrong reward helps nobody. Use as a context, or `close` it.
 
     `supervised`: whoever asks looks after numbers that are not finite and after `counts`, so such a number is handed on and

@@ -10,7 +10,7 @@ import stack
 from transformers import AutoTokenizer
 
 from spo_rlhf.cli.sample_options import build_parser
-from spo_rlhf.errors import UserError
+from spo_rlhf.errors import RunStopped, UserError
 from spo_rlhf.host.console import Console
 from spo_rlhf.host.files import only_writer, read_json, read_jsonl, write_jsonl
 from spo_rlhf.launch import sample_run
@@ -33,7 +33,7 @@ ROWS = [
     {"id": 1, "sample": 0, "response": "5", "reward": 0.0, "truncated": False, "tokens": 1},
     {"id": 1, "sample": 1, "response": "5,", "reward": 0.0, "truncated": True, "tokens": 2},
 ]
-ROWS = [{"prompt": "p", "label": "l", **row} for row in ROWS]
+ROWS = [{"prompt": "p", "label": "l", "grader": "g", **row} for row in ROWS]
 
 
 def job(folder, **changes) -> SampleJob:
@@ -134,6 +134,21 @@ def test_what_is_selected_is_written_and_summed_up(tmp_path, options, file, kept
     assert (summary["samples"], summary["truncated"], summary["tokens"]) == (5, 1, 6)
     assert summary["reward_mean"] == 0.4 and summary["solved_prompts"] == (2 if "min_reward" in options else 1)
     json.dumps(summary)
+
+
+def test_a_response_whose_reward_took_too_long_is_neither_right_nor_wrong(tmp_path):
+    rows = [*ROWS[:1], {**ROWS[2], "grader": None}]
+    for select, kept in (("pairs", 0), ("correct", 1), ("all", 2)):
+        summary = summarize(
+            job(tmp_path, select=select, min_reward=0.0 if select == "correct" else 1.0), rows, prompts=1
+        )
+        assert (summary["selected"], summary["reward_timeouts"]) == (kept, 1)
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan", "0"])
+def test_a_reward_limit_that_is_none_is_refused(limit):
+    with pytest.raises(UserError, match="--reward-timeout.*is not a number of seconds above 0"):
+        build_parser().parse_args(["--reward-timeout", limit])
 
 
 def test_the_engine_holds_the_longest_sequence_there_can_be(tmp_path):
@@ -259,3 +274,27 @@ def test_a_module_of_the_reward_file_that_has_changed_grades_what_is_stored_agai
     summary = sample_run.sample(mine, Console(stream))
     assert (summary["reward_mean"], summary["this_run"]["graded_again"], summary["this_run"]["samples"]) == (0.25, 4, 0)
     assert "4 stored responses graded again" in stream.getvalue()
+
+
+@pytest.mark.timeout(120)
+def test_rewards_past_their_limit_are_told_counted_and_graded_again_and_too_many_end_the_run(tmp_path, monkeypatch):
+    """The reward is slow as long as there is a file that says so, but for the empty response that tries it."""
+    reward = (
+        "import pathlib, time\n"
+        "def reward_func(queries, prompts, labels):\n"
+        f"    time.sleep(60 * (pathlib.Path({str(tmp_path / 'slow')!r}).exists() and queries != prompts))\n"
+        "    return {'rewards': [1.0]}\n"
+    )
+    mine = small_job(tmp_path, monkeypatch, reward, rows=slice(0, 1), reward_timeout=2.0)
+    (tmp_path / "slow").touch()
+    with pytest.raises(RunStopped, match="1 of 1 rewards took longer than --reward-timeout 2: more than --max-reward"):
+        sample_run.sample(replace(mine, max_reward_failures=0.01), Console(io.StringIO()))
+    stream = io.StringIO()
+    summary = sample_run.sample(mine, Console(stream))
+    assert (summary["samples"], summary["reward_timeouts"], summary["reward_mean"]) == (2, 2, 0.0)
+    show(Console(stream), summary)
+    assert "2 rewards took too long and are 0; the same command" in stream.getvalue()
+    (tmp_path / "slow").unlink()
+    summary = sample_run.sample(mine, Console(io.StringIO()))
+    assert (summary["this_run"]["graded_again"], summary["reward_timeouts"], summary["reward_mean"]) == (2, 0, 1.0)
+    assert sample_run.sample(mine, Console(io.StringIO()))["this_run"]["graded_again"] == 0
