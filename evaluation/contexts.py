@@ -5,9 +5,13 @@ distributed as a response of a run with limit n. One generation at the longest c
 every shorter one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.graders.verdict import MODES
 
 Budget = Literal["total", "response"]
 CURVE_POINTS_PER_DOUBLING = 2
@@ -75,6 +79,33 @@ def _common_prefix(start: str, text: str) -> int:
 def grades_needed(cuts: Sequence[Cut]) -> dict[int, Cut]:
     """One cut per distinct text, by its length in characters: contexts that show the same text share their grades."""
     return {cut.chars: cut for cut in cuts}
+
+
+def check_graded(file: Path, rows: Iterable[dict[str, Any]], contexts: Sequence[int], separate: bool) -> None:
+    """Stored samples have their grades in every mode under every limit that they are to be graded at.
+
+    Args:
+        file: of the samples, for the message.
+        contexts: those limits; of samples of `separate` contexts, each its own alone.
+
+    Raises:
+        UserError: one has not, so the results would leave it out or be made of something else.
+    """
+    for row in rows:
+        grades = row.get("grades")
+        wanted = [row["context"]] if separate else contexts
+        if not isinstance(grades, dict) or not all(_is_whole(grades.get(str(context))) for context in wanted):
+            raise UserError(
+                f"{file}: sample {row['sample']} of problem {row.get('id')} has not the grades of the limits "
+                f"{', '.join(map(str, wanted))}; remove its line, and it is sampled again by the same `run`"
+            )
+
+
+def _is_whole(cut: Any) -> bool:
+    """What `as_rows` stores of one context."""
+    if not isinstance(cut, dict) or not all(isinstance(cut.get(name), int) for name in ("tokens", "chars")):
+        return False
+    return all(isinstance(cut.get(mode), dict) and isinstance(cut[mode].get("correct"), bool) for mode in MODES)
 
 
 def as_rows(cuts: Sequence[Cut], grades: dict[int, dict[str, Any]]) -> dict[str, dict[str, Any]]:

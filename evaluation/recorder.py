@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tqdm import tqdm
@@ -13,9 +15,11 @@ from tqdm import tqdm
 from evaluation.contexts import Cut, as_rows, cut_response, grades_needed
 from evaluation.settings import RunSettings
 from evaluation.tasks import LoadedTask, Problem
+from spo_rlhf import graders, plugins
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.graders.verdict import MODES, Mode, Question, Verdict
+from spo_rlhf.host.code import code_hash
 from spo_rlhf.sampling.engine import Response
 from spo_rlhf.sampling.sample_log import SampleLog
 
@@ -143,7 +147,18 @@ def graded_by(item: Prompted) -> dict[str, Any]:
         "gold": item.problem.gold,
         "gold_solution": item.problem.gold_solution,
         "kind": item.task.task.kind,
+        "grader": code_of_grades(),
     }
+
+
+def code_of_grades() -> str:
+    """What grades, told by content: the graders, and the plugins with what they import."""
+    return _code_of_grades(tuple(plugins.brought()))
+
+
+@functools.cache
+def _code_of_grades(brought: tuple[ModuleType, ...]) -> str:
+    return code_hash(brought, Path(graders.__file__).parent.glob("*.py"))
 
 
 def update(grader: Grader, log: SampleLog, items: dict[tuple[Any, ...], Prompted]) -> int:

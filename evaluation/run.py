@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.contexts import response_budget
+from evaluation.contexts import check_graded, response_budget
 from evaluation.prompts import choose_prompt, load_examples, prompt_format, published_match, question
 from evaluation.recorder import Prompted, Recorder, update
 from evaluation.settings import (
@@ -23,7 +23,7 @@ from evaluation.tasks import LoadedTask, data_hash, load_tasks
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.host import model_folder, ray_start
-from spo_rlhf.host.files import check_writable, is_local
+from spo_rlhf.host.files import check_writable, is_local, only_writer
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
 from spo_rlhf.sampling.manifest import Manifest, claim, manifest_of, prompt_keys, request_seed, text_hash
 from spo_rlhf.sampling.sample_log import SampleLog
@@ -34,7 +34,7 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
     """Evaluate and write DIR/results.json; returns what it holds.
 
     Raises:
-        UserError: wrong settings, data or model; nothing has been sampled then.
+        UserError: wrong settings, data or model, or another command writes into DIR; nothing has been sampled then.
     """
     _check_folders(settings, options)
     for note in ray_start.settle_temp_dir():
@@ -48,21 +48,25 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
         settings, options, _model_length(settings, prompted, limit), _stop_strings(tasks, settings)
     )
     manifest = _manifest(tasks, settings, tokenizer)
-    if aside := claim(options.output, manifest, HOLDS, options.fresh):
-        _say(f"samples of something else moved to {aside}")
-    write_settings(settings, options.output)
-    logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks}
-    requests, items = _requests(settings, prompted, logs)
-    if requests:  # until they are answered the results are those of other samples than the folder's
-        (options.output / "results.json").unlink(missing_ok=True)
-    decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    with Grader(options.grade_workers) as grader:
-        _update(grader, logs, items)
-        recorder = Recorder(grader, settings, graded_contexts(settings), logs, items, decode, options.quiet)
-        _sample(requests, recorder, engine, options)
-        recorder.finish()
-    rows = {name: log.close([key[1:] for key in items if key[0] == name]) for name, log in logs.items()}
-    return write_results(settings, options.output, tasks_known(prompted), rows)
+    with only_writer("--output", options.output):
+        if aside := claim(options.output, manifest, HOLDS, options.fresh):
+            _say(f"samples of something else moved to {aside}")
+        write_settings(settings, options.output)
+        logs = {task.name: SampleLog(options.output / "samples" / f"{task.name}.jsonl", SAMPLE_KEY) for task in tasks}
+        requests, items = _requests(settings, prompted, logs)
+        for name, log in logs.items():
+            stored = [log.rows[key[1:]] for key in items if key[0] == name and key[1:] in log.rows]
+            check_graded(log.path, stored, graded_contexts(settings), settings.separate_contexts)
+        if requests:  # until they are answered the results are those of other samples than the folder's
+            (options.output / "results.json").unlink(missing_ok=True)
+        decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        with Grader(options.grade_workers) as grader:
+            _update(grader, logs, items)
+            recorder = Recorder(grader, settings, graded_contexts(settings), logs, items, decode, options.quiet)
+            _sample(requests, recorder, engine, options)
+            recorder.finish()
+        rows = {name: log.close([key[1:] for key in items if key[0] == name]) for name, log in logs.items()}
+        return write_results(settings, options.output, tasks_known(prompted), rows)
 
 
 def _check_folders(settings: RunSettings, options: RunOptions) -> None:
@@ -88,7 +92,9 @@ def _update(grader: Grader, logs: dict[str, SampleLog], items: dict[tuple[object
     }
     for name, count in again.items():
         if count:
-            _say(f"{name}: {count} stored samples graded again, their right answers have changed")
+            _say(
+                f"{name}: {count} stored samples graded again, their right answers have changed, or the code that grades them"
+            )
 
 
 def _manifest(tasks: list[LoadedTask], settings: RunSettings, tokenizer: Any) -> Manifest:

@@ -6,13 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.recorder import collect_grades, submit_grades
+from evaluation.contexts import check_graded
+from evaluation.recorder import code_of_grades, collect_grades, submit_grades
 from evaluation.results import results
 from evaluation.settings import RunSettings, graded_contexts
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
+from spo_rlhf.host.files import only_writer, read_json, read_jsonl, write_json, write_jsonl
 from spo_rlhf.sampling.sample_log import unused_file
 
 VERSIONS = (
@@ -58,7 +59,7 @@ def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict[str, Any]], di
     """A finished run's settings, what is known of its tasks, and its samples.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or a sample without its grades.
     """
     value = read_json(output / "results.json")
     asked = read_json(output / "run.json")
@@ -68,7 +69,11 @@ def stored_run(output: Path) -> tuple[RunSettings, dict[str, dict[str, Any]], di
         name: {key: task[key] for key in task if key not in ("contexts", "curve")}
         for name, task in value["tasks"].items()
     }
-    return settings, known, {name: list(read_jsonl(output / "samples" / f"{name}.jsonl")) for name in known}
+    files = {name: output / "samples" / f"{name}.jsonl" for name in known}
+    rows = {name: list(read_jsonl(file)) for name, file in files.items()}
+    for name, file in files.items():
+        check_graded(file, rows[name], graded_contexts(settings), settings.separate_contexts)
+    return settings, known, rows
 
 
 def regrade(output: Path, workers: int | None) -> tuple[int, int]:
@@ -78,8 +83,14 @@ def regrade(output: Path, workers: int | None) -> tuple[int, int]:
         How many grades of how many changed.
 
     Raises:
-        UserError: the folder holds no finished run, or answers of a kind that is not there.
+        UserError: the folder holds no finished run, or answers of a kind that is not there, or another command writes into it.
     """
+    read_json(output / "results.json")  # before anything is written there
+    with only_writer("regrade", output):
+        return _regrade(output, workers)
+
+
+def _regrade(output: Path, workers: int | None) -> tuple[int, int]:
     settings, known, rows = stored_run(output)
     if unknown := {row["kind"] for samples in rows.values() for row in samples} - KINDS.keys():
         raise UserError(
@@ -114,4 +125,5 @@ def _grade_again(grader: Grader, samples: list[dict[str, Any]]) -> tuple[int, in
             total += len(new)
             changed += sum(cut[mode]["correct"] != new[mode]["correct"] for mode in new)
             cut.update(new)
+        row["grader"] = code_of_grades()
     return changed, total

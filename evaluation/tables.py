@@ -8,6 +8,7 @@ from typing import Any
 from evaluation.paper import published
 from evaluation.results import problem_contents, problem_scores
 from evaluation.stats import mcnemar, paired_difference
+from spo_rlhf.errors import UserError
 from spo_rlhf.graders.verdict import MODES
 from spo_rlhf.host.files import read_json, read_jsonl
 
@@ -42,11 +43,14 @@ class Run:
 
 
 def load_runs(folders: list[Path]) -> list[Run]:
-    """The runs, labelled by model, and by folder where two runs share a model's name.
+    """The runs, labelled by model, and by folder where two runs share a model's name; no two have one label.
 
     Raises:
-        UserError: a folder without results.
+        UserError: a folder without results, or one that is there twice.
     """
+    for folder in folders:
+        if [other.resolve() for other in folders].count(folder.resolve()) > 1:
+            raise UserError(f"{folder} is there twice; name the folder of each run once")
     values = [read_json(folder / "results.json") for folder in folders]
     names = [Path(str(value["settings"]["model"])).name for value in values]
     short = [folder.resolve().name for folder in folders]
@@ -54,6 +58,8 @@ def load_runs(folders: list[Path]) -> list[Run]:
         name if names.count(name) == 1 else own if short.count(own) == 1 else str(folder)
         for name, own, folder in zip(names, short, folders)
     ]
+    if len(set(labels)) < len(labels):  # one run's model is called as another's folder
+        labels = list(map(str, folders))
     return [Run(*parts) for parts in zip(labels, folders, values)]
 
 

@@ -9,8 +9,12 @@ from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import encodable, read_jsonl
+from spo_rlhf.sampling.sample_log import UNUSED
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import Task
+
+LONGEST_NAME, SHOWN_CHARS = 100, 60
+PLAIN_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,16 @@ def load_tasks(specs: Sequence[str], data_dir: Path | None, limit: int | None = 
     """`load_task` of each.
 
     Raises:
-        UserError: also where two have one name, under which the samples and results of both would be kept.
+        UserError: also where a name is no plain one, or two have one name: its samples would be kept elsewhere than in the
+            run's folder, or with those of the other.
     """
     names = [spec.partition("=")[0] for spec in specs]
+    for name in names:
+        if not PLAIN_NAME.fullmatch(name) or name.endswith(UNUSED):
+            raise UserError(
+                f"--tasks: {name[:SHOWN_CHARS]!r} names the file of its samples; take at most "
+                f"{LONGEST_NAME} letters, digits and . _ -, the first no dot or dash, and not {UNUSED} at the end"
+            )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--tasks: {', '.join(twice)} is there twice; name each once (another NAME=PATH.jsonl)")
     return [load_task(spec, data_dir, limit) for spec in specs]

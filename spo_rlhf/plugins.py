@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from spo_rlhf.errors import UserError
 
@@ -26,6 +27,7 @@ from spo_rlhf.errors import UserError
 VARIABLE = "SPO_PLUGINS"
 
 _loaded: list[Path] = []
+_brought: list[ModuleType] = []
 
 
 def load(paths: Iterable[str | Path]) -> None:
@@ -38,8 +40,10 @@ def load(paths: Iterable[str | Path]) -> None:
     for given in paths:
         path = Path(given).expanduser().resolve()
         if path not in _loaded:
+            before = set(sys.modules)
             _import(path)
             _loaded.append(path)
+            _brought.extend(module for name, module in list(sys.modules.items()) if name not in before)
     if _loaded:
         os.environ[VARIABLE] = os.pathsep.join(map(str, _loaded))
     else:
@@ -49,6 +53,11 @@ def load(paths: Iterable[str | Path]) -> None:
 def load_from_environment() -> None:
     """Load what SPO_PLUGINS names: the first thing to do in a process that a command with plugins has started."""
     load([path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path])
+
+
+def brought() -> list[ModuleType]:
+    """The modules of the loaded files, and those that came with them."""
+    return list(_brought)
 
 
 def named_in(argv: Iterable[str], flag: str = "--plugin") -> list[str]:

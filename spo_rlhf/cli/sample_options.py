@@ -14,8 +14,8 @@ from spo_rlhf.sampling.selection import CORRECT_PER_PROMPT, PAIRS_PER_PROMPT
 
 DESCRIPTION = "n responses to each prompt, with rewards, as JSON lines; selected for supervised or preference training"
 EXAMPLES = f"""\
-writes to DIR: samples.jsonl (id, prompt_hash, sample, prompt, label, response, reward, truncated, tokens), with --select
-also correct.jsonl or pairs.jsonl; summary.json, manifest.json, sample.log. A stopped run continues when the same command
+writes to DIR: samples.jsonl (id, prompt_hash, sample, prompt, label, response, reward, truncated, tokens, grader), with
+--select also correct.jsonl or pairs.jsonl; summary.json, manifest.json, sample.log. A stopped run continues when the same command
 is given again, also with more --samples or other data: what is asked already is not sampled again. Other weights or
 settings are refused. id is the row's own where it has one, else its number. A response ends with the end-of-text token
 where that was sampled; one that the length limit cut has reward 0 and is not graded. Every option also takes its name in
@@ -89,6 +89,14 @@ OPTIONS = (
     ),
     SampleOption(
         "--reward-timeout", "spo.reward_timeout", "seconds; then a reward is 0", seconds, SpoConfig.reward_timeout, "S"
+    ),
+    SampleOption(
+        "--max-reward-failures",
+        "spo.max_reward_failures",
+        "the run stops where more than this share of its rewards take too long",
+        share,
+        SpoConfig.max_reward_failures,
+        "SHARE",
     ),
     SampleOption("--reward-workers", "spo.reward_workers", "processes", whole(1), SpoConfig.reward_workers, "N"),
     SampleOption("--samples", "rollout.n_samples_per_prompt", "responses per prompt", whole(1), 8, "N", short="-n"),

@@ -41,9 +41,9 @@ def share(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Type of an option that is a time above 0."""
+    """Type of an option that is a finite time above 0."""
     value = _float(text)
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
 

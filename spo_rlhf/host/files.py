@@ -1,17 +1,20 @@
 """The one place that reads and writes files: whole or not at all, and errors that name file and line."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from spo_rlhf.errors import UserError
 
+LOCK = ".lock"  # in a folder that has one writer at a time
 ROOM = 32 << 20  # bytes: below it a disk is full for anything that writes a log
 # What ends in one of these is a data file, also where no folder is named.
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", ".py")
@@ -92,6 +95,33 @@ def check_writable(flag: str, folder: str, needed: int = 0) -> None:
             f"{flag} {folder}: {free / 1e6:,.0f} MB are free on its disk and {needed / 1e6:,.0f} MB are needed; "
             "free some, or choose another folder"
         )
+
+
+@contextmanager
+def only_writer(flag: str, folder: Path) -> Iterator[None]:
+    """Nobody else is `only_writer` of the folder, which is made, within the block, in whatever process or on whatever machine.
+
+    The system itself ends the hold of a process that is killed. Where the folder's file system knows no locks, nothing is held.
+
+    Raises:
+        UserError: somebody else is; names `flag`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{flag} {folder}: another command writes into it now; wait for its end, or choose another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        try:
+            yield
+        finally:  # not by closing alone: a process that was forked within the block may still have it open
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -290,17 +290,22 @@ def load_rows(args: SimpleNamespace, flag: str, names: str, split: str) -> Any:
     return rows
 
 
-def try_reward(args: SimpleNamespace, prompt: str, label: str) -> None:
-    """Grade an empty response to the first prompt: a reward function that raises or returns the wrong shape fails here."""
-    addresses = args.reward.remote_url or []
+def try_reward(args: SimpleNamespace, prompt: str, label: str, *, with_code: bool = False) -> str:
+    """Grade an empty response to the first prompt: a reward function that raises or returns the wrong shape fails here.
+
+    Returns, `with_code`, what `FileReward.code` says then; else "".
+    """
+    addresses, code = args.reward.remote_url or [], ""
     if addresses and addresses[0].endswith(".py"):
         with FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout) as reward:
             reward.submit(prompt, prompt, label).result()
+            code = reward.code() if with_code else ""
         if reward.counts.timeouts:
             raise UserError(
                 f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "
                 f"{args.spo.reward_timeout:g} s; make it faster or raise the limit"
             )
+    return code
 
 
 def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | None = None) -> list[PromptRow]:

@@ -44,6 +44,7 @@ class RunRecord:
             "nonfinite": self._show_nonfinite,
             "rewards": lambda event: None,
             "engines": lambda event: None,
+            "untrained": self._count_untrained,
             "rollouts": self._keep_rollouts,
         }
         if not resume:
@@ -128,6 +129,9 @@ class RunRecord:
 
     def _show_note(self, event: dict[str, Any]) -> None:
         self.console.line(f"note: {event['text']}")
+
+    def _count_untrained(self, event: dict[str, Any]) -> None:
+        self.tokens = event["metrics"]["rollout/total_tokens"]
 
     def _keep_rollouts(self, event: dict[str, Any]) -> None:
         if self.rollouts:

@@ -152,6 +152,11 @@ def shut_down() -> None:
 def has_not_trained(summary: dict[str, Any]) -> str:
     """Why a run that came to its end has not finished."""
     skipped, bad = summary["skipped_steps"], summary["nonfinite_steps"]
+    if not skipped:
+        return (
+            f"not finished: nothing was trained, of {summary['generated_tokens']} sampled tokens none was left for a step; "
+            "look at the rewards in the log, and at --algo.dynamic_filtering_range where rollouts are filtered"
+        )
     return (
         f"not finished: {skipped} optimizer steps were skipped and {summary['optimizer_steps']} made. In {bad} a number was not "
         f"finite, in {skipped - bad} no token under the loss had an advantage"

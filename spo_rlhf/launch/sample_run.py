@@ -10,22 +10,32 @@ from types import SimpleNamespace
 from typing import Any
 
 from spo_rlhf import upstream
-from spo_rlhf.errors import UserError
+from spo_rlhf.errors import RunStopped, UserError
 from spo_rlhf.host import processes, ray_start
 from spo_rlhf.host.console import Console, count, duration
-from spo_rlhf.host.files import check_writable, is_local, write_json, write_jsonl
+from spo_rlhf.host.files import check_writable, is_local, only_writer, write_json, write_jsonl
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, output_to
 from spo_rlhf.rollout.prompts import PromptFormat, standard_template
-from spo_rlhf.rollout.reward import FileReward
+from spo_rlhf.rollout.reward import FileReward, RewardCounts, too_many
 from spo_rlhf.sampling import selection
-from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, own_ids, sample_keys
+from spo_rlhf.sampling.collect import (
+    SAMPLE_KEY,
+    Limits,
+    Progress,
+    TokenizedPrompt,
+    collect,
+    has_grade,
+    own_ids,
+    sample_keys,
+)
 from spo_rlhf.sampling.engine import EngineSettings, start_engine
 from spo_rlhf.sampling.manifest import claim, manifest_of, text_hash
 from spo_rlhf.sampling.sample_log import SampleLog
 
 PROGRAM = "spo-sample"
 INTERRUPTED = "interrupted; what is finished is kept, the same command continues"
+AGAIN = "their labels have changed, or the code that grades them, or their rewards took too long before"
 # What decides a sample, beside its prompt, the model and the reward file.
 DECIDING = ("temperature", "top_p", "max_new_tokens", "max_len", "seed")
 # What is moved aside with samples of something else; the log is this run's.
@@ -47,6 +57,7 @@ class SampleJob:
     system: str | None
     reward: str
     reward_timeout: float  # seconds
+    max_reward_failures: float  # share
     reward_workers: int
     samples: int  # of each prompt
     temperature: float
@@ -112,8 +123,9 @@ def check_files(job: SampleJob) -> None:
 
 
 def run(job: SampleJob) -> int:
-    """Sample into the output directory, libraries' output in its log; exit status."""
-    return run_in_folder(PROGRAM, job.output, "sample.log", lambda console: show(console, sample(job, console)))
+    """Sample into the output directory, libraries' output in its log; exit status. Raises UserError where another writes there."""
+    with only_writer("--output", job.output):
+        return run_in_folder(PROGRAM, job.output, "sample.log", lambda console: show(console, sample(job, console)))
 
 
 def run_in_folder(program: str, output: Path, log_name: str, work: Callable[[Console], None]) -> int:
@@ -143,7 +155,7 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     console.line(f"{PROGRAM}: loading libraries")
     with processes.leaving_on_interrupt(f"{PROGRAM}: {INTERRUPTED}", console.stream):
         upstream.get_tokenizer  # noqa: B018  the first name that is asked of OpenRLHF loads the stack
-    prompts, tokenizer, notes = load_prompts(job)
+    prompts, tokenizer, grader, notes = load_prompts(job)
     for note in notes:
         console.line(f"{PROGRAM}: {note}")
     claim_folder(job, tokenizer.chat_template, console)
@@ -166,11 +178,13 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
             start_engine=lambda: start_engine(engine, job.engines),
             decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=False),
             reward=reward,
+            grader=grader,
             log=log,
             report=lambda progress: report(console, progress),
+            check=lambda: check_rewards(job, reward.counts),
         )
     if progress.graded_again:
-        console.line(f"{PROGRAM}: {progress.graded_again} stored responses graded again: their labels have changed")
+        console.line(f"{PROGRAM}: {progress.graded_again} stored responses graded again: {AGAIN}")
     rows = log.close(list(keys))
     this_run = {
         "samples": progress.new,
@@ -184,8 +198,20 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     return summary
 
 
-def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, list[str]]:
-    """Prompts of the chosen rows, the tokenizer, and lines to show. Tries the reward on an empty response.
+def check_rewards(job: SampleJob, counts: RewardCounts) -> None:
+    """Raise RunStopped where too many rewards of this run had no answer."""
+    if too_many(counts, job.max_reward_failures):
+        raise RunStopped(
+            f"{counts.timeouts} of {counts.rewards} rewards took longer than --reward-timeout {job.reward_timeout:g}: more "
+            f"than --max-reward-failures {job.max_reward_failures:g}. Mend the reward file, or raise one of the two; the "
+            "samples are kept and graded again"
+        )
+
+
+def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, str, list[str]]:
+    """Prompts of the chosen rows, the tokenizer, what grades (`FileReward.code`), and lines to show.
+
+    Tries the reward on an empty response.
 
     Raises UserError.
     """
@@ -204,14 +230,14 @@ def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, list[str]]
     chosen = list(zip(own_ids(row.id for row in rows), rows, strict=True))[job.rows]
     if not chosen:
         raise UserError(f"--rows: the data have {len(rows)} rows and none of these")
-    preflight.try_reward(options, chosen[0][1].prompt, chosen[0][1].label)
+    grader = preflight.try_reward(options, chosen[0][1].prompt, chosen[0][1].label, with_code=True)
     tokenizer = preflight.load_tokenizer(options)
     ids = job.prompt_format().token_ids(tokenizer)([row.prompt for _, row in chosen])
     prompts = [
         TokenizedPrompt(own, row.prompt, row.label, token_ids)
         for (own, row), token_ids in zip(chosen, ids, strict=True)
     ]
-    return prompts, tokenizer, notes
+    return prompts, tokenizer, grader, notes
 
 
 def claim_folder(job: SampleJob, chat_template: Any, console: Console) -> None:
@@ -254,6 +280,7 @@ def summarize(job: SampleJob, rows: list[dict[str, Any]], prompts: int) -> dict[
         "reward_mean": sum(row["reward"] for row in rows) / len(rows),
         "solved_prompts": len({row["id"] for row in rows if row["reward"] >= job.min_reward}),
         "truncated": sum(row["truncated"] for row in rows),
+        "reward_timeouts": sum(not has_grade(row) for row in rows),
         "tokens": sum(row["tokens"] for row in rows),
         "select": job.select,
         "selected": len(kept),
@@ -263,13 +290,17 @@ def summarize(job: SampleJob, rows: list[dict[str, Any]], prompts: int) -> dict[
 
 
 def select(job: SampleJob, rows: list[dict[str, Any]]) -> tuple[Path, list[dict[str, Any]]]:
-    """The file of the selected rows, and these; it is written unless all are selected."""
+    """The file of the selected rows, and these; it is written unless all are selected.
+
+    A response whose reward took too long is neither right nor wrong.
+    """
     if job.select == "all":
         return job.output / "samples.jsonl", rows
+    graded = [row for row in rows if has_grade(row)]
     if job.select == "correct":
-        kept = selection.correct(rows, job.min_reward, job.per_prompt or selection.CORRECT_PER_PROMPT)
+        kept = selection.correct(graded, job.min_reward, job.per_prompt or selection.CORRECT_PER_PROMPT)
     else:
-        kept = selection.pairs(rows, job.min_reward, job.per_prompt or selection.PAIRS_PER_PROMPT, job.seed)
+        kept = selection.pairs(graded, job.min_reward, job.per_prompt or selection.PAIRS_PER_PROMPT, job.seed)
     path = job.output / f"{job.select}.jsonl"
     write_jsonl(path, kept)
     return path, kept
@@ -292,6 +323,11 @@ def show(console: Console, summary: dict[str, Any]) -> None:
         f"{summary['solved_prompts']} of {summary['prompts']} prompts solved, {summary['truncated']} truncated, "
         f"{count(summary['tokens'])} tokens, {duration(summary['this_run']['seconds_total'])}"
     )
+    if late := summary["reward_timeouts"]:
+        console.line(
+            f"{PROGRAM}: {late} rewards took too long and are 0; the same command, with a longer --reward-timeout, grades them "
+            "again"
+        )
     what = {"all": "responses", "correct": "right responses", "pairs": "pairs"}[summary["select"]]
     kept = f"{summary['selected']} {what} of {summary['selected_prompts']} prompts"
     console.line(f"{PROGRAM}: {kept}: {summary['file']}")

@@ -31,12 +31,17 @@ class Totals:
     """Totals over all starts of a run: one that went on from a checkpoint has a "plan" event for each.
 
     steps: iterations, those that were skipped included. optimizer_steps, skipped_steps: made and left out, of all iterations;
-    nonfinite_steps: of the latter those where a number was not finite. Rewards: asked for, evaluations included. Tokens: those sampled for training, in the record's steps. Seconds: of the time from the start
-    of a command to its last event in the record, so work after the checkpoint that was gone on from does not count.
+    nonfinite_steps: of the latter those where a number was not finite. Rewards: asked for, evaluations included. Tokens: those sampled for training, also by
+    iterations that left nothing to train. Seconds: of the time from the start of a command to its last event in the record, so
+    work after the checkpoint that was gone on from does not count.
     """
 
     def __init__(self) -> None:
-        self.steps = self.generated_tokens = self.mc_tokens = 0
+        self.steps = self.first_step = self.generated_tokens = self.mc_tokens = 0
+        self.untrained = (
+            0,
+            0,
+        )  # tokens since the last step, and those of Monte Carlo in them: a next step has them too
         self.counts = dict.fromkeys(COUNTS, 0)
         self.accuracy: list[list[float]] = []  # [step, accuracy] of every evaluation
         self.problems: int | None = None  # held out, of the latest evaluation
@@ -57,8 +62,8 @@ class Totals:
         return {
             "finished": finished,
             "steps": self.steps,
-            "generated_tokens": self.generated_tokens,
-            "mc_tokens": self.mc_tokens,
+            "generated_tokens": self.generated_tokens + self.untrained[0],
+            "mc_tokens": self.mc_tokens + self.untrained[1],
             **{name.removeprefix("rollout/"): count for name, count in self.counts.items()},
             "accuracy_before": self.accuracy[0][1] if self.accuracy else None,
             "accuracy_after": self.accuracy[-1][1] if self.accuracy else None,
@@ -71,12 +76,13 @@ class Totals:
 
     @property
     def has_trained(self) -> bool:
-        """An optimizer step was made, where any was due, and not more were skipped over numbers that are not finite.
+        """An optimizer step was made, and not more were skipped over numbers that are not finite.
 
-        Steps without anything to learn from are no fault as long as there are others.
+        Steps without anything to learn from are no fault as long as there are others. A start from a checkpoint whose steps
+        are recorded elsewhere may have nothing left to do.
         """
         made, skipped = self.counts["optimizer_steps"], self.counts["skipped_steps"]
-        return self.counts["nonfinite_steps"] <= made and (made > 0 or not skipped)
+        return self.counts["nonfinite_steps"] <= made and (made > 0 or (self.first_step > 0 and not skipped))
 
     def _count(self, event: dict[str, Any]) -> None:
         for name in COUNTS:
@@ -84,16 +90,23 @@ class Totals:
 
     def _plan(self, event: dict[str, Any]) -> None:
         self.seconds_of_earlier_starts += self._last - self._started
-        self._started = event["started"]
+        self._started, self.first_step, self.untrained = event["started"], event["first_step"], (0, 0)
         self.phases["start"] += event["time"] - event["started"]
 
     def _step(self, event: dict[str, Any]) -> None:
         metrics, self.steps = event["metrics"], event["step"]
         self._count(event)
-        self.generated_tokens += int(metrics["rollout/response_tokens"] + metrics["rollout/mc_tokens"])
-        self.mc_tokens += int(metrics["rollout/mc_tokens"])
+        tokens, mc_tokens = sampled_tokens(metrics)
+        self.generated_tokens, self.mc_tokens, self.untrained = (
+            self.generated_tokens + tokens,
+            self.mc_tokens + mc_tokens,
+            (0, 0),
+        )
         for key, phase in PHASES.items():
             self.phases[phase] += metrics.get(key, 0.0)
+
+    def _untrained(self, event: dict[str, Any]) -> None:
+        self.untrained = sampled_tokens(event["metrics"])
 
     def _eval(self, event: dict[str, Any]) -> None:
         accuracy = mean_accuracy(event)
@@ -112,7 +125,14 @@ FOLDS: dict[str, Callable[[Totals, dict[str, Any]], None]] = {
     "eval": Totals._eval,
     "rewards": Totals._count,
     "engines": Totals._count,
+    "untrained": Totals._untrained,
 }
+
+
+def sampled_tokens(metrics: dict[str, float]) -> tuple[int, int]:
+    """Tokens that were sampled for training, and how many of them by Monte Carlo."""
+    mc_tokens = int(metrics["rollout/mc_tokens"])
+    return int(metrics["rollout/response_tokens"]) + mc_tokens, mc_tokens
 
 
 def mean_accuracy(event: dict[str, Any]) -> float | None:

@@ -9,12 +9,13 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.pool import TaskTimeout, WorkerDied, WorkerPool
+from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerDied, WorkerPool
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 
 IMPORT_LIMIT_S = 60.0  # for the reward file to be imported
-NOT_GRADED = Grade(reward=0.0, score=0.0, answered=False)
+AT_LEAST = 64  # rewards that a share is taken of: one slow start among few is no reason to stop
+NOT_GRADED = Grade(reward=0.0, score=0.0, answered=False)  # this very object: there was no answer
 
 
 def label_text(label: Any) -> Any:
@@ -37,12 +38,17 @@ class RewardCounts:
         )
 
 
+def too_many(counts: RewardCounts, share: float) -> bool:
+    """More than `share` of the rewards, or of AT_LEAST where there are fewer, had no answer."""
+    return counts.timeouts + counts.crashes > share * max(counts.rewards, AT_LEAST)
+
+
 class FileReward:
     """`reward_func(queries, prompts, labels)` of a .py file, OpenRLHF's contract for `--reward.remote_url FILE.py`.
 
     It returns a dict with `rewards` and, if it likes, `scores` and `extra_logs`, one number per query (lists or tensors), and
     `steps`, one list per query (rollout/steps.py).
-    A reward that takes longer than `timeout_s` counts as 0 (`counts.timeouts` counts them); one that raises or returns
+    A reward that takes longer than `timeout_s` counts as 0 (`NOT_GRADED`; `counts.timeouts` counts them); one that raises or returns
     something else is a UserError, since training on a wrong reward helps nobody. Use as a context, or `close` it.
 
     `supervised`: whoever asks looks after numbers that are not finite and after `counts`, so such a number is handed on and
@@ -93,6 +99,16 @@ class FileReward:
             graded.set_result(NOT_GRADED)
         else:
             graded.set_exception(UserError(f"--reward.remote_url {self.path}: {error}"))
+
+    def code(self) -> str:
+        """What grades beside the reward file, told by content: modules of the user's and of this project that it has loaded by now.
+
+        Raises UserError.
+        """
+        try:
+            return self._pool.submit(reward_worker.code).result()
+        except TaskError as error:
+            raise UserError(f"--reward.remote_url {self.path}: {error}") from None
 
     def close(self) -> None:
         """End the reward processes; grades that are not there yet raise UserError. Safe to call twice."""

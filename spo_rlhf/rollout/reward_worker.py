@@ -6,6 +6,7 @@ Imports the standard library only (and plugins, where there are some), so that a
 import importlib.util
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,14 @@ def line_ends(response: str) -> list[int]:
         if line.strip():
             ends.append(at)
     return ends
+
+
+def code() -> str:
+    """A short name, by content, of what the reward file has loaded by now and is no library; the file itself is left out."""
+    assert _reward_func is not None, "load() comes first"
+    from spo_rlhf.host.code import code_hash
+
+    return code_hash(list(sys.modules.values()))
 
 
 def only_number(values: Any, name: str, finite: bool = True) -> float:

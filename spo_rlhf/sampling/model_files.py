@@ -29,6 +29,7 @@ TOKENIZER = (
 TOLD_FROM_BYTES = 1 << 30
 # A file that may still be written to within one tick of its time stamp is not remembered.
 SETTLED_NS = 2_000_000_000
+REMEMBERED = [int, int, int, str]  # of a file: size, times of its content and of its inode, hash
 
 
 def model_folder(name: str) -> tuple[Path | None, str | None]:
@@ -99,8 +100,8 @@ def file_hashes(paths: Iterable[Path], say: Callable[[str], None]) -> dict[Path,
 def _remembered() -> dict[str, list]:
     try:
         known = json.loads(cache_file().read_text(encoding="utf-8"))
-        return {real: value for real, value in known.items() if len(value) == 4}
-    except (OSError, ValueError, AttributeError, TypeError):
+        return {real: value for real, value in known.items() if [type(part) for part in value] == REMEMBERED}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
 
 

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import json_line, named_errors, read_jsonl, write_jsonl
 
+UNUSED = ".unused"  # ends the name of a file with the samples that a log does not need
+
 
 class SampleLog:
     """Samples, appended as they finish. Opening it repairs a last line that a kill left half written.
@@ -67,7 +69,7 @@ class SampleLog:
 
 def unused_file(path: Path) -> Path:
     """Where samples of a log go that no longer belong to it."""
-    return path.with_name(f"{path.stem}.unused{path.suffix}")
+    return path.with_name(f"{path.stem}{UNUSED}{path.suffix}")
 
 
 def _cut_half_line(path: Path) -> None:

@@ -140,6 +140,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 batch, samples, measured = self.generate(at.iteration)
                 at.prompts, at.iteration, at.exhausted = at.prompts + batch.prompts, at.iteration + 1, batch.exhausted
                 if not samples and not batch.faults:
+                    self.report_untrained(at.step)
                     continue
                 self.reporter.stage("train")
                 status, at.step = self.train_step(samples, at.step, batch.faults)
@@ -266,6 +267,11 @@ class SegmentTrainer(upstream.PPOTrainer):
         if self.args.algo.dynamic_filtering_enable:
             status["dynamic_filtering_pass_rate"] = pass_rate
         return finite_only(status)
+
+    def report_untrained(self, step: int) -> None:
+        """Tell what was sampled since `step`, of which no step came so far: the next one tells of it too, or none does."""
+        counts = {f"rollout/{name}": count for name, count in vars(self.counts).items()}
+        self.reporter.send("untrained", step=step + 1, metrics=counts | {"rollout/total_tokens": self.at.tokens})
 
     def report_step(self, step: int, status: dict) -> None:
         """Tell the command line of a step."""

@@ -1,16 +1,9 @@
 """On the controller: how many rewards had no answer, and when that ends the run."""
 
 from spo_rlhf.errors import RunStopped
-from spo_rlhf.rollout.reward import RewardCounts
+from spo_rlhf.rollout.reward import RewardCounts, too_many
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
-
-AT_LEAST = 64  # rewards that a share is taken of: one slow start among few is no reason to stop
-
-
-def too_many(counts: RewardCounts, share: float) -> bool:
-    """More than `share` of the rewards, or of AT_LEAST where there are fewer, had no answer."""
-    return counts.timeouts + counts.crashes > share * max(counts.rewards, AT_LEAST)
 
 
 class RewardWatch:

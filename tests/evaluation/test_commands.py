@@ -371,3 +371,11 @@ def test_best_of_k_shows_the_largest_k(two_runs):
 def test_runs_of_one_model_are_told_apart_by_folder(tmp_path):
     folders = [make_run(tmp_path / name, "base", [[5], [6]], samples=1) for name in ("a", "b")]
     assert [run.label for run in tables.load_runs(folders)] == ["a", "b"]
+
+
+def test_runs_with_one_label_are_called_by_their_folders_and_one_run_is_not_compared_with_itself(tmp_path, capsys):
+    made = {"a/x": "y", "b/y": "base", "c/z": "base"}  # the first one's model is called as the second one's folder
+    folders = [make_run(tmp_path / name, model, [[5], [6]], samples=1) for name, model in made.items()]
+    assert [run.label for run in tables.load_runs(folders)] == list(map(str, folders))
+    assert main(["report", str(folders[0]), str(folders[0].parent / "." / "x")]) == 2
+    assert "is there twice" in capsys.readouterr().err

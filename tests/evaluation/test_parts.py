@@ -88,6 +88,25 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
     assert [task.name for task in pair] == ["mine", "other"]
 
 
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../../evil", "/tmp/evil", "a/b", "a.unused", "-a", "a b", "a\0", "ä", "a\n", "a" * 101]
+)
+def test_a_name_that_is_no_plain_file_name_is_refused(tmp_path, name):
+    """Its samples would lie outside the run's folder, where those of another model may be."""
+    (tmp_path / "rows").write_text('{"problem": "1+1?", "answer": 2}\n')
+    with pytest.raises(UserError, match="names the file of its samples; take at most 100 letters") as refused:
+        tasks.load_tasks((f"{name}={tmp_path}/rows",), None)
+    assert "\n" not in str(refused.value)
+    plain = ("math-500_v1.2", "a" * 100, "unused", "a.unused.b")
+    assert [task.name for task in tasks.load_tasks([f"{own}={tmp_path}/rows" for own in plain], None)] == [*plain]
+
+
+def test_every_task_of_the_registry_has_a_plain_name():
+    from spo_rlhf.tasks.registry import TASKS
+
+    assert all(tasks.PLAIN_NAME.fullmatch(name) for name in TASKS)
+
+
 def test_few_shot_prompts_show_solved_examples_first(tmp_path):
     path = tmp_path / "shots.jsonl"
     path.write_text("".join(json.dumps({"problem": f"P{n}", "solution": f"S{n}"}) + "\n" for n in range(3)))

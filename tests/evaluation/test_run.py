@@ -8,7 +8,7 @@ import pytest
 
 import evaluation.run
 from evaluation.__main__ import main
-from spo_rlhf.host.files import read_json, read_jsonl, write_jsonl
+from spo_rlhf.host.files import only_writer, read_json, read_jsonl, write_jsonl
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response
 from spo_rlhf.tasks.small_model import build_model, build_tokenizer
 
@@ -119,7 +119,9 @@ def test_changed_problems_are_sampled_and_the_others_kept_whatever_their_rows(fo
     engine.asked.clear()
     capsys.readouterr()
     assert main(run) == 0
-    assert "sums: 2 stored samples graded again, their right answers have changed" in capsys.readouterr().err
+    assert (
+        "sums: 2 stored samples graded again, their right answers have changed, or the code" in capsys.readouterr().err
+    )
     assert len(engine.asked) == 4 and len({request.seed for request in engine.asked}) == 4
     now = samples_of(tmp_path / "out")
     assert list(now) == [(str(row), sample) for row in range(4) for sample in range(2)]
@@ -135,6 +137,24 @@ def test_changed_problems_are_sampled_and_the_others_kept_whatever_their_rows(fo
     assert main(run) == 0
     for name in ("results.json", "samples/sums.jsonl"):
         assert (tmp_path / "unbroken" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_what_other_code_has_graded_is_graded_again_without_an_engine(folder, engine, tmp_path, monkeypatch, capsys):
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0
+    whole = {name: (tmp_path / name).read_bytes() for name in ("results.json", "samples/sums.jsonl")}
+    file = tmp_path / "samples" / "sums.jsonl"
+    graded = json.loads(json.dumps(list(read_jsonl(file))).replace('"correct": true', '"correct": false'))
+    write_jsonl(file, [{**row, "grader": "another"} for row in graded])
+    capsys.readouterr()
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0 and len(engine.settings) == 1
+    assert "sums: 8 stored samples graded again" in capsys.readouterr().err
+    assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
+    monkeypatch.setattr("evaluation.recorder.code_of_grades", lambda: "of a plugin that was changed")
+    monkeypatch.setattr("evaluation.stored.code_of_grades", lambda: "of a plugin that was changed")
+    assert main(["regrade", str(tmp_path), "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(command(folder, tmp_path, "--samples", "2")) == 0
+    assert "graded again" not in capsys.readouterr().err, "regrade has said which code it was"
 
 
 def test_problems_and_samples_that_are_left_out_come_back_without_an_engine(folder, engine, tmp_path):
@@ -194,6 +214,19 @@ def test_a_prompt_that_fills_the_context_is_wrong_without_being_sampled(folder, 
     assert summary["strict"]["pass@1"] == pytest.approx(4 / 10) and summary["truncated"] == pytest.approx(2 / 10)
 
 
+def test_a_folder_that_another_run_writes_into_is_refused(folder, engine, tmp_path, capsys):
+    assert main(command(folder, tmp_path)) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with only_writer("--output", tmp_path):
+        for again in (command(folder, tmp_path, "--samples", "2"), ["regrade", str(tmp_path)]):
+            assert main(again) == 2
+            error = capsys.readouterr().err
+            assert "another command writes into it now" in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert len(engine.settings) == 1 and main(command(folder, tmp_path, "--samples", "2")) == 0
+
+
 def test_an_engine_that_fails_is_closed_and_keeps_what_was_sampled(folder, engine, tmp_path, monkeypatch, capsys):
     def broken(requests):
         yield from Scripted.generate(engine, requests[:3])
@@ -219,3 +252,22 @@ def test_prompts_that_end_differently_are_not_run_together(folder, engine, tmp_p
     arguments = ["run", "--model", str(folder / "model"), "--data-dir", str(folder), "--output", str(tmp_path)]
     assert main([*arguments, "--tasks", "stopped,open", "--contexts", "64"]) == 2
     assert "end differently (stop strings)" in capsys.readouterr().err and engine.settings == []
+
+
+@pytest.mark.parametrize(
+    "grades", [{}, None, {"200": {}}, {"200": {"tokens": 1, "chars": 1, "truncated": False}}, {"100": 0}]
+)
+def test_a_stored_sample_without_its_grades_is_refused(folder, engine, tmp_path, capsys, grades):
+    assert main(command(folder, tmp_path)) == 0
+    file = tmp_path / "samples" / "sums.jsonl"
+    rows = list(read_jsonl(file))
+    write_jsonl(file, [{**rows[0], "grades": grades}, *rows[1:]])
+    capsys.readouterr()
+    for again in (command(folder, tmp_path), ["regrade", str(tmp_path), "--workers", "1"]):
+        assert main(again) == 2
+        error = capsys.readouterr().err
+        assert (
+            f"{file}: sample 0 of problem p1 has not the grades of the limits 200" in error and error.count("\n") == 1
+        )
+    write_jsonl(file, rows[1:])
+    assert main(command(folder, tmp_path)) == 0 and [request.key[2] for request in engine.asked[4:]] == [0]

@@ -13,6 +13,7 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import (
     check_writable,
     is_local,
+    only_writer,
     parse_json,
     read_json,
     read_jsonl,
@@ -174,3 +175,23 @@ def test_a_disk_that_fills_up_is_told_with_the_file_and_the_old_file_stays(tmp_p
     done = subprocess.run([sys.executable, "-c", FULL, *paths], capture_output=True, text=True, check=True)
     assert done.stdout.split() == paths
     assert (tmp_path / "one.json").read_text() == "old" and sorted(os.listdir(tmp_path)) == ["log.jsonl", "one.json"]
+
+
+def test_a_folder_has_one_writer_at_a_time_in_whatever_process_until_that_is_killed(tmp_path):
+    folder = tmp_path / "new"
+    hold = (
+        "import sys, time, pathlib\nfrom spo_rlhf.host.files import only_writer\n"
+        "with only_writer('--x', pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    refused = "--output .*new: another command writes into it now; wait"
+    with only_writer("--output", folder), pytest.raises(UserError, match=refused), only_writer("--output", folder):
+        pass
+    with subprocess.Popen([sys.executable, "-c", hold, folder], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout and other.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match=refused), only_writer("--output", folder):
+                pass
+        finally:
+            other.kill()
+    with only_writer("--output", folder):
+        assert os.listdir(folder) == [".lock"]

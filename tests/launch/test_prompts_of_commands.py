@@ -208,7 +208,7 @@ def test_a_template_with_a_backslash_for_a_line_feed_or_a_second_beginning_is_to
     model = model_of(task, tmp_path, before=BOS)
     job = vars(build_parser().parse_args(sample_arguments(task, tmp_path, model, template=BOS + r"{}\n")))
     del job["dry_run"]
-    _, _, notes = sample_run.load_prompts(sample_run.SampleJob(**job))
+    *_, notes = sample_run.load_prompts(sample_run.SampleJob(**job))
     assert [note.partition(":")[0] for note in notes] == ["--template", "--data.prompt_dataset"]
     assert "they get it once" in notes[1]
 
@@ -218,5 +218,5 @@ def test_a_template_beside_a_chat_template_is_told_in_spo_sample(task, tmp_path)
     model = model_of(task, tmp_path, chat_template=CHAT)
     job = vars(build_parser().parse_args([*sample_arguments(task, tmp_path, model), "--chat-template"]))
     del job["dry_run"]
-    prompts, _, notes = sample_run.load_prompts(sample_run.SampleJob(**job))
+    prompts, *_, notes = sample_run.load_prompts(sample_run.SampleJob(**job))
     assert notes == ["--template is not used: --chat-template makes the prompts"] and prompts[0].text == IN_CHAT

@@ -52,7 +52,7 @@ def test_an_event_of_an_unknown_kind_is_refused_by_name(tmp_path):
     record = RunRecord(tmp_path, Console(io.StringIO()))
     with pytest.raises(
         ValueError,
-        match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite, rewards, engines, rollouts",
+        match="unknown event 'stpe'; a record takes plan, note, stage, step, eval, nonfinite, rewards, engines, untrained, rollouts",
     ):
         record.take({"event": "stpe", "time": record.start})
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -100,7 +100,7 @@ def test_a_step_of_which_a_part_was_skipped_says_so(tmp_path):
         ([SKIPPED, MADE, SKIPPED], False),
         ([{"optimizer_steps": 1, "skipped_steps": 2, "nonfinite_steps": 0}], True),
         ([{"optimizer_steps": 0, "skipped_steps": 2, "nonfinite_steps": 0}], False),
-        ([], True),
+        ([], False),
     ],
 )
 def test_a_run_that_has_not_trained_has_not_finished(tmp_path, metrics, finished):
@@ -108,6 +108,28 @@ def test_a_run_that_has_not_trained_has_not_finished(tmp_path, metrics, finished
     steps(record, *metrics)
     assert record.finish(True)["finished"] == finished
     assert record.finish(False)["finished"] is False
+
+
+def test_a_start_from_a_checkpoint_may_have_nothing_left_to_do(tmp_path):
+    record = RunRecord(tmp_path, Console(io.StringIO()))
+    record.take({**PLAN, "first_step": 2, "time": record.start})
+    assert record.finish(True)["finished"] is True
+
+
+def test_tokens_that_no_step_tells_of_are_counted_once(tmp_path):
+    record = RunRecord(tmp_path, Console(io.StringIO()))
+    since_the_step = {"rollout/response_tokens": 70, "rollout/mc_tokens": 30, "rollout/total_tokens": 100}
+    record.take({**PLAN, "time": record.start})
+    for tokens in (0, 70):  # the second iteration without a step tells of the first one too
+        metrics = {**since_the_step, "rollout/response_tokens": tokens}
+        record.take({"event": "untrained", "time": record.start, "step": 1, "metrics": metrics})
+    summary = record.finish(True)
+    assert (summary["finished"], summary["generated_tokens"], summary["mc_tokens"]) == (False, 100, 30)
+    record.take({"event": "step", "time": record.start, "step": 1, "metrics": {**STEP, **MADE, **since_the_step}})
+    assert record.finish(True)["generated_tokens"] == 100, "those of a step are all since the one before"
+    record.take({"event": "untrained", "time": record.start, "step": 2, "metrics": since_the_step})
+    summary = record.finish(True)
+    assert (summary["finished"], summary["generated_tokens"], summary["mc_tokens"]) == (True, 200, 60)
 
 
 def test_rewards_without_an_answer_are_summed_over_steps_and_evaluations(tmp_path):

@@ -168,6 +168,23 @@ def test_a_run_that_ends_before_its_time_says_why_and_has_a_record(trains, tmp_p
     )
 
 
+def test_a_run_that_left_nothing_to_train_has_not_finished(trains, tmp_path):
+    """As with dynamic filtering and a reward that is always 0."""
+
+    def work(record):
+        plan = {"first_step": 0, "steps": 2, "first_tokens": 0, "token_budget": None}
+        tokens = {"rollout/response_tokens": 90, "rollout/mc_tokens": 38, "rollout/total_tokens": 128}
+        record.take({"event": "plan", "time": record.start, **plan})
+        record.take({"event": "untrained", "time": record.start, "step": 1, "metrics": tokens})
+
+    status, out = trains(work)
+    assert status == 1 and out.splitlines()[-1].startswith(
+        "spo-train: not finished: nothing was trained, of 128 sampled tokens none was left for a step"
+    )
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["finished"], summary["generated_tokens"]) == (False, 128) and "done in" not in out
+
+
 def test_a_resumed_run_appends_to_the_log_and_says_what_differs_and_a_new_one_replaces_all(trains, tmp_path):
     def work(record):
         print("at work")

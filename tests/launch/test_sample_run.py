@@ -10,9 +10,9 @@ import stack
 from transformers import AutoTokenizer
 
 from spo_rlhf.cli.sample_options import build_parser
-from spo_rlhf.errors import UserError
+from spo_rlhf.errors import RunStopped, UserError
 from spo_rlhf.host.console import Console
-from spo_rlhf.host.files import read_json, read_jsonl, write_jsonl
+from spo_rlhf.host.files import only_writer, read_json, read_jsonl, write_jsonl
 from spo_rlhf.launch import sample_run
 from spo_rlhf.launch.sample_run import (
     SampleJob,
@@ -33,7 +33,7 @@ ROWS = [
     {"id": 1, "sample": 0, "response": "5", "reward": 0.0, "truncated": False, "tokens": 1},
     {"id": 1, "sample": 1, "response": "5,", "reward": 0.0, "truncated": True, "tokens": 2},
 ]
-ROWS = [{"prompt": "p", "label": "l", **row} for row in ROWS]
+ROWS = [{"prompt": "p", "label": "l", "grader": "g", **row} for row in ROWS]
 
 
 def job(folder, **changes) -> SampleJob:
@@ -136,6 +136,21 @@ def test_what_is_selected_is_written_and_summed_up(tmp_path, options, file, kept
     json.dumps(summary)
 
 
+def test_a_response_whose_reward_took_too_long_is_neither_right_nor_wrong(tmp_path):
+    rows = [*ROWS[:1], {**ROWS[2], "grader": None}]
+    for select, kept in (("pairs", 0), ("correct", 1), ("all", 2)):
+        summary = summarize(
+            job(tmp_path, select=select, min_reward=0.0 if select == "correct" else 1.0), rows, prompts=1
+        )
+        assert (summary["selected"], summary["reward_timeouts"]) == (kept, 1)
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan", "0"])
+def test_a_reward_limit_that_is_none_is_refused(limit):
+    with pytest.raises(UserError, match="--reward-timeout.*is not a number of seconds above 0"):
+        build_parser().parse_args(["--reward-timeout", limit])
+
+
 def test_the_engine_holds_the_longest_sequence_there_can_be(tmp_path):
     assert engine_settings(job(tmp_path, max_len=100, max_new_tokens=30), 50).max_model_len == 80
     assert engine_settings(job(tmp_path, max_len=100, max_new_tokens=None), 50).max_model_len == 100
@@ -225,3 +240,61 @@ def test_a_run_that_was_interrupted_goes_on_and_a_finished_one_samples_nothing(t
     with pytest.raises(KeyboardInterrupt):
         sample_run.sample(replace(more, samples=4), Console(io.StringIO()))
     assert not (mine.output / "summary.json").exists(), "its numbers would be those of other samples"
+
+
+def test_a_folder_that_another_command_writes_into_is_refused_and_its_log_left_alone(tmp_path):
+    mine = job(tmp_path)
+    with only_writer("--output", mine.output), pytest.raises(UserError, match="another command writes into it now"):
+        sample_run.run(mine)
+    assert [path.name for path in mine.output.iterdir()] == [".lock"]
+
+
+def small_job(tmp_path, monkeypatch, reward: str, **changes) -> SampleJob:
+    """Two responses to each of two prompts, by an engine that is not vLLM and a reward file with this text."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))  # reward processes take it over
+    task = stack.make_task(tmp_path / "task", train=2, test=1)
+    end = AutoTokenizer.from_pretrained(task / "model").eos_token_id
+    monkeypatch.setattr(sample_run, "start_engine", lambda settings, replicas: Engine(end, interrupted=False))
+    data = dict(model=str(task / "model"), data=str(task / "train.jsonl"), input_key="problem", label_key="answer")
+    mine = job(tmp_path, **data, samples=2, max_len=128, reward_workers=1, **changes)
+    (tmp_path / "reward.py").write_text(reward)
+    return mine
+
+
+@pytest.mark.timeout(120)
+def test_a_module_of_the_reward_file_that_has_changed_grades_what_is_stored_again(tmp_path, monkeypatch):
+    (tmp_path / "own_helper.py").write_text("VALUE = 1.0\n")
+    reward = "import own_helper\ndef reward_func(*asked): return {'rewards': [own_helper.VALUE]}\n"
+    mine = small_job(tmp_path, monkeypatch, reward)
+    assert sample_run.sample(mine, Console(io.StringIO()))["reward_mean"] == 1.0
+    assert sample_run.sample(mine, Console(io.StringIO()))["this_run"]["graded_again"] == 0
+    (tmp_path / "own_helper.py").write_text("VALUE = 0.25\n")
+    stream = io.StringIO()
+    summary = sample_run.sample(mine, Console(stream))
+    assert (summary["reward_mean"], summary["this_run"]["graded_again"], summary["this_run"]["samples"]) == (0.25, 4, 0)
+    assert "4 stored responses graded again" in stream.getvalue()
+
+
+@pytest.mark.timeout(120)
+def test_rewards_past_their_limit_are_told_counted_and_graded_again_and_too_many_end_the_run(tmp_path, monkeypatch):
+    """The reward is slow as long as there is a file that says so, but for the empty response that tries it."""
+    reward = (
+        "import pathlib, time\n"
+        "def reward_func(queries, prompts, labels):\n"
+        f"    time.sleep(60 * (pathlib.Path({str(tmp_path / 'slow')!r}).exists() and queries != prompts))\n"
+        "    return {'rewards': [1.0]}\n"
+    )
+    mine = small_job(tmp_path, monkeypatch, reward, rows=slice(0, 1), reward_timeout=2.0)
+    (tmp_path / "slow").touch()
+    with pytest.raises(RunStopped, match="1 of 1 rewards took longer than --reward-timeout 2: more than --max-reward"):
+        sample_run.sample(replace(mine, max_reward_failures=0.01), Console(io.StringIO()))
+    stream = io.StringIO()
+    summary = sample_run.sample(mine, Console(stream))
+    assert (summary["samples"], summary["reward_timeouts"], summary["reward_mean"]) == (2, 2, 0.0)
+    show(Console(stream), summary)
+    assert "2 rewards took too long and are 0; the same command" in stream.getvalue()
+    (tmp_path / "slow").unlink()
+    summary = sample_run.sample(mine, Console(io.StringIO()))
+    assert (summary["this_run"]["graded_again"], summary["reward_timeouts"], summary["reward_mean"]) == (2, 0, 1.0)
+    assert sample_run.sample(mine, Console(io.StringIO()))["this_run"]["graded_again"] == 0

@@ -7,13 +7,24 @@ import pytest
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.rollout.protocol import Grade
-from spo_rlhf.sampling.collect import SAMPLE_KEY, Limits, Progress, TokenizedPrompt, collect, own_ids, requests
+from spo_rlhf.rollout.reward import NOT_GRADED
+from spo_rlhf.sampling.collect import (
+    SAMPLE_KEY,
+    Limits,
+    Progress,
+    TokenizedPrompt,
+    collect,
+    has_grade,
+    own_ids,
+    requests,
+)
 from spo_rlhf.sampling.engine import Request, Response
 from spo_rlhf.sampling.manifest import prompt_keys
 from spo_rlhf.sampling.sample_log import SampleLog
 
 PROMPTS = [TokenizedPrompt(id=7, text="1+1?", label="a", token_ids=[1, 2]), TokenizedPrompt(3, "2+2?", "b", [5])]
 FIRST, SECOND = prompt_keys(prompt.token_ids for prompt in PROMPTS)
+GRADER = "this code"
 LIMITS = Limits(responses=3, max_new_tokens=4, max_len=5)
 
 
@@ -60,9 +71,13 @@ class Reward:
         return future
 
 
-def run(log: SampleLog, engine: Engine | Callable, reward: Reward, report=lambda _: None) -> Progress:
+def ignore(*_: object) -> None:
+    """In place of what is told, or looked after."""
+
+
+def run(log: SampleLog, engine: Engine | Callable, reward: Reward, report=ignore, check=ignore) -> Progress:
     start = engine if callable(engine) else lambda: engine
-    return collect(PROMPTS, LIMITS, 42, start, decode, reward, log, report)
+    return collect(PROMPTS, LIMITS, 42, start, decode, reward, GRADER, log, report, check)
 
 
 @pytest.fixture
@@ -85,6 +100,7 @@ def test_every_sample_is_stored_with_its_grade_and_one_that_was_cut_is_not_grade
         "reward": 0.0,
         "truncated": False,
         "tokens": 1,
+        "grader": GRADER,
     }
     assert log.rows[SECOND, 1]["reward"] == 1.0
     cut = log.rows[FIRST, 0]
@@ -122,7 +138,7 @@ def test_corrected_labels_are_graded_again_and_no_row_number_decides(log):
     before = dict(log.rows)
     changed = [TokenizedPrompt(0, "2+2?", "c", [5]), TokenizedPrompt(1, "1+1?", "a", [1, 2])]
     reward = Reward()
-    progress = collect(changed, LIMITS, 42, None, decode, reward, log, lambda progress: None)
+    progress = collect(changed, LIMITS, 42, None, decode, reward, GRADER, log, ignore, ignore)
     assert (progress.graded_again, progress.new, progress.stored) == (2, 0, 6)
     assert sorted(reward.asked) == [("2+2?b", "2+2?", "c"), ("2+2?cc", "2+2?", "c")], "the one that was cut is not"
     assert [log.rows[SECOND, sample]["reward"] for sample in range(3)] == [0.0, 0.0, 1.0]
@@ -130,11 +146,38 @@ def test_corrected_labels_are_graded_again_and_no_row_number_decides(log):
     assert log.rows[FIRST, 2] == {**before[FIRST, 2], "id": 1}
 
 
+def test_what_other_code_has_graded_is_graded_again(log):
+    run(log, Engine(), Reward())
+    first = dict(log.rows)
+    log.append({**log.rows[FIRST, 1], "reward": 0.5, "grader": "other code"})
+    log.append({name: value for name, value in log.rows[FIRST, 2].items() if name != "grader"})
+    log.append({**log.rows[SECOND, 0], "grader": "other code"})  # it was cut
+    reward = Reward()
+    assert run(log, None, reward).graded_again == 2 and len(reward.asked) == 2
+    assert log.rows == first and run(log, None, reward).graded_again == 0
+
+
+def test_what_had_no_answer_in_time_is_stored_as_such_and_graded_again(log):
+    class Late(Reward):
+        def submit(self, *asked: str) -> "Future[Grade]":
+            future: Future[Grade] = Future()
+            future.set_result(NOT_GRADED)
+            return future
+
+    checked = []
+    run(log, Engine(), Late(), check=lambda: checked.append(len(log.rows)))
+    assert {row["truncated"]: row["grader"] for row in log.rows.values()} == {True: GRADER, False: None}
+    assert checked == [1, 2, 3, 4, 5, 6], "after every sample, so that a stop comes in time"
+    assert run(log, None, Late(), check=lambda: checked.append(0)).graded_again == 4 and checked[6:] == [0] * 4
+    assert run(log, None, Reward()).graded_again == 4 and log.rows[SECOND, 1]["reward"] == 1.0
+    assert run(log, None, Reward()).graded_again == 0 and all(map(has_grade, log.rows.values()))
+
+
 def test_only_new_prompts_are_sampled_and_equal_ones_apart(log):
     run(log, Engine(), Reward())
     engine = Engine()
     prompts = [TokenizedPrompt(0, "0?", "a", [9]), *PROMPTS[:1], TokenizedPrompt(2, "1+1?", "a", [1, 2])]
-    progress = collect(prompts, LIMITS, 42, lambda: engine, decode, Reward(), log, lambda progress: None)
+    progress = collect(prompts, LIMITS, 42, lambda: engine, decode, Reward(), GRADER, log, ignore, ignore)
     assert {request.key[0] for request in engine.asked} == {prompt_keys([[9]])[0], f"{FIRST}-2"}
     assert len({request.seed for request in engine.asked}) == 6
     assert (progress.stored, progress.total, progress.new) == (9, 9, 6)

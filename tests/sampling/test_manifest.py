@@ -191,6 +191,16 @@ def test_files_are_read_once_until_their_size_or_times_change(model, cache, monk
     assert len(read) == 9 and len(json.loads(cache.read_text())) == 4
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"x": [1, "a", "b", "c"]}', '{"x": 4}', '{"x": "four"}', '{"x": [1, 2, 3, 4]}', "[" * 100_000]
+)
+def test_a_broken_memory_of_hashes_is_ignored(model, cache, monkeypatch, text):
+    monkeypatch.setattr(model_files, "SETTLED_NS", 0)
+    first = model_files.model_hashes(model, print)
+    cache.write_text(text)
+    assert model_files.model_hashes(model, print) == first and len(json.loads(cache.read_text())) == 4
+
+
 def test_a_file_that_was_written_just_now_is_not_remembered(model, cache):
     model_files.model_hashes(model, print)
     assert not cache.exists()

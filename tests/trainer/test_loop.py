@@ -160,3 +160,13 @@ def test_what_the_ranks_left_out_is_told_with_the_step(monkeypatch):
         one.train_step([], step, seen)
     with pytest.raises(RunStopped):
         one.faults.stop_if_hopeless(9)
+
+
+def test_iterations_that_left_nothing_to_train_tell_what_they_sampled():
+    one = trainer()
+    one.counts, one.tokens = RolloutCounts(responses=8, response_tokens=50, mc_tokens=14), 164
+    one.report_untrained(3)
+    [event] = one.reporter.events
+    assert (event["event"], event["step"]) == ("untrained", 4), "a resume from the checkpoint of step 3 cuts it"
+    told = [event["metrics"][f"rollout/{name}"] for name in ("response_tokens", "mc_tokens", "total_tokens")]
+    assert told == [50, 14, 164]

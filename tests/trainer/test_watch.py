@@ -8,10 +8,10 @@ from batches import experience
 
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.errors import RunStopped
-from spo_rlhf.rollout.reward import RewardCounts
+from spo_rlhf.rollout.reward import AT_LEAST, RewardCounts, too_many
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.faults import faults_in_batch, faults_of_step
-from spo_rlhf.trainer.rewards import AT_LEAST, RewardWatch, too_many
+from spo_rlhf.trainer.rewards import RewardWatch
 from spo_rlhf.trainer.watch import FaultWatch
 
 NAN = Fault("reward", math.nan, context_ids=(1, 2), token_ids=(3,))
