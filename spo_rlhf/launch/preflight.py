@@ -238,7 +238,7 @@ def check_dataset(
         if fault := row_fault(row, keys, chat=chat) or prompts.take(number, row):
             faults.add(number, fault)
     if lines != files:
-        prompts.add_long(faults, args.data.max_samples)
+        prompts.add_unfit(faults, args.data.max_samples)
     faults.refuse(flag, names)
     pairs = list(prompts.pairs.values())
     if notes is not None and prompts.token_ids.is_doubled(pairs[0][0]):

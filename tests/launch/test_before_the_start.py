@@ -11,6 +11,7 @@ from entry_points import COMMANDS, commands
 
 from spo_rlhf.host import files, ray_start
 from spo_rlhf.launch import sample_run
+from spo_rlhf.rollout import prompts
 from spo_rlhf.sampling import engine
 
 START = [name for name in COMMANDS if "dry-run" not in name]
@@ -92,6 +93,20 @@ def test_a_kind_of_model_that_transformers_does_not_know_is_refused(task, refuse
 def test_a_model_without_its_tokenizer_is_refused(task, refused, command):
     os.remove(task / "model" / "tokenizer.json")
     assert "tokenizer" in refused(command)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", ["spo-train", "spo-sample", "spo-eval"])
+def test_a_prompt_of_no_tokens_is_refused(task, refused, monkeypatch, command):
+    rows = [json.loads(line) for line in (task / "train.jsonl").read_text().splitlines()]
+    (task / "train.jsonl").write_text("".join(json.dumps({**row, "problem": "~"}) + "\n" for row in rows))
+    plain = prompts.PromptTokenizer._plain_ids
+    # As a tokenizer does whose normalizer leaves the sign out.
+    monkeypatch.setattr(
+        prompts.PromptTokenizer, "_plain_ids", lambda self, texts: plain(self, [text.strip("~") for text in texts])
+    )
+    more = {"spo-eval": ["--prompt", "raw"], "spo-train": ["--data.input_template", "{}"]}
+    assert "a prompt of no tokens; drop" in refused(command, *more.get(command, []))
 
 
 @pytest.mark.timeout(120)
