@@ -14,6 +14,7 @@ from evaluation import grading, report
 from evaluation.export import run_export
 from evaluation.settings import RunOptions, RunSettings, from_arguments
 from spo_rlhf import plugins
+from spo_rlhf.core.seeds import LARGEST_SEED
 from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.verdict import MODES
 from spo_rlhf.host.arguments import names, share, temperature, whole, whole_numbers
@@ -162,7 +163,7 @@ def _add_lengths_and_sampling(sub: argparse.ArgumentParser) -> None:
     for name, kind, letter, meaning in (
         ("temperature", temperature, "T", ""),
         ("top_p", share, "P", ""),
-        ("seed", whole(0), "N", ""),
+        ("seed", whole(0, LARGEST_SEED), "N", ""),
     ):
         flag, default = f"--{name.replace('_', '-')}", getattr(RunSettings, name)
         add(flag, type=kind, default=default, metavar=letter, help=f"{meaning}(default: %(default)s)")

@@ -179,6 +179,7 @@ def _load_tokenizer(settings: RunSettings, options: RunOptions) -> tuple[Any, in
             f"--model {settings.model}: neither a folder here nor loaded from the hub ({reason}); "
             "give a folder with config.json, weights and tokenizer, or download the model first"
         ) from error
+    model_folder.check_tokenizer(tokenizer, "--model", settings.model)
     model_folder.check_vocabulary(config.to_dict(), tokenizer, "--model", settings.model)
     return tokenizer, model_folder.positions(config.to_dict())
 
@@ -229,6 +230,8 @@ def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Pr
     rendered = form.read(questions, tokenizer)
     if form.token_ids(tokenizer).is_doubled(rendered[0][0]):
         _say(f"{task.name}: prompts spell the beginning-of-text token that is added to each; they get it once")
+    if empty := [problem.id for problem, (_, ids) in zip(task.problems, rendered, strict=True) if not ids]:
+        raise UserError(f"--tasks {task.name}: problem {empty[0]} is a prompt of no tokens; drop it")
     keys = prompt_keys(token_ids for _, token_ids in rendered)
     return [
         Prompted(task, problem, asked, text, token_ids, key)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.config import SpoConfig
-from spo_rlhf.host.arguments import rows, seconds, share, temperature, whole
+from spo_rlhf.core.seeds import LARGEST_SEED
+from spo_rlhf.host.arguments import finite, rows, seconds, share, temperature, whole
 from spo_rlhf.host.command import OneLineParser
 from spo_rlhf.launch.sample_run import PROGRAM
 from spo_rlhf.sampling.selection import CORRECT_PER_PROMPT, PAIRS_PER_PROMPT
@@ -111,7 +112,12 @@ OPTIONS = (
     ),
     SampleOption("--max-len", "data.max_len", "tokens of prompt and response together", whole(1), 2048, "N"),
     SampleOption(
-        "--seed", "train.seed", "every response follows from it, its prompt and its number", whole(0), 42, "N"
+        "--seed",
+        "train.seed",
+        "every response follows from it, its prompt and its number",
+        whole(0, LARGEST_SEED),
+        42,
+        "N",
     ),
     SampleOption(
         "--select",
@@ -128,7 +134,7 @@ OPTIONS = (
         whole(1),
         metavar="N",
     ),
-    SampleOption("--min-reward", None, "of a right response", float, 1.0, "R"),
+    SampleOption("--min-reward", None, "of a right response", finite, 1.0, "R"),
     SampleOption("--engines", "vllm.num_engines", "vLLM engines, through Ray where more than one", whole(1), 1, "N"),
     SampleOption("--tensor-parallel", "vllm.tensor_parallel_size", "GPUs per engine", whole(1), 1, "N"),
     SampleOption(

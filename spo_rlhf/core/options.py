@@ -44,7 +44,7 @@ class Bounds:
 
     def __str__(self) -> str:
         parts = [
-            f"{word} {bound:g}"
+            f"{word} {shown(bound)}"
             for word, bound in (("at least", self.at_least), ("above", self.above), ("at most", self.at_most))
             if bound is not None
         ]
@@ -56,6 +56,11 @@ class Bounds:
             and (self.above is None or number > self.above)
             and (self.at_most is None or number <= self.at_most)
         )
+
+
+def shown(number: float) -> str:
+    """A number as messages have it: a whole one with all its digits."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 @dataclass(frozen=True)
@@ -260,10 +265,15 @@ def _check_value(one: Option, value: Any) -> None:
     if one.parse in (int, float):
         kinds = (int,) if one.parse is int else (int, float)
         whole = "a whole number" if one.parse is int else "a number"
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not is_finite(value):
             raise OptionError(one.field, one.flag, value, f"give {whole} {one.bounds}".rstrip())
         if not one.bounds.holds(value):
             raise OptionError(one.field, one.flag, value, f"must be {one.bounds}")
+
+
+def is_finite(number: float) -> bool:
+    """Whether it is; a whole number of any length is."""
+    return isinstance(number, int) or math.isfinite(number)
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:

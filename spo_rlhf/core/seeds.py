@@ -4,6 +4,8 @@ import hashlib
 
 # vLLM gives the i-th of n continuations the seed `seed + i`: stay clear of the end of int64.
 SEED_BITS = 62
+#: The largest that a command takes: numpy wants 32 bits, and engines and ranks add their number to it.
+LARGEST_SEED = 2**31 - 1
 
 
 def derive_seed(*parts: object) -> int:

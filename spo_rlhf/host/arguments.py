@@ -2,15 +2,17 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 
 
-def whole(smallest: int) -> Callable[[str], int]:
-    """Type of an option that is an integer from `smallest`."""
+def whole(smallest: int, largest: int = sys.maxsize) -> Callable[[str], int]:
+    """Type of an option that is an integer from `smallest` to `largest`."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest}")
+        if not text.isdecimal() or not smallest <= int(text) <= largest:
+            to = "" if largest == sys.maxsize else f" to {largest}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest}{to}")
         return int(text)
 
     return parse
@@ -53,6 +55,14 @@ def temperature(text: str) -> float:
     value = _float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return value
+
+
+def finite(text: str) -> float:
+    """Type of an option that is a finite number."""
+    value = _float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
 
 

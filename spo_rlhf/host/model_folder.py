@@ -1,17 +1,29 @@
 """A Hugging Face model folder, read without loading it: configuration, code of its own, whether the weights are whole."""
 
 import json
+import math
 import os
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import is_local, read_json
+from spo_rlhf.host.weights import EXPONENTS, Tensor, check_pickle, read_safetensors
 
-LFS_POINTER = b"version https://git-lfs"
-LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
-LARGEST_HEADER = 100_000_000  # that safetensors reads
 OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "consolidated*.pth")
+# What lies beside weights and is none, or not a whole model's.
+TRAINING_STATE = ("optimizer*", "scheduler*", "training_args*", "rng_state*", "scaler*")
+ADAPTER = "adapter_*"
+# Entries of a configuration that are read here; each a whole number from 1.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+SIZES = (*POSITIONS, "vocab_size", "hidden_size", "num_hidden_layers")
+# Names of a decoder's tensors: the embedding, and those of a layer.
+EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+# Entries that may be the width of the embedding.
+WIDTHS = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size")
 # Files in which transformers reads which classes a model brings along, under CODE.
 NAMES_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 CODE = "auto_map"
@@ -59,6 +71,14 @@ def check_vocabulary(config: dict[str, Any], tokenizer: Any, flag: str, name: st
         )
 
 
+def check_tokenizer(tokenizer: Any, flag: str, name: str) -> None:
+    """The tokenizer knows more than special tokens; one of a folder without its files does not. Raises UserError."""
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    special = {*inner.all_special_tokens, *inner.get_added_vocab()}
+    if not inner("The answer is 12.", add_special_tokens=False)["input_ids"] or not set(inner.get_vocab()) - special:
+        raise UserError(f"{flag} {name}: its tokenizer knows no text; copy the whole model folder, tokenizer.json too")
+
+
 def uncut(tokenizer: Any) -> None:
     """Take back, in place, the cutting and padding of an earlier call, which would be saved with the tokenizer."""
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor
@@ -83,34 +103,85 @@ def _json(path: Path) -> Any:
 
 
 def check_folder(folder: Path, flag: str, *, with_weights: bool) -> None:
-    """The folder has a readable config.json, and weights files that are whole; weights at all where `with_weights`.
+    """The folder has a readable config.json, and weights files that are whole, finite and of the same size.
+
+    There are weights at all where `with_weights`.
 
     Raises UserError, which names `flag`.
     """
     try:
-        read_config(folder)
-        present = [_check_safetensors(path) for path in weights_files(folder)]
+        config = read_config(folder)
+        tensors = {name: tensor for path in weights_files(folder) for name, tensor in read_safetensors(path).items()}
+        others = [] if tensors else other_weights(folder)
+        for path in others:
+            check_pickle(path)
+        _check_sizes(config, tensors)
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{flag} {folder}: {error}") from None
-    if with_weights and not present and not any(path for pattern in OTHER_WEIGHTS for path in folder.glob(pattern)):
+    if with_weights and not tensors and not others:
         raise UserError(f"{flag} {folder}: it has no weights (*.safetensors); copy the whole model folder")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json. Raises ValueError or UserError where it is no JSON object."""
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise ValueError("config.json is no JSON object; copy the model again")
+    """config.json. Raises UserError where it is no JSON object, or what is read here is not what it has to be."""
+    path = folder / "config.json"
+    config = _object(read_json(path), path)
+    text = _object(config.get("text_config") or config, path, "text_config")
+    for name in SIZES:
+        if (size := text.get(name)) is not None and (type(size) is not int or size < 1):
+            raise UserError(f"{path}: {name} is {size!r} and has to be a whole number from 1; copy the model again")
+    for name in ("rope_scaling", "rope_parameters"):
+        factor = _object(text.get(name) or {}, path, name).get("factor")
+        if factor is not None and (type(factor) not in (int, float) or not 0 < factor < math.inf):
+            raise UserError(f"{path}: the factor of {name} is {factor!r} and has to be a number above 0")
     return config
 
 
+def _object(value: Any, path: Path, name: str = "it") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {name} is no JSON object; copy the model again")
+    return value
+
+
 def weights_files(folder: Path) -> list[Path]:
-    """The safetensors files of the weights: those of the index where there is one, missing ones too."""
+    """The safetensors files of the weights: those of the index where there is one, missing ones too. Raises UserError."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    parts = read_json(index).get("weight_map", {})
+        return sorted(path for path in folder.glob("*.safetensors") if not fnmatch(path.name, ADAPTER))
+    parts = _object(_object(read_json(index), index).get("weight_map"), index, "weight_map")
+    if not parts or not all(isinstance(name, str) and name == Path(name).name for name in parts.values()):
+        raise UserError(f"{index}: its weight_map does not name the files of the weights; copy the model again")
     return [folder / name for name in sorted(set(parts.values()))]
+
+
+def other_weights(folder: Path) -> list[Path]:
+    """Files of weights as PyTorch saves them."""
+    found = {path for pattern in OTHER_WEIGHTS for path in folder.glob(pattern)}
+    return sorted(path for path in found if not any(fnmatch(path.name, state) for state in TRAINING_STATE))
+
+
+def _check_sizes(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Embedding and layers are those of the configuration, where both say. Raises ValueError."""
+    text = config.get("text_config") or config
+    widths, tokens = [text[name] for name in WIDTHS if text.get(name)], text.get("vocab_size")
+    for name, tensor in tensors.items():
+        if EMBEDDING.search(name) and len(tensor.shape) == 2 and tensor.dtype in EXPONENTS:
+            told = {
+                "vocab_size": tokens in (None, tensor.shape[0]),
+                "hidden_size": not widths or tensor.shape[1] in widths,
+            }
+            for entry, holds in told.items():
+                if not holds:
+                    shape = " x ".join(map(str, tensor.shape))
+                    raise ValueError(
+                        f"config.json says {entry} {text.get(entry)} and {name} is {shape}; copy the model again"
+                    )
+    layers = [int(found[1]) for name in tensors if (found := LAYER.search(name))]
+    if layers and max(layers) + 1 < (text.get("num_hidden_layers") or 0):
+        raise ValueError(
+            f"config.json says num_hidden_layers {text['num_hidden_layers']} and the weights have {max(layers) + 1}; "
+            "copy the model again"
+        )
 
 
 def weights_size(name: str) -> int:
@@ -119,33 +190,10 @@ def weights_size(name: str) -> int:
     return sum(path.stat().st_size for path in weights_files(folder)) if folder.is_dir() else 0
 
 
-def _check_safetensors(path: Path) -> None:
-    """The file is as long as its header says. Raises ValueError."""
-    if not path.is_file():
-        raise ValueError(f"{path.name} is missing, which its index names; copy the whole model folder")
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        begin = file.read(LENGTH_BYTES)
-        if begin + file.read(len(LFS_POINTER) - LENGTH_BYTES) == LFS_POINTER:
-            raise ValueError(f"{path.name} is a Git LFS pointer; run `git lfs pull` there")
-        file.seek(LENGTH_BYTES)
-        length = int.from_bytes(begin, "little")
-        if len(begin) < LENGTH_BYTES or length > min(size - LENGTH_BYTES, LARGEST_HEADER):
-            raise ValueError(f"{path.name} is no whole safetensors file; copy or save it again")
-        try:
-            tensors = json.loads(file.read(length))
-            ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise ValueError(f"{path.name} has no readable header; copy or save it again") from None
-    wanted = LENGTH_BYTES + length + max(ends, default=0)
-    if size != wanted:
-        raise ValueError(f"{path.name} has {size} bytes and its header says {wanted}; copy or save it again")
-
-
 def positions(config: dict[str, Any]) -> int | None:
     """Tokens that the model of this configuration takes, its stretched rotary embedding counted in; None where it does not say."""
     text = config.get("text_config") or config
-    found = [text[name] for name in ("max_position_embeddings", "n_positions", "max_seq_len") if text.get(name)]
+    found = [text[name] for name in POSITIONS if text.get(name)]
     if not found or os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1":
         return None
     # The largest that vLLM can make of it; what it does with each kind of stretching is left to it.

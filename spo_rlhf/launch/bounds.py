@@ -1,12 +1,12 @@
 """Bounds of OpenRLHF's options, which its parser does not have: checked before anything divides by one or trains with it."""
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from spo_rlhf.core.options import Bounds
+from spo_rlhf.core.options import Bounds, is_finite, shown
+from spo_rlhf.core.seeds import LARGEST_SEED
 from spo_rlhf.errors import UserError
 
 POSITIVE, SHARE = Bounds(above=0), Bounds(at_least=0, at_most=1)
@@ -22,7 +22,9 @@ BOUNDS = {
             *("rollout.vllm_generate_batch_size", "rollout.max_new_tokens", "rollout.max_tokens_per_gpu"),
             *("train.batch_size", "train.micro_batch_size", "train.max_epochs", "train.num_episodes"),
             *("train.max_tokens_per_gpu", "data.max_len", "data.max_samples", "eval.n_samples_per_prompt"),
-            *("ckpt.max_num", "algo.kl.horizon"),
+            *("ckpt.max_num", "algo.kl.horizon", "train.async_queue_size"),
+            *("ds.zpg", "ds.lora.alpha", "ds.ring_attn_head_stride"),
+            *(f"{part}.ns_steps" for part in ("actor.muon", "critic.muon", "muon")),
         ),
         COUNT,
     ),
@@ -31,6 +33,7 @@ BOUNDS = {
             *(f"{part}.lr" for part in ("actor.adam", "critic.adam", "actor.muon", "critic.muon", "adam", "muon")),
             *(f"{part}.eps" for part in ("actor.adam", "critic.adam", "adam")),
             *("rollout.temperature", "actor.eps_clip", "critic.value_clip", "ckpt.max_mem", "model.beta"),
+            *("algo.kl.target", "reward.overlong_buffer_len"),
         ),
         POSITIVE,
     ),
@@ -38,22 +41,32 @@ BOUNDS = {
         (
             *(f"{part}.weight_decay" for part in ("actor.adam", "critic.adam", "adam")),
             *("actor.max_norm", "critic.max_norm", "max_norm", "ds.lora.rank", "eval.temperature", "algo.kl.init_coef"),
-            *("spo.dpo_positive", "actor.aux_loss_coef", "model.aux_loss_coef"),
+            *("spo.dpo_positive", "actor.aux_loss_coef", "model.aux_loss_coef", "model.nll_loss_coef"),
+            *("data.dataloader_num_workers", "data.max_images_per_prompt"),
+            *("algo.advantage.is_correction_threshold", "reward.overlong_penalty_factor"),
         ),
         NOT_NEGATIVE,
     ),
     **dict.fromkeys(
         (
             *(f"{role}{name}" for role in ("actor.", "critic.", "") for name in ("lr_warmup_ratio", "min_lr_ratio", "adam.betas")),
-            *("algo.advantage.gamma", "algo.advantage.lambd", "train.ema_beta"),
+            *("algo.advantage.gamma", "algo.advantage.lambd", "train.ema_beta", "ds.lora.dropout"),
+            *(f"{part}.momentum" for part in ("actor.muon", "critic.muon", "muon")),
         ),
         SHARE,
     ),
     **dict.fromkeys(("rollout.top_p", "vllm.gpu_memory_utilization"), Bounds(above=0, at_most=1)),
-    **dict.fromkeys(("eval.steps", "ckpt.save_steps"), STEPS),
+    **dict.fromkeys(("eval.steps", "ckpt.save_steps", "critic.freezing_steps"), STEPS),
+    "train.seed": Bounds(at_least=0, at_most=LARGEST_SEED),
+    "actor.entropy_coef": Bounds(at_least=-1, at_most=1),
+    "model.label_smoothing": Bounds(at_least=0, at_most=0.5),
+    # Of a response that was cut: its reward times this, or this in its place where it is negative.
+    "reward.stop_properly_penalty_coef": Bounds(at_most=1),
     "logger.logging_steps": NOT_NEGATIVE,
     "ds.zero_stage": Bounds(at_least=0, at_most=3),
 }  # fmt: skip
+#: Options with the two ends of a range, the lower one first.
+RANGES = ("reward.clip_range", "algo.dynamic_filtering_range", "algo.advantage.is_correction_threshold")
 #: The one number without an end that means something: checkpoints may take any room.
 MAY_BE_INFINITE = {"ckpt.max_mem"}
 #: Options that count steps, where 0 means never.
@@ -62,14 +75,24 @@ NEVER = sys.maxsize  # OpenRLHF takes the step modulo this
 
 
 def check_bounds(flat: argparse.Namespace) -> None:
-    """Every number on the command line is finite and, where it is OpenRLHF's, within its bounds. Raises UserError."""
+    """Every number on the command line is finite and, where it is OpenRLHF's, within its bounds; ranges have a width.
+
+    Raises UserError.
+    """
     for name, value in vars(flat).items():
         for number in _numbers(value):
             bounds = BOUNDS.get(name, Bounds())
-            if math.isnan(number) or (math.isinf(number) and name not in MAY_BE_INFINITE):
+            if not is_finite(number) and (number != number or name not in MAY_BE_INFINITE):
                 raise UserError(f"--{name} {number}: must be a finite number {bounds}".rstrip())
             if not bounds.holds(number):
-                raise UserError(f"--{name} {number:g}: must be {bounds}")
+                raise UserError(f"--{name} {shown(number)}: must be {bounds}")
+            if isinstance(number, int) and abs(number) > sys.maxsize:
+                raise UserError(f"--{name} {number}: no whole number of this size can be used; give a smaller one")
+    for name in RANGES:
+        low_high = list(_numbers(vars(flat).get(name)))
+        if len(low_high) == 2 and low_high[0] >= low_high[1]:
+            told = " ".join(map(shown, low_high))
+            raise UserError(f"--{name} {told}: give the lower end first, and a higher one behind it")
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -79,7 +79,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
             # transformers takes a head for tied where the file does not say
             tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
 
 

@@ -144,12 +144,14 @@ def load_tokenizer(args: SimpleNamespace, role: str = "actor"):
     """The tokenizer of a role's model, as OpenRLHF loads it. Raises UserError."""
     name, use_fast = getattr(args, role).model_name_or_path, not args.data.disable_fast_tokenizer
     try:
-        return upstream.get_tokenizer(name, None, "left", use_fast=use_fast)
+        tokenizer = upstream.get_tokenizer(name, None, "left", use_fast=use_fast)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"--{role}.model_name_or_path {name}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
         ) from None
+    model_folder.check_tokenizer(tokenizer, f"--{role}.model_name_or_path", name)
+    return tokenizer
 
 
 def check_token_texts(args: SimpleNamespace) -> None:
@@ -176,6 +178,7 @@ def check_model(role: str, name: str, *, must_load: bool) -> None:
             )
         model_folder.check_code(name, flag)
         model_folder.check_folder(Path(name), flag, with_weights=must_load)
+        check_kind(name, flag)
     elif must_load:
         try:
             model_folder.check_code(name, flag)
@@ -193,6 +196,17 @@ def model_config(name: str) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(name, trust_remote_code=model_folder.code_is_trusted())
+
+
+def check_kind(name: str, flag: str) -> None:
+    """transformers knows the kind of model that a folder's config.json names. Raises UserError."""
+    if "model_type" not in model_folder.read_config(Path(name)):
+        return  # the library that loads it finds out by other means, or says so
+    try:
+        model_config(name)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:150]
+        raise UserError(f"{flag} {name}: its config.json cannot be used ({type(error).__name__}: {reason})") from None
 
 
 def check_fit(args: SimpleNamespace, role: str = "actor") -> None:
@@ -245,7 +259,7 @@ def check_dataset(
         if fault := row_fault(row, keys, chat=chat) or prompts.take(number, row):
             faults.add(number, fault)
     if lines != files:
-        prompts.add_long(faults, args.data.max_samples)
+        prompts.add_unfit(faults, args.data.max_samples)
     faults.refuse(flag, names)
     pairs = list(prompts.pairs.values())
     if notes is not None and prompts.token_ids.is_doubled(pairs[0][0]):

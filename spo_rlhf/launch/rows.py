@@ -120,12 +120,14 @@ class PromptRows:
         self.pairs[number] = PromptRow(prompt, label_text(label), row.get("id"))
         return None
 
-    def add_long(self, faults: RowFaults, most: int) -> None:
-        """Prompts among the first `most` that fill `max_len` tokens are faults."""
+    def add_unfit(self, faults: RowFaults, most: int) -> None:
+        """Prompts among the first `most` that are no tokens, or fill `max_len`, are faults."""
         numbers = [number for number in self.pairs if number <= most]
         for start in range(0, len(numbers), 1000):
             batch = numbers[start : start + 1000]
             for number, ids in zip(batch, self.token_ids([self.pairs[number][0] for number in batch]), strict=True):
+                if not ids:
+                    faults.add(number, "has a prompt of no tokens; drop the row")
                 if len(ids) >= self.max_len:
                     faults.add(
                         number,
@@ -156,7 +158,7 @@ def check_jsonl(
         for key in keys.values():
             kinds[key].setdefault(KINDS.get(type(row[key]), "null"), number)
     if prompts:
-        prompts.add_long(faults, most)
+        prompts.add_unfit(faults, most)
     faults.refuse(flag, path)
     if number == 0:
         raise UserError(f"--{flag} {path}: it is empty; give a file with one JSON object a line")

@@ -11,10 +11,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from spo_rlhf.host.files import is_local, write_json
+from spo_rlhf.host.model_folder import TRAINING_STATE
 
 # The first kind that is there is the one that vLLM loads.
 WEIGHTS = (("*.safetensors",), ("*.bin", "*.pt", "*.pth"), ("*.gguf",))
-TRAINING_STATE = ("optimizer*", "scheduler*", "training_args*", "rng_state*", "scaler*")
 CONFIG = ("config.json", "generation_config.json", "*.py")
 # Not chat_template*: the text of the template that is used says more, see `manifest`.
 TOKENIZER = (

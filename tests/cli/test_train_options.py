@@ -169,6 +169,22 @@ CONTRADICTIONS = [
     (dict(actor__adam__betas=(0.9, 1.5)), "--actor.adam.betas 1.5: must be at least 0 and at most 1"),
     (dict(algo__kl__init_coef="nan"), "--algo.kl.init_coef nan"),
     (dict(spo__reward_timeout="inf"), "--spo.reward_timeout inf: must be a finite number"),
+    (dict(train__seed=-1), "--train.seed -1: must be at least 0 and at most 2147483647"),
+    (dict(train__seed=5000000000), "--train.seed 5000000000: must be at least 0 and at most 2147483647"),
+    (dict(train__seed="9" * 400), "9: must be at least 0 and at most 2147483647"),
+    (dict(data__dataloader_num_workers=-3), "--data.dataloader_num_workers -3: must be at least 0"),
+    (dict(data__max_samples=2**70), f"--data.max_samples {2**70}: no whole number of this size can be used"),
+    (dict(ds__zpg=0), "--ds.zpg 0: must be at least 1"),
+    (dict(actor__muon__ns_steps=-1), "--actor.muon.ns_steps -1: must be at least 1"),
+    (dict(algo__kl__target=0), "--algo.kl.target 0: must be above 0"),
+    (dict(algo__kl__target=-1), "--algo.kl.target -1: must be above 0"),
+    (dict(reward__clip_range=(5, -5)), "--reward.clip_range 5 -5: give the lower end first"),
+    (dict(algo__dynamic_filtering_range=(1, 0)), "--algo.dynamic_filtering_range 1 0: give the lower end first"),
+    (dict(algo__advantage__is_correction_threshold=(5, 0.5)), "is_correction_threshold 5 0.5: give the lower end"),
+    (dict(algo__advantage__is_correction_threshold=(-1, 5)), "is_correction_threshold -1: must be at least 0"),
+    (dict(reward__overlong_buffer_len=-5), "--reward.overlong_buffer_len -5: must be above 0"),
+    (dict(reward__stop_properly_penalty_coef=7), "--reward.stop_properly_penalty_coef 7: must be at most 1"),
+    (dict(actor__entropy_coef=1e30), "--actor.entropy_coef 1e+30: must be at least -1 and at most 1"),
     (dict(train__batch_size=0), "--train.batch_size 0: must be at least 1"),
     (dict(train__batch_size=-64), "--train.batch_size -64: must be at least 1"),
     (dict(train__micro_batch_size=0), "--train.micro_batch_size 0"),
@@ -443,6 +459,18 @@ def test_every_bound_is_of_an_option_that_openrlhf_has():
         action.dest for cli in ("train_ppo_ray", *COMMANDS.values()) for action in upstream.build_parser(cli)._actions
     }
     assert {name for name in BOUNDS if not name.startswith("spo.")} - known == set()
+
+
+def test_every_number_of_openrlhf_has_bounds():
+    numbers = {
+        action.dest
+        for cli in ("train_ppo_ray", *COMMANDS.values())
+        for action in upstream.build_parser(cli)._actions
+        if action.type in (int, float)
+    }
+    # The loss checks the first two; the last is set by DeepSpeed's launcher. A reward may lie anywhere.
+    elsewhere = {"actor.eps_clip_low_high", "actor.dual_clip", "local_rank"}
+    assert numbers - set(BOUNDS) == elsewhere | {"reward.clip_range", "algo.dynamic_filtering_range"}
 
 
 def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp_path):

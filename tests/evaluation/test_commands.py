@@ -69,6 +69,7 @@ def test_grade_one_pair_and_both_modes(capsys):
         (["regrade", "nowhere"], "missing or unreadable"),
         (["run", "--model", "/nowhere", "--output", "x"], "no such folder"),
         (["run", "--model", "m", "--output", "x", "--top-p", "2"], "--top-p"),
+        (["run", "--model", "m", "--output", "x", "--seed", "9" * 20], "is not a whole number from 0 to 2147483647"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):

@@ -1,17 +1,35 @@
 """Model folders that are not whole, found without loading them."""
 
 import json
+import math
 import struct
 
 import pytest
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
+from spo_rlhf.host import weights as weights_module
 
 HEADER = json.dumps(
     {"__metadata__": {"format": "pt"}, "weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 ).encode()
 WHOLE = struct.pack("<Q", len(HEADER)) + HEADER + bytes(8)
+
+
+def weights(*tensors: tuple[str, str, list[int], bytes], shape: list[int] | None = None) -> bytes:
+    """A safetensors file of (name, type, shape, data); with `shape` each says that it has this one."""
+    header, data = {}, b""
+    for name, dtype, own, content in tensors:
+        offsets = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": dtype, "shape": shape or own, "data_offsets": offsets}
+        data += content
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+DECODER = weights(
+    ("model.embed_tokens.weight", "F32", [4, 2], bytes(32)), ("model.layers.0.norm.weight", "BF16", [2], bytes(4))
+)
 
 
 @pytest.fixture
@@ -38,12 +56,19 @@ def refused(tmp_path):
         (WHOLE + b"\0", f"has {len(WHOLE) + 1} bytes and its header says {len(WHOLE)}"),
         (bytes(100), "has no readable header"),
         (struct.pack("<Q", 2) + b"[]", "has no readable header"),
+        (weights(), "holds no tensors"),
+        (weights(("w", "F32", [2], bytes(8)), shape=[3]), ": w is 3 of F32 and has 8 bytes"),
+        (weights(("w", "F32", [2], bytes(8)), shape=[-2]), "has no readable header"),
+        (weights(("w", "F32", [2], struct.pack("<ff", 1, math.nan))), "has numbers that are not finite, in w"),
+        (weights(("w", "F64", [1], struct.pack("<d", -math.inf))), "has numbers that are not finite, in w"),
+        (weights(("w", "F16", [1], struct.pack("<e", math.nan))), "has numbers that are not finite, in w"),
+        (weights(("w", "BF16", [1], struct.pack("<f", math.nan)[2:])), "has numbers that are not finite, in w"),
         (struct.pack("<Q", 2**40) + HEADER, "is no whole safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 8\n", "is a Git LFS pointer"),
     ],
 )
 def test_a_weights_file_that_is_not_whole(refused, content, says):
-    assert f"model.safetensors {says}" in refused({"model.safetensors": content})
+    assert f"model.safetensors{'' if says[0] == ':' else ' '}{says}" in refused({"model.safetensors": content})
 
 
 def test_a_shard_that_the_index_names_and_that_is_missing(refused):
@@ -51,20 +76,78 @@ def test_a_shard_that_the_index_names_and_that_is_missing(refused):
     assert "two.safetensors is missing" in refused({"model.safetensors.index.json": index, "one.safetensors": WHOLE})
 
 
-@pytest.mark.parametrize("config", [b"{", b"[]"])
-def test_a_configuration_that_is_no_object(refused, config):
-    assert "config.json" in refused({"config.json": config, "model.safetensors": WHOLE})
+@pytest.mark.parametrize("content", [[], {}, {"a": 1}, {"weight_map": "abc"}, {"weight_map": [1]}, {"weight_map": {}},
+                                     {"weight_map": {"a": 1}}, {"weight_map": {"a": "../one.safetensors"}}])  # fmt: skip
+def test_an_index_that_names_no_files(refused, content):
+    assert "model.safetensors.index.json: " in refused({"model.safetensors.index.json": json.dumps(content).encode()})
 
 
-def test_no_weights_are_refused_where_they_are_needed(refused, tmp_path):
-    assert "it has no weights" in refused({})
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"{",
+        b"[]",
+        b'{"max_position_embeddings": "abc"}',
+        b'{"vocab_size": 0}',
+        b'{"hidden_size": 1.5}',
+        b'{"rope_scaling": {"factor": "x"}}',
+        b'{"rope_parameters": {"factor": -1}}',
+        b'{"rope_scaling": "linear"}',
+        b'{"text_config": [1]}',
+        b'{"text_config": {"max_position_embeddings": "abc"}}',
+    ],
+)
+def test_a_configuration_that_is_none(refused, config):
+    assert "config.json: " in refused({"config.json": config, "model.safetensors": WHOLE})
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"hidden_size": 3}, "config.json says hidden_size 3 and model.embed_tokens.weight is 4 x 2"),
+        ({"vocab_size": 5}, "config.json says vocab_size 5 and model.embed_tokens.weight is 4 x 2"),
+        ({"text_config": {"vocab_size": 5}}, "config.json says vocab_size 5"),
+        ({"num_hidden_layers": 2}, "config.json says num_hidden_layers 2 and the weights have 1"),
+    ],
+)
+def test_weights_of_another_size_than_the_configuration_says(refused, config, says):
+    assert says in refused({"config.json": json.dumps(config).encode(), "model.safetensors": DECODER})
+
+
+def test_weights_of_the_size_of_the_configuration_pass(tmp_path):
+    for config in (
+        {"hidden_size": 2, "vocab_size": 4, "num_hidden_layers": 1},
+        {"hidden_size": 8, "embedding_size": 2},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "model.safetensors").write_bytes(DECODER)
+        model_folder.check_folder(tmp_path, "--model", with_weights=True)
+
+
+def test_a_large_file_is_not_read_but_for_its_vectors(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_module, "READ_WHOLE", 8)
+    nan = struct.pack("<f", math.nan)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(weights(("w", "F32", [1, 1], nan), ("mask", "F32", [1], nan)))
+    model_folder.check_folder(tmp_path, "--model", with_weights=True)
+    assert "not finite, in norm" in refused({"model.safetensors": weights(("norm", "F32", [1], nan))})
+
+
+@pytest.mark.parametrize("content", [b"", b"not found", b"version https://git-lfs.github.com/spec/v1"])
+def test_a_file_of_torch_that_holds_no_weights(refused, content):
+    assert "pytorch_model.bin is " in refused({"pytorch_model.bin": content})
+
+
+@pytest.mark.parametrize("name", ["none", "optimizer.pt", "adapter_model.safetensors"])
+def test_no_weights_are_refused_where_they_are_needed(refused, tmp_path, name):
+    assert "it has no weights" in refused({name: WHOLE})
     model_folder.check_folder(tmp_path, "--model", with_weights=False)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_whole_folders_pass(tmp_path, name):
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / name).write_bytes(WHOLE)
+    (tmp_path / name).write_bytes(WHOLE if name.endswith(".safetensors") else b"PK\x03\x04 and more")
     model_folder.check_folder(tmp_path, "--model", with_weights=True)
 
 

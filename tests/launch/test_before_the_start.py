@@ -11,6 +11,7 @@ from entry_points import COMMANDS, commands
 
 from spo_rlhf.host import files, ray_start
 from spo_rlhf.launch import sample_run
+from spo_rlhf.rollout import prompts
 from spo_rlhf.sampling import engine
 
 START = [name for name in COMMANDS if "dry-run" not in name]
@@ -50,6 +51,13 @@ def with_config(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def with_more_tokens(path: Path) -> None:
+    told = json.loads(path.read_text())
+    kind = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    told["added_tokens"] += [{"id": number, "content": f"<{number}>", **kind} for number in range(5000, 9000)]
+    path.write_text(json.dumps(told))
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("command", START)
 @pytest.mark.parametrize(
@@ -58,14 +66,50 @@ def with_config(path: Path, **changes) -> None:
         ("model.safetensors", spoil, "bytes and its header says"),
         ("model.safetensors", os.remove, "it has no weights"),
         ("config.json", os.remove, "config.json"),
-        ("config.json", lambda path: with_config(path, vocab_size=5), "tokens and the model knows 5"),
+        ("config.json", lambda path: with_config(path, vocab_size=5), "config.json says vocab_size 5 and "),
+        ("tokenizer.json", with_more_tokens, " tokens and the model knows "),
         ("config.json", lambda path: with_config(path, max_position_embeddings=32), " takes 32"),
     ],
-    ids=["half a file of weights", "no weights", "no configuration", "another vocabulary", "too few positions"],
+    ids=[
+        "half a file of weights",
+        "no weights",
+        "no configuration",
+        "another vocabulary",
+        "more tokens",
+        "too few positions",
+    ],
 )
 def test_a_model_that_does_not_fit_is_refused(task, refused, command, name, change, says):
     change(task / "model" / name)
     assert says in refused(command)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("spo-eval", "sft", "dpo")])
+def test_a_kind_of_model_that_transformers_does_not_know_is_refused(task, refused, command):
+    with_config(task / "model" / "config.json", model_type="foo")
+    assert "its config.json cannot be used (" in refused(command)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", START)
+def test_a_model_without_its_tokenizer_is_refused(task, refused, command):
+    os.remove(task / "model" / "tokenizer.json")
+    assert "tokenizer" in refused(command)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", ["spo-train", "spo-sample", "spo-eval"])
+def test_a_prompt_of_no_tokens_is_refused(task, refused, monkeypatch, command):
+    rows = [json.loads(line) for line in (task / "train.jsonl").read_text().splitlines()]
+    (task / "train.jsonl").write_text("".join(json.dumps({**row, "problem": "~"}) + "\n" for row in rows))
+    plain = prompts.PromptTokenizer._plain_ids
+    # As a tokenizer does whose normalizer leaves the sign out.
+    monkeypatch.setattr(
+        prompts.PromptTokenizer, "_plain_ids", lambda self, texts: plain(self, [text.strip("~") for text in texts])
+    )
+    more = {"spo-eval": ["--prompt", "raw"], "spo-train": ["--data.input_template", "{}"]}
+    assert "a prompt of no tokens; drop" in refused(command, *more.get(command, []))
 
 
 @pytest.mark.timeout(120)

@@ -1,0 +1,127 @@
+"""The files of a model's weights, read without loading them: whole, of one size with what they say, and finite."""
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+LFS_POINTER = b"version https://git-lfs"
+PICKLES = (b"PK\x03\x04", b"\x80")  # how a file of torch.save begins, now and in old versions
+LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
+LARGEST_HEADER = 100_000_000  # that safetensors reads
+#: Bits of a number of each type; None of those with several numbers a byte or a form of their own.
+BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+#: The exponent's bits: where all are set the number is infinite or none.
+EXPONENTS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
+#: Bytes of a file of which all numbers are read; of a larger one those with one dimension, biases and norms. What has
+#: diverged has them too, and a run is not to wait for a disk.
+READ_WHOLE = 4 << 30
+CHUNK = 16 << 20
+MASK = "mask"  # in the name of what may be infinite
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a header says of a tensor; its bytes are `begin` to `end` behind the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, which hold what the header says, and finite numbers alone. Raises ValueError."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing, which its index names; copy the whole model folder")
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        begin = file.read(LENGTH_BYTES)
+        _refuse_pointer(path, begin + file.read(len(LFS_POINTER) - LENGTH_BYTES))
+        file.seek(LENGTH_BYTES)
+        length = int.from_bytes(begin, "little")
+        if len(begin) < LENGTH_BYTES or length > min(size - LENGTH_BYTES, LARGEST_HEADER):
+            raise ValueError(f"{path.name} is no whole safetensors file; copy or save it again")
+        try:
+            tensors = _header(file.read(length))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise ValueError(f"{path.name} has no readable header; copy or save it again") from None
+        if not tensors:
+            raise ValueError(f"{path.name} holds no tensors; copy or save it again")
+        wanted = LENGTH_BYTES + length + max(tensor.end for tensor in tensors.values())
+        if size != wanted:
+            raise ValueError(f"{path.name} has {size} bytes and its header says {wanted}; copy or save it again")
+        _check_ranges(path, tensors)
+        for name, tensor in tensors.items():
+            if MASK in name:
+                continue
+            if (size <= READ_WHOLE or len(tensor.shape) == 1) and not _is_finite(file, LENGTH_BYTES + length, tensor):
+                raise ValueError(
+                    f"{path.name} has numbers that are not finite, in {name}: the run that made it has diverged; "
+                    "use an earlier checkpoint"
+                )
+    return tensors
+
+
+def check_pickle(path: Path) -> None:
+    """The file begins as torch.save's do; nothing of it is run. Raises ValueError."""
+    with open(path, "rb") as file:
+        begin = file.read(len(LFS_POINTER))
+    _refuse_pointer(path, begin)
+    if not begin.startswith(PICKLES):
+        raise ValueError(f"{path.name} is no file of weights; copy or save it again")
+
+
+def _refuse_pointer(path: Path, begin: bytes) -> None:
+    if begin == LFS_POINTER:
+        raise ValueError(f"{path.name} is a Git LFS pointer; run `git lfs pull` there")
+
+
+def _header(text: bytes) -> dict[str, Tensor]:
+    """Raises one of many errors where it is none."""
+    tensors = {}
+    for name, told in json.loads(text).items():
+        if name != "__metadata__":
+            (begin, end), shape = told["data_offsets"], tuple(told["shape"])
+            if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)) or end < begin:
+                raise ValueError
+            tensors[name] = Tensor(str(told["dtype"]), shape, begin, end)
+    return tensors
+
+
+def _check_ranges(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Every tensor has the bytes of its shape, and they lie one behind the other, as safetensors wants it."""
+    for name, tensor in tensors.items():
+        bits = BITS.get(tensor.dtype)
+        if bits and tensor.end - tensor.begin != math.prod(tensor.shape) * bits // 8:
+            shape = " x ".join(map(str, tensor.shape))
+            raise ValueError(
+                f"{path.name}: {name} is {shape} of {tensor.dtype} and has {tensor.end - tensor.begin} bytes; "
+                "copy or save it again"
+            )
+    ranges = sorted((tensor.begin, tensor.end) for tensor in tensors.values())
+    if any(one[1] != other[0] for one, other in pairwise([(0, 0), *ranges])):
+        raise ValueError(f"{path.name} has gaps or overlaps between its tensors; copy or save it again")
+
+
+def _is_finite(file: BinaryIO, data: int, tensor: Tensor) -> bool:
+    """Whether a tensor of a file whose data begin at `data` has finite numbers alone; True of types without others."""
+    if tensor.dtype not in EXPONENTS:
+        return True
+    import numpy as np
+
+    word = np.dtype(f"<u{BITS[tensor.dtype] // 8}")
+    exponent = word.type(EXPONENTS[tensor.dtype])
+    file.seek(data + tensor.begin)
+    for start in range(tensor.begin, tensor.end, CHUNK):
+        words = np.frombuffer(file.read(min(CHUNK, tensor.end - start)), word)
+        if ((words & exponent) == exponent).any():
+            return False
+    return True
