@@ -72,7 +72,7 @@ def _run(job: DiagnoseJob, console: Console) -> None:
 def sample(job: DiagnoseJob, console: Console) -> Sampled:
     """Responses and continuations of the drawn prompts. Raises UserError."""
     mine = job.sampling
-    prompts, tokenizer, notes = load_prompts(mine)
+    prompts, tokenizer, _, notes = load_prompts(mine)
     if len(prompts) < FEWEST:
         raise UserError(f"--data {mine.data}: {len(prompts)} prompts; an interval needs {FEWEST} or more")
     for note in notes:
