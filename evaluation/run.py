@@ -230,6 +230,9 @@ def _prompts(task: LoadedTask, settings: RunSettings, tokenizer: Any) -> list[Pr
     rendered = form.read(questions, tokenizer)
     if form.token_ids(tokenizer).is_doubled(rendered[0][0]):
         _say(f"{task.name}: prompts spell the beginning-of-text token that is added to each; they get it once")
+    for problem, (_, token_ids) in zip(task.problems, rendered):
+        if not token_ids:
+            raise UserError(f"--tasks {task.name}: the prompt of problem {problem.id} has no tokens; drop it")
     keys = prompt_keys(token_ids for _, token_ids in rendered)
     return [
         Prompted(task, problem, asked, text, token_ids, key)

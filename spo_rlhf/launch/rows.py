@@ -121,11 +121,13 @@ class PromptRows:
         return None
 
     def add_long(self, faults: RowFaults, most: int) -> None:
-        """Prompts among the first `most` that fill `max_len` tokens are faults."""
+        """Prompts among the first `most` that fill `max_len` tokens, or have none, are faults."""
         numbers = [number for number in self.pairs if number <= most]
         for start in range(0, len(numbers), 1000):
             batch = numbers[start : start + 1000]
             for number, ids in zip(batch, self.token_ids([self.pairs[number][0] for number in batch]), strict=True):
+                if not ids:
+                    faults.add(number, "has a prompt of no tokens; drop the row, or give another template")
                 if len(ids) >= self.max_len:
                     faults.add(
                         number,
