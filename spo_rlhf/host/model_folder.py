@@ -63,8 +63,17 @@ def check_code(name: str, flag: str, switch: str = SWITCH) -> None:
 
 
 def check_vocabulary(config: dict[str, Any], tokenizer: Any, flag: str, name: str) -> None:
-    """The model of this configuration knows all tokens of its tokenizer. Raises UserError, which names `flag`."""
-    known, tokens = vocabulary_size(config), len(getattr(tokenizer, "tokenizer", tokenizer))
+    """The tokenizer has tokens for texts, and the model of this configuration knows all of them.
+
+    Raises UserError, which names `flag`.
+    """
+    inner = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor
+    known, tokens = vocabulary_size(config), len(inner)
+    # Of a folder without a vocabulary transformers makes a tokenizer all the same: every text has no tokens.
+    if set(inner.get_vocab()) <= {*inner.get_added_vocab(), *inner.all_special_tokens}:
+        raise UserError(
+            f"{flag} {name}: its tokenizer has no tokens for texts; copy the tokenizer's files, such as tokenizer.json, too"
+        )
     if known is not None and tokens > known:
         raise UserError(
             f"{flag} {name}: its tokenizer has {tokens} tokens and the model knows {known}; they do not belong together"

@@ -127,7 +127,7 @@ class PromptRows:
             batch = numbers[start : start + 1000]
             for number, ids in zip(batch, self.token_ids([self.pairs[number][0] for number in batch]), strict=True):
                 if not ids:
-                    faults.add(number, "has a prompt of no tokens; drop the row")
+                    faults.add(number, "has a prompt of no tokens; drop the row, or give another template")
                 if len(ids) >= self.max_len:
                     faults.add(
                         number,

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import stack
 from letters import BOS, CHAT, EOS, TURN, make_tokenizer, spelled
+from tokenizers import normalizers
 
 import evaluation.run
 from evaluation.__main__ import main as evaluate
@@ -147,6 +148,9 @@ NOWHERE = [
     ("a template without a place", dict(template="Solve:")),
     ("a chat template that the model lacks", dict(chat=True)),
     ("a system message without a chat template", dict(system="be brief")),
+    ("a prompt of no tokens", dict(data="nothing.jsonl", template="{}")),
+    ("a model folder without a vocabulary", dict(drop="tokenizer.json")),
+    ("a model folder without a tokenizer", dict(drop="tokenizer*")),
 ]
 
 
@@ -155,10 +159,17 @@ NOWHERE = [
 @pytest.mark.parametrize("options", [options for _, options in NOWHERE], ids=[name for name, _ in NOWHERE])
 def test_a_way_to_prompts_that_leads_nowhere_is_one_line_in_every_command(task, tmp_path, capfd, command, options):
     (task / "chat.jsonl").write_text(f"{json.dumps(CHAT_ROW)}\n" * 8)
-    model, started = task / "model", functools.partial(pytest.fail, "something was started")
+    (task / "nothing.jsonl").write_text('{"problem": "##", "answer": "2"}\n' * 8)
+    options, model = dict(options), tmp_path / "model"
+    shutil.copytree(task / "model", model, ignore=shutil.ignore_patterns(options.pop("drop", "")))
+    if options.get("data") == "nothing.jsonl":
+        tokenizer = make_tokenizer()
+        tokenizer.backend_tokenizer.normalizer = normalizers.Replace("#", "")
+        tokenizer.save_pretrained(model)
+    started = functools.partial(pytest.fail, "something was started")
     if command == "spo-train":
         data, template = task / options.get("data", "rows.jsonl"), options.get("template", TEMPLATE)
-        changes = dict(data__prompt_dataset=data, data__input_template=template)
+        changes = dict(actor__model_name_or_path=model, data__prompt_dataset=data, data__input_template=template)
         changes["spo__system_prompt"] = options.get("system")
         status = train(
             [*stack.options(task, tmp_path, **changes), *["--data.apply_chat_template"] * options.get("chat", 0)]
