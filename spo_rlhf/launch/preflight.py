@@ -9,9 +9,10 @@ from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
 from spo_rlhf.host.files import check_writable, is_local
+from spo_rlhf.host.rows import RowFaults
 from spo_rlhf.launch import gpu_rules
 from spo_rlhf.launch.bounds import NEVER
-from spo_rlhf.launch.rows import PromptRow, PromptRows, RowFaults, check_jsonl, row_fault
+from spo_rlhf.launch.rows import PromptRow, PromptRows, check_jsonl, row_fault
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
 
@@ -239,7 +240,7 @@ def check_dataset(
             faults.add(number, fault)
     if lines != files:
         prompts.add_unfit(faults, args.data.max_samples)
-    faults.refuse(flag, names)
+    faults.refuse(f"--{flag} {names}")
     pairs = list(prompts.pairs.values())
     if notes is not None and prompts.token_ids.is_doubled(pairs[0][0]):
         notes.append(f"--{flag}: prompts spell the beginning-of-text token that is added to each; they get it once")

@@ -241,6 +241,10 @@ def lines_of(rows) -> str:
         ([GOOD, {**GOOD, "answer": None}], "row 2 has no 'answer'; set --data.label_key (the row has problem, answer)"),
         ([GOOD, {**GOOD, "answer": ""}], "row 2 has an empty 'answer'"),
         ([GOOD, {**GOOD, "problem": " "}], "row 2 has an empty 'problem'"),
+        ([GOOD, {**GOOD, "answer": float("inf")}], "row 2 has inf as 'answer'; write it as a text"),
+        ([GOOD, {**GOOD, "problem": "x\ud800"}], "row 2 holds half of a surrogate pair in 'problem'"),
+        ([GOOD, {**GOOD, "answer": "x\ud800"}], "row 2 holds half of a surrogate pair in 'answer'"),
+        ([GOOD, '{"problem": "1?", "answer": "1", "answer": "2"}'], "line 2 is an object with the key 'answer' twice"),
         ([GOOD, {**GOOD, "problem": 7}], "row 2 has a number as 'problem'; give a text"),
         (
             [GOOD, {**GOOD, "problem": MESSAGES}],
