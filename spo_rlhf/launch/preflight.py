@@ -12,6 +12,7 @@ from spo_rlhf.host.files import check_writable, is_local
 from spo_rlhf.host.rows import RowFaults
 from spo_rlhf.launch import gpu_rules
 from spo_rlhf.launch.bounds import NEVER
+from spo_rlhf.launch.raw_labels import RawLabels
 from spo_rlhf.launch.rows import PromptRow, PromptRows, check_jsonl, row_fault
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
@@ -235,8 +236,11 @@ def check_dataset(
     for name in lines:
         check_jsonl(flag, name, keys, chat=chat, prompts=prompt_rows(args, tokenizer), most=args.data.max_samples)
     rows, prompts, faults = load_rows(args, flag, names, split), prompt_rows(args, tokenizer), RowFaults()
+    mixed = flag == "data.prompt_dataset" and bool(args.data.prompt_probs)
+    labels = RawLabels(files, label, mixed=mixed) if (label := keys.get("label_key")) else None
     for number, row in enumerate(rows, start=1):
-        if fault := row_fault(row, keys, chat=chat) or prompts.take(number, row):
+        changed = labels.fault(number, row.get(label)) if labels else None
+        if fault := changed or row_fault(row, keys, chat=chat) or prompts.take(number, row):
             faults.add(number, fault)
     if lines != files:
         prompts.add_unfit(faults, args.data.max_samples)

@@ -44,6 +44,8 @@ def row_fault(row: Mapping[str, Any], keys: Mapping[str, str], *, chat: bool | N
             return f"has an empty {key!r}; fill or drop it"
         if fault := value_fault(key, value):
             return fault
+        if option == "label_key" and type(value) not in KINDS:  # as a table's file may have it
+            return f"has a {type(value).__name__} as {key!r}; write it as a text"
         if option != "label_key" and chat is not None and (fault := _prompt_fault(key, value, chat)):
             return fault
     return None
