@@ -13,6 +13,7 @@ from spo_rlhf.graders.kinds import KINDS, kind_of
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.graders.verdict import Mode, Question
 from spo_rlhf.host.files import json_line, read_jsonl, write_jsonl
+from spo_rlhf.host.rows import RowFaults, answer_fault
 
 IN_FLIGHT = 64
 AUTO = "auto"  # as --kind: each gold text's own, see `kind_of`
@@ -40,10 +41,13 @@ def grade_file(source: Path, target: Path, mode: Mode, workers: int | None, kind
         The numbers of rows and of correct ones.
     """
     rows = list(read_jsonl(source))
+    faults = RowFaults()
     for number, row in enumerate(rows, 1):
-        for key in ("gold", "pred"):
-            if not isinstance(row.get(key), (str, int, float)) or isinstance(row.get(key), bool):
-                raise UserError(f'{source}, row {number}: "{key}" must be a text')
+        if not isinstance(row.get("pred"), (str, bool, int, float)):
+            faults.add(number, 'needs a text "pred"')
+        elif fault := None if isinstance(row.get("gold"), str) else answer_fault("gold", row.get("gold")):
+            faults.add(number, fault)
+    faults.refuse(str(source))
     graded = []
     with Grader(workers) as grader:
         jobs = (

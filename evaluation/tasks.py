@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import encodable, read_jsonl
+from spo_rlhf.host.files import read_jsonl
+from spo_rlhf.host.rows import RowFaults, answer_fault, label_text, value_fault
 from spo_rlhf.sampling.sample_log import UNUSED
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import Task
@@ -75,7 +76,14 @@ def load_task(spec: str, data_dir: Path | None, limit: int | None = None) -> Loa
         rows = _local_rows(name, task, data_dir) if data_dir else _hub_rows(name, task)
     if not rows:
         raise UserError(f"--tasks {spec}: no problems found")
-    problems = [_problem(name, task, number, row) for number, row in enumerate(rows[:limit])]
+    faults, problems = RowFaults(), []
+    for number, row in enumerate(rows[:limit]):
+        problem = _problem(task, number, row)
+        if isinstance(problem, str):
+            faults.add(number + 1, problem)
+        else:
+            problems.append(problem)
+    faults.refuse(f"--tasks {name}")
     if len({problem.id for problem in problems}) < len(problems):
         problems = [replace(problem, id=f"{number}/{problem.id}") for number, problem in enumerate(problems)]
     notes = () if path else shape_notes(name, task, problems, whole=limit is None or limit >= len(rows))
@@ -132,18 +140,19 @@ def _hub_rows(name: str, task: Task) -> list[dict[str, Any]]:
         ) from error
 
 
-def _problem(name: str, task: Task, number: int, row: dict[str, Any]) -> Problem:
-    """Rows of local files have problem and answer; those of the hub the data set's own keys."""
+def _problem(task: Task, number: int, row: dict[str, Any]) -> Problem | str:
+    """The problem of a row, or what is wrong with it.
+
+    Rows of local files have problem and answer; those of the hub the data set's own keys.
+    """
     problem, answer = (task.test.problem, task.test.answer) if task.test else ("problem", "answer")
     text, gold = row.get("problem", row.get(problem)), row.get("answer", row.get(answer))
     if isinstance(gold, list) and gold and all(isinstance(one, str) for one in gold):
         gold = ", ".join(gold)  # several answers, all of which are asked for
-    is_text = isinstance(text, str) and text != ""
-    is_answer = isinstance(gold, (str, int, float)) and not isinstance(gold, bool) and gold != ""
-    if not (is_text and is_answer):
-        raise UserError(f'--tasks {name}: row {number + 1} needs a text "problem" and an "answer"')
-    if not encodable(f"{text}{gold}"):
-        raise UserError(f"--tasks {name}: row {number + 1} holds half of a surrogate pair, which no tokenizer takes")
+    if not isinstance(text, str) or not text.strip():
+        return 'needs a text "problem" and an "answer"'
+    if fault := value_fault("problem", text) or answer_fault("answer", gold):
+        return fault
     solution = row.get("solution")
     solution = solution if isinstance(solution, str) and r"\boxed" in solution else None
-    return Problem(str(row.get("id", row.get("unique_id", number))), str(text), str(gold), solution)
+    return Problem(str(row.get("id", row.get("unique_id", number))), text, label_text(gold), solution)

@@ -36,6 +36,7 @@ def parse_json(line: bytes, **options: Any) -> Any:
     Raises:
         ValueError: the line holds none; says what to do, and leaves it to the caller to name file and line.
     """
+    options = {"object_pairs_hook": _each_once} | options
     try:
         return json.loads(line.decode().rstrip(), **options)  # so that a column is one of this line
     except UnicodeDecodeError:
@@ -44,6 +45,16 @@ def parse_json(line: bytes, **options: Any) -> Any:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno}): give one JSON object a line") from None
     except RecursionError:
         raise ValueError("nested too deeply: give one JSON object a line") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; `json` by itself would keep the last of two entries with one key. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object with the key {twice!r} twice: keep one of the two")
+    return found
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

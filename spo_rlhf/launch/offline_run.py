@@ -18,9 +18,10 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import check_writable, is_local, write_json
+from spo_rlhf.host.rows import RowFaults
 from spo_rlhf.launch import preflight
 from spo_rlhf.launch.output import attempt, flatten, output_to, plain
-from spo_rlhf.launch.rows import RowFaults, check_jsonl, row_fault
+from spo_rlhf.launch.rows import check_jsonl, row_fault
 from spo_rlhf.rollout.prompts import PromptFormat
 
 PROGRAM = "upstream_trainer"
@@ -88,7 +89,7 @@ def check_rows(args: SimpleNamespace, flag: str, names: str, keys: dict[str, str
     for number, row in enumerate(rows, start=1):
         if fault := row_fault(row, keys, chat=chat):
             faults.add(number, fault)
-    faults.refuse(flag, names)
+    faults.refuse(f"--{flag} {names}")
     return len(rows)
 
 

@@ -9,9 +9,11 @@ from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
 from spo_rlhf.host.files import check_writable, is_local
+from spo_rlhf.host.rows import RowFaults
 from spo_rlhf.launch import gpu_rules
 from spo_rlhf.launch.bounds import NEVER
-from spo_rlhf.launch.rows import PromptRow, PromptRows, RowFaults, check_jsonl, row_fault
+from spo_rlhf.launch.raw_labels import RawLabels
+from spo_rlhf.launch.rows import PromptRow, PromptRows, check_jsonl, row_fault
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.rollout.texts import check_tokenizer
 
@@ -255,12 +257,15 @@ def check_dataset(
     for name in lines:
         check_jsonl(flag, name, keys, chat=chat, prompts=prompt_rows(args, tokenizer), most=args.data.max_samples)
     rows, prompts, faults = load_rows(args, flag, names, split), prompt_rows(args, tokenizer), RowFaults()
+    mixed = flag == "data.prompt_dataset" and bool(args.data.prompt_probs)
+    labels = RawLabels(files, label, mixed=mixed) if (label := keys.get("label_key")) else None
     for number, row in enumerate(rows, start=1):
-        if fault := row_fault(row, keys, chat=chat) or prompts.take(number, row):
+        changed = labels.fault(number, row.get(label)) if labels else None
+        if fault := changed or row_fault(row, keys, chat=chat) or prompts.take(number, row):
             faults.add(number, fault)
     if lines != files:
         prompts.add_unfit(faults, args.data.max_samples)
-    faults.refuse(flag, names)
+    faults.refuse(f"--{flag} {names}")
     pairs = list(prompts.pairs.values())
     if notes is not None and prompts.token_ids.is_doubled(pairs[0][0]):
         notes.append(f"--{flag}: prompts spell the beginning-of-text token that is added to each; they get it once")

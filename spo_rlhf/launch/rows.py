@@ -7,33 +7,12 @@ from typing import Any, NamedTuple
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import parse_json
+from spo_rlhf.host.rows import RowFaults, label_text, value_fault
 from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
-from spo_rlhf.rollout.reward import label_text
 
-SHOWN = 5  # rows that an error names
 # Columns, by the option that names them, where a text with nothing in it is a mistake; a rejected response may be empty.
 NEVER_EMPTY = {"input_key", "label_key", "prompt_key", "output_key", "chosen_key"}
 KINDS = {str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-
-
-class RowFaults:
-    """What is wrong with rows, the first few of them in words."""
-
-    def __init__(self) -> None:
-        self.shown: list[str] = []
-        self.count = 0
-
-    def add(self, number: int, fault: str, place: str = "row") -> None:
-        """Row `number`, from 1, has this fault."""
-        self.count += 1
-        if len(self.shown) < SHOWN:
-            self.shown.append(f"{place} {number} {fault}")
-
-    def refuse(self, flag: str, names: str) -> None:
-        """Raise UserError where any row has a fault."""
-        if self.count:
-            more = [f"and {self.count - SHOWN} more rows"] if self.count > SHOWN else []
-            raise UserError(f"--{flag} {names}: {'; '.join([*self.shown, *more])}")
 
 
 def settle_template(flat: argparse.Namespace, explicit: set[str]) -> list[str]:
@@ -63,6 +42,10 @@ def row_fault(row: Mapping[str, Any], keys: Mapping[str, str], *, chat: bool | N
             return f"has no {key!r}; set --data.{option} (the row has {', '.join(map(str, row))})"
         if option in NEVER_EMPTY and (value == [] or (isinstance(value, str) and not value.strip())):
             return f"has an empty {key!r}; fill or drop it"
+        if fault := value_fault(key, value):
+            return fault
+        if option == "label_key" and type(value) not in KINDS:  # as a table's file may have it
+            return f"has a {type(value).__name__} as {key!r}; write it as a text"
         if option != "label_key" and chat is not None and (fault := _prompt_fault(key, value, chat)):
             return fault
     return None
@@ -159,7 +142,7 @@ def check_jsonl(
             kinds[key].setdefault(KINDS.get(type(row[key]), "null"), number)
     if prompts:
         prompts.add_unfit(faults, most)
-    faults.refuse(flag, path)
+    faults.refuse(f"--{flag} {path}")
     if number == 0:
         raise UserError(f"--{flag} {path}: it is empty; give a file with one JSON object a line")
     for key, first in kinds.items():

@@ -10,12 +10,13 @@ from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.core.finite import Fault, first, with_zeros
+from spo_rlhf.host.rows import label_text
 from spo_rlhf.rollout.chain import StateValues
 from spo_rlhf.rollout.job import PromptJob, RolloutRequest
 from spo_rlhf.rollout.prompts import PromptTokenizer
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
-from spo_rlhf.rollout.reward import FileReward, PromptGrader, RewardCounts, label_text
+from spo_rlhf.rollout.reward import FileReward, PromptGrader, RewardCounts
 from spo_rlhf.rollout.reward_worker import only_number
 from spo_rlhf.rollout.texts import token_texts
 

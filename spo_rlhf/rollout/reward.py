@@ -10,17 +10,13 @@ from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerDied, WorkerPool
+from spo_rlhf.host.rows import label_text
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 
 IMPORT_LIMIT_S = 60.0  # for the reward file to be imported
 AT_LEAST = 64  # rewards that a share is taken of: one slow start among few is no reason to stop
 NOT_GRADED = Grade(reward=0.0, score=0.0, answered=False)  # this very object: there was no answer
-
-
-def label_text(label: Any) -> Any:
-    """The label as reward functions get it: a number, true or false of the data as text; anything else as it is."""
-    return str(label) if isinstance(label, (bool, int, float)) else label
 
 
 @dataclass

@@ -121,7 +121,15 @@ def test_bad_rows_are_named(tmp_path, capsys):
     assert "line 2: not JSON" in capsys.readouterr().err
     (tmp_path / "in.jsonl").write_text('{"gold": "5"}\n')
     assert main(["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
-    assert 'row 1: "pred" must be a text' in capsys.readouterr().err
+    assert 'row 1 needs a text "pred"' in capsys.readouterr().err
+    (tmp_path / "in.jsonl").write_text('{"gold": NaN, "pred": "x"}\n{"gold": true, "pred": "x"}\n{"pred": "x"}\n')
+    assert main(["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "row 1 has nan as 'gold'" in told
+        and "; row 3 needs a text or a number as 'gold'" in told
+        and "row 2" not in told
+    )
 
 
 def test_settings_get_every_option_under_its_own_name():

@@ -52,11 +52,12 @@ def test_prompts_reproduce_the_published_hashes(name):
 def test_any_jsonl_is_a_task(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(
-        '{"problem": "1+1?", "answer": 2}\n{"problem": "2+2?", "answer": "4", "id": "b", "solution": "\\\\boxed{4}"}\n'
+        '{"problem": "1+1?", "answer": 2}\n{"problem": "1<2?", "answer": true}\n{"problem": "2+2?", "answer": "4", "id": "b", "solution": "\\\\boxed{4}"}\n'
     )
     loaded = tasks.load_task(f"mine={path}", None)
     assert [(problem.id, problem.gold, problem.gold_solution) for problem in loaded.problems] == [
         ("0", "2", None),
+        ("1", "True", None),
         ("b", "4", "\\boxed{4}"),
     ]
 
@@ -66,8 +67,13 @@ def test_any_jsonl_is_a_task(tmp_path):
     [
         ("nothing", None, "no task 'nothing'"),
         ("mine={path}", "", "no problems found"),
-        ("mine={path}", '{"problem": "x"}', 'needs a text "problem"'),
-        ("mine={path}", '{"problem": "x", "answer": ""}', 'needs a text "problem"'),
+        ("mine={path}", '{"problem": "x", "answer": ""}', "row 1 needs a text or a number as 'answer'"),
+        ("mine={path}", '{"problem": "x", "answer": "  "}', "row 1 needs a text or a number as 'answer'"),
+        ("mine={path}", '{"problem": " ", "answer": 1}', 'row 1 needs a text "problem"'),
+        ("mine={path}", '{"problem": "x", "answer": NaN}', "row 1 has nan as 'answer'"),
+        ("mine={path}", '{"problem": "x", "answer": 1e400}', "row 1 has inf as 'answer'"),
+        ("mine={path}", '{"problem": "x", "answer": 1, "answer": 2}', "line 1: an object with the key 'answer' twice"),
+        ("mine={path}", '{"problem": "x"}\n' * 7, "row 5 needs a text or a number as 'answer'; and 2 more rows"),
         ("mine={path}", '{"problem": "\\ud800", "answer": 1}', "row 1 holds half of a surrogate pair"),
         ("math500", None, "no math500.jsonl"),
     ],

@@ -1,0 +1,54 @@
+"""What is wrong with rows of data that a user wrote, told together."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import encodable
+
+SHOWN = 5  # rows that an error names
+
+
+class RowFaults:
+    """What is wrong with rows, the first few of them in words."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.count = 0
+
+    def add(self, number: int, fault: str, place: str = "row") -> None:
+        """Row `number`, from 1, has this fault."""
+        self.count += 1
+        if len(self.shown) < SHOWN:
+            self.shown.append(f"{place} {number} {fault}")
+
+    def refuse(self, what: str) -> None:
+        """Raise UserError where any row has a fault; `what` names flag or file."""
+        if self.count:
+            more = [f"and {self.count - SHOWN} more rows"] if self.count > SHOWN else []
+            raise UserError(f"{what}: {'; '.join([*self.shown, *more])}")
+
+
+def label_text(label: Any) -> Any:
+    """The label as reward functions get it: a number, true or false of the data as text; anything else as it is."""
+    return str(label) if isinstance(label, (bool, int, float)) else label
+
+
+def value_fault(key: str, value: Any) -> str | None:
+    """What is wrong with a value that is there: an infinite number, or a text that UTF-8 cannot hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"has {value} as {key!r}; write it as a text, or drop the row"
+    if isinstance(value, (str, list, Mapping)) and not encodable(
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    ):
+        return f"holds half of a surrogate pair in {key!r}, which no tokenizer takes; mend or drop it"
+    return None
+
+
+def answer_fault(key: str, value: Any) -> str | None:
+    """What is wrong with a right answer: a text, a finite number, true or false is none."""
+    if not isinstance(value, (str, bool, int, float)) or (isinstance(value, str) and not value.strip()):
+        return f"needs a text or a number as {key!r}"
+    return value_fault(key, value)
