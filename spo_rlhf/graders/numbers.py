@@ -231,12 +231,12 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
-    """`decimal` is a fraction without finite decimals, to at least ROUNDED_DIGITS digits: 0.3333333 for 1/3."""
+    """`decimal` is a fraction rounded rightly to at least ROUNDED_DIGITS digits: 0.666667 for 2/3, not 0.666666."""
     match = re.fullmatch(r"[-+]?\d*\.(\d+)", decimal.core)
-    if not match or len(match[1]) < ROUNDED_DIGITS or not re.search(r"\\frac|/", exact.core):
+    if not match or not decimal.value or len(match[1]) < ROUNDED_DIGITS or not re.search(r"\\frac|/", exact.core):
         return False
-    assert exact.value is not None and decimal.value is not None, "only numbers are compared"
-    return abs(exact.value - decimal.value) < Fraction(1, 10 ** len(match[1]))
+    assert exact.value is not None, "only numbers are compared"
+    return abs(exact.value - decimal.value) <= Fraction(1, 2 * 10 ** len(match[1]))
 
 
 def compatible_units(gold: Quantity, answer: Quantity, converted: bool = False) -> bool:

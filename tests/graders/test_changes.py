@@ -152,3 +152,16 @@ def test_the_order_that_was_asked_for(items, data):
         turns(gold, changed, "Write them in increasing order of size.".replace(" of size", ""))
         assert right(gold, changed, "Find all of them.")
         turns(f"({gold})", f"({changed})")
+
+
+@few
+@given(above=st.integers(1, 999), below=st.sampled_from([3, 7, 9, 11, 13, 17, 21]), places=st.integers(6, 12))
+def test_a_digit_of_a_decimal_that_is_no_rounding(above, below, places):
+    exact, rounded = Fraction(above, below), round(Fraction(above, below) * 10**places)
+    if exact.denominator > 1 and rounded:
+        texts = [str(number).zfill(places + 1) for number in (rounded, rounded - 1, rounded + 1)]
+        decimal, *changed = (f"{text[:-places]}.{text[-places:]}" for text in texts)
+        gold = rf"\frac{{{above}}}{{{below}}}"
+        assert right(gold, decimal) and right(decimal, gold)
+        for other in changed:
+            turns(gold, other)
