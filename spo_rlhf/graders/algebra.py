@@ -8,12 +8,19 @@ import functools
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 EXACT_DIGITS = 60
 FLOAT_ERROR = "1e-12"  # of the parser, which makes floating-point numbers of decimals inside an expression
 NEARLY = 1e-9
 ROUNDED = 5e-6  # six significant digits
+_PRIMES = r"'+|\^\s*(?:\{\s*(?:\\prime\s*)+\}|\\prime|\{\s*'+\s*\})"
+_TRANSPOSE = r"\^\s*(?:\{\s*(?:T|\\top|\\intercal)\s*\}|T(?![A-Za-z])|\\top|\\intercal)"
+_MARKED = re.compile(rf"([A-Za-z])(?:_(\w)|_\{{(\w+)\}})?\s*(?:({_PRIMES})|(?<=[A-Z]){_TRANSPOSE})")
+_OTHER_MARK = re.compile(rf"{_PRIMES}|\)\s*{_TRANSPOSE}")
+_NO_LETTERS = r"\\(?:begin|end|text|operatorname|math[a-z]+)\s*\{[^{}]*\}|\\[A-Za-z]+|_\s*\{[^{}]*\}"
+_CAPITAL = re.compile(rf"{_NO_LETTERS}|([A-Z])(?!\s*_)")
 
 
 def mathematical(text: str) -> bool:
@@ -28,9 +35,11 @@ def _parsed(text: str) -> tuple:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig
     from math_verify import parse as read
 
+    latex = LatexExtractionConfig(boxed_match_priority=0)
+    latex = replace(latex, normalization_config=replace(latex.normalization_config, units=False))  # "A^T" is not "A"
     found = read(
         rf"\boxed{{{text}}}",
-        [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+        [latex, ExprExtractionConfig()],
         fallback_mode="no_fallback",
         parsing_timeout=None,  # pyright: ignore[reportArgumentType]  no limit
     )
@@ -55,6 +64,9 @@ def algebraically_equal(gold: str, answer: str) -> bool:
     math-verify judges, and `_apart` takes back what it says of numbers that differ by less than its absolute threshold.
     Letters under a root of the gold answer are positive, see `_under_roots`.
     """
+    gold, answer = _with_own_letters(gold, answer)
+    if sorted(_OTHER_MARK.findall(gold)) != sorted(_OTHER_MARK.findall(answer)):
+        return False
     gold_parsed, answer_parsed = _parsed(gold), _parsed(answer)
     if not gold_parsed or not answer_parsed:
         return False
@@ -65,6 +77,26 @@ def algebraically_equal(gold: str, answer: str) -> bool:
         [_with_positive(item, positive) for item in gold_parsed[:1]],
         [_with_positive(item, positive) for item in answer_parsed[:1]],
     )
+
+
+def _with_own_letters(*texts: str) -> list[str]:
+    """Both texts with another letter for each that the parser would take for one: y' for y, A^T for A, R for r beside R."""
+    texts = tuple(_MARKED.sub(_own_letter, text) for text in texts)
+    capitals = {
+        m[1]
+        for text in texts
+        for m in _CAPITAL.finditer(text)
+        if m[1] and m[1].lower() in re.sub(_NO_LETTERS, " ", text)
+    }
+    return [
+        _CAPITAL.sub(lambda m: f"{m[1]}_{{0c}}" if m[1] in capitals else m.group(), text) if capitals else text
+        for text in texts
+    ]
+
+
+def _own_letter(match: re.Match) -> str:
+    mark = "0t" if not match[4] else f"{match[4].count(chr(39)) or match[4].count('prime')}p"
+    return f"{match[1]}_{{{match[2] or match[3] or ''}{mark}}}"
 
 
 def _verified(gold: Sequence[Any], answer: Sequence[Any]) -> bool:

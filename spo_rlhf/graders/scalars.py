@@ -25,6 +25,7 @@ _BASE = re.compile(
 _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 p.m."
 _HOUR = re.compile(r"\d{1,2}")
 _THOUSANDS = re.compile(r"((?:\\?\$\s*)?(\d+(?:\.\d+)?))\s*[kK]")  # "2.5k" where the gold answer is a number
+_LETTER_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([mgs])")  # "5m", likewise: metres
 _EMPTY = ("\\emptyset", "\\{\\}")
 
 
@@ -48,11 +49,8 @@ class Scalars:
         gold_base, answer_base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
-        gold_q, answer_q = quantity(gold), quantity(answer)
-        if gold_q.value is not None and (match := _THOUSANDS.fullmatch(answer)):
-            answer_q = replace(quantity(match[1]), value=1000 * Fraction(match[2]))
-        if gold_q.value is not None and (said := lone_number(answer)):
-            answer_q = _in_sentence(said, answer, gold_q)
+        gold_q = quantity(gold)
+        answer_q = _read_as(answer, gold_q)
         if (
             not is_literal(answer_q.core)
             and squash(gold_q.core) != squash(answer_q.core)
@@ -142,6 +140,17 @@ class Scalars:
     def _refuse(self, reason: str) -> bool:
         self.reason = reason
         return False
+
+
+def _read_as(answer: str, gold: Quantity) -> Quantity:
+    """An answer as a quantity; beside a number some forms are one that could be a product of letters or a sentence."""
+    if gold.value is not None and (said := lone_number(answer)):
+        return _in_sentence(said, answer, gold)
+    if gold.value is not None and (match := _LETTER_UNIT.fullmatch(answer)):
+        return quantity(f"{match[1]} {match[2]}")
+    if gold.value is not None and (match := _THOUSANDS.fullmatch(answer)):
+        return replace(quantity(match[1]), value=1000 * Fraction(match[2]))
+    return quantity(answer)
 
 
 def _in_sentence(said: str, sentence: str, gold: Quantity) -> Quantity:

@@ -11,6 +11,7 @@ MAX_DEPTH = 12
 MAX_NAME_CHARS = 60
 OPEN, CLOSE = "([{", ")]}"
 WORDS_AS_TEXT = frozenset("yes no odd even none true false east west north south".split())
+_LETTERS = re.compile(r"[A-Za-z]'*(?:-[A-Za-z]'*)*")  # no word, however long: f'-f, x-y-z
 _TEXT_BLOCK = re.compile(r"\\text\s*\{([^{}]*)\}")
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}\s*[)\]]?", re.DOTALL)
 # A name that an answer may be given to: "x", "f(x)", "S_{10}", "P(A \cap B)", "\angle ABC", "\text{Area}",
@@ -263,7 +264,7 @@ def is_text(text: str) -> bool:
         bool(words)
         and not re.search(r"[\\^_={}+*/<>]", text)
         and all(re.fullmatch(r"[A-Za-z][A-Za-z'.,-]*", word) for word in words)
-        and (any(len(word) > 3 for word in words) or words[0].lower() in WORDS_AS_TEXT)
+        and (any(len(word) > 3 and not _LETTERS.fullmatch(word) for word in words) or words[0].lower() in WORDS_AS_TEXT)
     )
 
 

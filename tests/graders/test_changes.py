@@ -165,3 +165,13 @@ def test_a_digit_of_a_decimal_that_is_no_rounding(above, below, places):
         assert right(gold, decimal) and right(decimal, gold)
         for other in changed:
             turns(gold, other)
+
+
+@few
+@given(
+    letter=st.sampled_from("fghyAB"), mark=st.sampled_from(["'", r"^{\prime}", "^T", "_1'"]), times=st.integers(2, 99)
+)
+def test_a_mark_of_a_letter(letter, mark, times):
+    if mark != "^T" or letter.isupper():
+        turns(letter + mark, letter)
+        turns(rf"{times}{letter}{mark}+x", rf"x+{times}{letter}")
