@@ -5,7 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from spo_rlhf.graders.algebra import algebraically_equal, mathematical
-from spo_rlhf.graders.clock import clock_time, ratio
+from spo_rlhf.graders.clock import DASHED, clock_time, ratio
 from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
 from spo_rlhf.graders.normalize import squash
 from spo_rlhf.graders.numbers import Quantity, compatible_units, quantity, same_quantity
@@ -44,6 +44,8 @@ class Scalars:
             return True
         if _PLAIN_WORDS.fullmatch(gold) and _PLAIN_WORDS.fullmatch(answer) and _letters(gold) == _letters(answer):
             return True
+        if DASHED.fullmatch(gold):
+            return False  # "2024-01-02" is no 2021, nor another day
         if (verdict := self._with_colons(gold, answer)) is not None:
             return verdict
         gold_base, answer_base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
@@ -85,6 +87,8 @@ class Scalars:
             hour = _HOUR.fullmatch(answer if gold_time else gold)  # "5" for "5 p.m."
             return bool(hour) and (marked[0].hour, marked[0].minute) == (int(hour[0]), 0)
         gold_ratio, answer_ratio = ratio(gold), ratio(answer)
+        if not self.problem.asks_for_a_ratio and None in (gold_ratio, answer_ratio) and (gold_time or answer_time):
+            return False  # nor is "10:30" the number 1/3
         if gold_time and answer_ratio and not self.problem.asks_for_a_ratio:
             return False  # "1:30" is no ratio, as far as one can see
         if gold_ratio is None or answer_ratio is None or self.problem.contains(answer):

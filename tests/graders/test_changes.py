@@ -122,6 +122,9 @@ def test_the_half_of_the_day_and_the_minute(hour, minute, other):
     turns(time, time.replace("a.m.", "p.m."))
     if other != minute:
         turns(time, rf"{hour}:{other:02d}\text{{ a.m.}}")
+        turns(f"{hour}:{minute:02d}", f"{hour}:{other:02d}")
+    turns(f"{hour}:{minute:02d}", f"{hour % 12 + (0 if hour == 12 else 12)}:{minute:02d}")
+    turns(f"{hour}:{minute:02d}", f"{hour}:{minute:02d}:00")
 
 
 @few
@@ -175,3 +178,10 @@ def test_a_mark_of_a_letter(letter, mark, times):
     if mark != "^T" or letter.isupper():
         turns(letter + mark, letter)
         turns(rf"{times}{letter}{mark}+x", rf"x+{times}{letter}")
+
+
+@few
+@given(day=st.dates(), other=st.dates(), form=st.sampled_from(["%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y"]))
+def test_a_date(day, other, form):
+    if day.strftime(form) != other.strftime(form):
+        turns(day.strftime(form), other.strftime(form))
