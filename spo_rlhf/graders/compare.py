@@ -18,6 +18,7 @@ UNORDERED = ("list", "set", "union")
 _OPTION_WORDS = re.compile(r"\\text|\b(?:option|choice)\b|[(){}.\s]", re.IGNORECASE)
 OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
 _POINT = re.compile(r"[A-Z]'?\s*(\(.*,.*\))")
+_CHOICE = re.compile(r"[A-Z]|[A-Za-z]{3,}")  # a letter of a choice, or a word
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -113,10 +114,6 @@ class _Comparison:
             spellings = {squash(item.text) for item in answer.items}
             if len(spellings) == len(answer.items) and all(self.same(gold, item) for item in answer.items):
                 return True  # "3/4 or 0.75": one value in several forms
-        if "union" in (gold.kind, answer.kind) and gold.kind != answer.kind and "set" not in (gold.kind, answer.kind):
-            # "x < 1 or x > 2" is a union of intervals
-            if any(item.kind != "bracket" for item in gold.items + answer.items):
-                return False
         if answer.kind == "bracket" or gold.kind == "bracket":
             # Solutions in parentheses, or a point without them: the order counts. An interval is never a list.
             bracket, other = (answer, gold) if answer.kind == "bracket" else (gold, answer)
@@ -125,6 +122,8 @@ class _Comparison:
             return self._in_order(in_order_of_names(gold.items), in_order_of_names(answer.items))
         gold_items, answer_items = (node.items if node.kind in UNORDERED else (node,) for node in (gold, answer))
         if len(gold_items) != len(answer_items) or len(gold_items) > MAX_ITEMS:
+            return False
+        if not _joined_alike(gold, answer):
             return False
         named = [item.name.partition("_")[0] for item in gold_items + answer_items if item.name]
         if len(set(named)) > 1 and len(named) < 2 * len(gold_items):
@@ -153,6 +152,23 @@ class _Comparison:
         if re.fullmatch("[A-J]", letter):
             return match[1] == letter
         return self.same(parse(gold), parse(normalize(match[2])))
+
+
+def _joined_alike(gold: Node, answer: Node) -> bool:
+    """ "A or C" is not "A and C", nor "A, C"; values may be listed with either word, as the solutions of an equation are.
+
+    Conditions are joined alike where both sides say how: a comma between them may be either.
+    """
+    joins = [node.text if node.kind == "list" else "" for node in (gold, answer)]
+    if any(item.kind == "text" or _CHOICE.fullmatch(item.text) for item in gold.items + answer.items):
+        return ("or" in joins[0]) == ("or" in joins[1])
+    if "union" in (gold.kind, answer.kind) and gold.kind != answer.kind and "set" not in (gold.kind, answer.kind):
+        # "x < 1 or x > 2" is a union of intervals, "x < 1 and x > 2" is where both hold
+        return "and" not in joins[0] + joins[1] and all(item.kind == "bracket" for item in gold.items + answer.items)
+    names = {item.name for item in gold.items + answer.items if item.kind == "expr"} - {None}
+    if len(names) > 1 or any(item.kind == "bracket" for item in gold.items):
+        return not {"and", "or"} <= set(" ".join(joins).split()) or joins[0] == joins[1]
+    return True
 
 
 def _as_point(node: Node, other: Node) -> Node:

@@ -185,3 +185,11 @@ def test_a_mark_of_a_letter(letter, mark, times):
 def test_a_date(day, other, form):
     if day.strftime(form) != other.strftime(form):
         turns(day.strftime(form), other.strftime(form))
+
+
+@few
+@given(
+    items=st.lists(st.sampled_from(["red", "blue", "Alice", "Bob", "A", "C", "x<1", "x>2"]), min_size=2, unique=True)
+)
+def test_the_word_that_joins(items):
+    turns(" and ".join(items), " or ".join(items))
