@@ -8,7 +8,7 @@ from spo_rlhf.graders.algebra import algebraically_equal
 from spo_rlhf.graders.guards import Problem, too_large
 from spo_rlhf.graders.normalize import normalize, squash
 from spo_rlhf.graders.scalars import Scalars
-from spo_rlhf.graders.structure import Node, as_text, in_order_of_names, parse
+from spo_rlhf.graders.structure import Node, as_text, by_letters, in_order_of_names, parse
 
 MAX_ITEMS = 60
 MAX_FORMS = 3
@@ -18,6 +18,7 @@ UNORDERED = ("list", "set", "union")
 _OPTION_WORDS = re.compile(r"\\text|\b(?:option|choice)\b|[(){}.\s]", re.IGNORECASE)
 OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
 _POINT = re.compile(r"[A-Z]'?\s*(\(.*,.*\))")
+_SAID_AS = {"true": "yes", "false": "no"}
 _CHOICE = re.compile(r"[A-Z]|[A-Za-z]{3,}")  # a letter of a choice, or a word
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
@@ -74,7 +75,7 @@ class _Comparison:
         return False, self.scalars.reason
 
     def same(self, gold: Node, answer: Node) -> bool:
-        gold, answer = _as_point(gold, answer), _as_point(answer, gold)
+        gold, answer = _aligned(gold, answer)
         if gold.kind in OBJECTS and answer.kind in OBJECTS and gold.name and answer.name and gold.name != answer.name:
             return False
         if gold.kind in UNORDERED or answer.kind in UNORDERED:
@@ -90,9 +91,9 @@ class _Comparison:
         if gold.kind in ("matrix", "row"):
             return self._in_order(gold.items, answer.items)
         if gold.name and answer.name and gold.name != answer.name and not {"f(x)", "y"} >= {gold.name, answer.name}:
-            return False
+            return (gold.name, answer.name) == (squash(answer.text), squash(gold.text))  # "y = x" and "x = y"
         if gold.kind == "text":
-            return gold.text == answer.text
+            return _SAID_AS.get(gold.text, gold.text) == _SAID_AS.get(answer.text, answer.text)
         if (
             bool(gold.name) != bool(answer.name)
             and _is_equation(gold if answer.name else answer)
@@ -169,6 +170,13 @@ def _joined_alike(gold: Node, answer: Node) -> bool:
     if len(names) > 1 or any(item.kind == "bracket" for item in gold.items):
         return not {"and", "or"} <= set(" ".join(joins).split()) or joins[0] == joins[1]
     return True
+
+
+def _aligned(gold: Node, answer: Node) -> tuple[Node, Node]:
+    """Points with their names off, and with coordinates in one order where both say whose they are."""
+    gold, answer = _as_point(gold, answer), _as_point(answer, gold)
+    both_say = all(node.name or node.kind == "list" for node in (gold, answer))
+    return (by_letters(gold), by_letters(answer)) if both_say and gold.name != answer.name else (gold, answer)
 
 
 def _as_point(node: Node, other: Node) -> Node:

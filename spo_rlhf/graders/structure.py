@@ -34,6 +34,7 @@ _OWNER = re.compile(
     r"(?:[A-Za-z]|\\(?:text|vec)\s*\{[A-Za-z]+\})(?:_\w|\^\{-1\}|\^\{?T\}?)?\s*=\s*(?=\\begin\{pmatrix\}))\s*(.+)",
     re.DOTALL,
 )
+_OWNER_LETTERS = re.compile(r"(\([^()]*\))\s*=")
 _LETTER = r"(?:[A-Za-z](?:_\w|_\{\w+\})?'?|\\(?:vec|overrightarrow|mathbf|mathcal)\s*\{[A-Za-z]+\})"
 _OBJECT = re.compile(
     rf"(?:(?P<letters>{_LETTER}(?:\s*\\c[au]p\s*{_LETTER})*)\s*=|"
@@ -122,7 +123,8 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
         raise ValueError("nested too deeply")
     text = text.strip()
     if match := _OWNER.fullmatch(text):
-        text = match[1]
+        letters = _OWNER_LETTERS.match(text)
+        return _owned(parse(match[1], depth + 1), letters[1]) if letters else parse(match[1], depth + 1)
     if named := _named_object(text, depth):
         return named
     if match := _MATRIX.fullmatch(text):
@@ -165,6 +167,22 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
     if (match := _UNEQUAL.fullmatch(text)) and "=" not in match[2]:
         return _all_but([match[2]], depth)
     return _inequality(text, depth) or _plus_minus(text, depth) or _leaf(text)
+
+
+def _owned(node: Node, letters: str) -> Node:
+    """A tuple, or each of a list of them, with the letters it is given to as its name: "(x,y)"."""
+    if node.kind == "list":
+        return replace(node, items=tuple(_owned(item, letters) for item in node.items))
+    return replace(node, name=re.sub(r"\s", "", letters)) if node.kind == "bracket" and node.text == "()" else node
+
+
+def by_letters(node: Node) -> Node:
+    """ "(b, a) = (4, 3)" with its coordinates in alphabetical order of the letters."""
+    letters = (node.name or "")[1:-1].split(",")
+    if not (node.name or "").startswith("(") or len(letters) != len(node.items):
+        return node
+    ordered = sorted(zip(letters, node.items), key=lambda pair: pair[0])
+    return replace(node, name=f"({','.join(sorted(letters))})", items=tuple(item for _, item in ordered))
 
 
 def _named_object(text: str, depth: int) -> Node | None:

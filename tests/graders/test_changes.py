@@ -193,3 +193,12 @@ def test_a_date(day, other, form):
 )
 def test_the_word_that_joins(items):
     turns(" and ".join(items), " or ".join(items))
+
+
+@few
+@given(letters=st.permutations("abc"), values=st.permutations([1, 2, 3]))
+def test_the_roles_of_names(letters, values):
+    if "".join(letters) != "abc":
+        point = f"({','.join(map(str, values))})"
+        turns(f"(a,b,c)={point}", f"({','.join(letters)})={point}")
+        turns(f"(a,b,c)={point}", f"(x,y,z)={point}")
