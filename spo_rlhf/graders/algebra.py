@@ -27,6 +27,7 @@ def mathematical(text: str) -> bool:
     """Free of plain words: computer algebra would read "seven" as a product of five symbols."""
     bare = re.sub(r"\\(?:begin|end|text|operatorname)\{[^{}]*\}|\\[A-Za-z]+", "@", text)
     words = re.findall(r"[A-Za-z]{4,}|(?<![_^\d])\d+\s+\d", bare)
+    words += re.findall(r"(?<![A-Za-z])(?:in|of|out|to|by|per)(?![A-Za-z])|\d\s*x\s*\d", bare)  # "2 in 5", a size "2x3"
     return not words and r"\text" not in text and "__" not in text and '"' not in text
 
 

@@ -51,7 +51,7 @@ PLAIN_LETTER_UNITS = frozenset("mgs")  # the letters that stand for a unit witho
 # Words that make a trailing text more than a unit.
 NOT_A_UNIT = frozenset(
     "or and to not no if when either between but than into plus minus times except only is are was were because "
-    "million billion trillion thousand hundred dozen half third quarter quarters twentieths mod squared cubed factorial".split()
+    "million billion trillion thousand hundred dozen score gross half third quarter quarters twentieths mod squared cubed factorial".split()
 )
 _PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
 SCALES: dict[str, int | Fraction] = {

@@ -43,7 +43,8 @@ _UNITS: dict[str, dict[str, Fraction | int]] = {
     "euro": {"€ euro eur": 1},
     "sterling": {"£ gbp": 1},
     "rupee": {"₹ rupee rs inr": 1},
-    "yen": {"¥ yen jpy yuan rmb": 1},
+    "yen": {"¥ yen jpy": 1},
+    "yuan": {"yuan rmb cny": 1},
     "degree": {"deg degree": 1},
     "radian": {"rad radian": 1},
     "force": {"n newton": 1},
@@ -57,7 +58,7 @@ UNIT_OF = {
     for name in names.split()
 }
 FIRST_SPELLING = {name: names.split()[0] for units in _UNITS.values() for names in units for name in names.split()}
-CURRENCIES = frozenset("dollar euro sterling rupee yen".split())
+CURRENCIES = frozenset("dollar euro sterling rupee yen yuan".split())
 SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mpg": "mi/gal"}
 MAX_WORDS = 6
 _PART = re.compile(r"(?:(square|sq|cubic|cu)\s+)?([a-z$€£¢₹¥]+)(?:\s+(squared|cubed))?\s*(?:\^\s*\{?(-?\d)\}?)?")

@@ -83,6 +83,9 @@ ORDERED = [
     "List them from shortest to tallest.",
     "Write the numbers in increasing order.",
     "Arrange them smallest first.",
+    "What are the numbers, sorted from low to high?",
+    "Sort the numbers.",
+    "Order them alphabetically.",
 ]
 UNORDERED = [
     "Find all real roots.",
