@@ -148,8 +148,8 @@ def quantity(text: str) -> Quantity:
     for pattern in (_TEXT_UNIT, _PLAIN_UNIT):
         match = pattern.match(core)
         if match and _is_unit(match[2], pattern is _PLAIN_UNIT, match[1]):
-            core, words = match[1].strip(), match[2].strip().lower()
-            if first := _PERCENT.match(words):
+            core, words = match[1].strip(), match[2].strip()
+            if first := _PERCENT.match(words.lower()):
                 percent, words = True, words[first.end() :]
             label = read_label(words, match[3])
             break
@@ -170,7 +170,7 @@ def compound(text: str) -> Quantity | None:
 
     Units of one dimension, each smaller than the one before.
     """
-    plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).split())
+    plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text.replace(r",\land", ",")).split())
     if not _COMPOUND.fullmatch(plain):
         return None
     units, values = [], []

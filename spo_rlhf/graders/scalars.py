@@ -176,7 +176,8 @@ def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: 
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"\s|(?<=[a-z])\.", "", text.lower())
+    words = re.sub(r"[A-Za-z]{4,}|\b[AP]\.?M\b", lambda match: match.group().lower(), text)
+    return re.sub(r"\s|(?<=[A-Za-z])\.", "", words)
 
 
 def _words(text: str) -> str:

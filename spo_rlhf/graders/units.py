@@ -51,6 +51,18 @@ _UNITS: dict[str, dict[str, Fraction | int]] = {
     "energy": {"j joule": 1},
     "power": {"w watt": 1},
 }
+# Symbols in which the case of a letter is the size; other spellings may be written in either case.
+_CASED = {
+    "mW": ("power", Fraction(1, 1000)),
+    "kW": ("power", Fraction(1000)),
+    "MW": ("power", Fraction(10**6)),
+    "GW": ("power", Fraction(10**9)),
+    "Mm": ("length", Fraction(10**6)),
+    "Hz": ("frequency", Fraction(1)),
+    "kHz": ("frequency", Fraction(1000)),
+    "MHz": ("frequency", Fraction(10**6)),
+    "GHz": ("frequency", Fraction(10**9)),
+}
 UNIT_OF = {
     name: (dimension, Fraction(size))
     for dimension, units in _UNITS.items()
@@ -78,6 +90,8 @@ def unit_of(words: str, power: str | None = None) -> Unit | None:
 
     power: an exponent that stood behind the words.
     """
+    if (cased := _CASED.get(words.strip())) and power is None:
+        return Unit(((cased[0], 1),), cased[1])
     text = re.sub(r"[{}\\]|\btext\b", " ", words.lower().replace(".", " "))
     text = SPEEDS.get(text.strip(), text)
     parts = re.split(r"/|\bper\b|\ban?\b", text)
