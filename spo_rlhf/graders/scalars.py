@@ -26,6 +26,7 @@ _PLAIN_WORDS = re.compile(r"(?=.*[A-Za-z]{2}|.*[a-z]\.[a-z])[\w:. ]+")  # "4:30 
 _HOUR = re.compile(r"\d{1,2}")
 _THOUSANDS = re.compile(r"((?:\\?\$\s*)?(\d+(?:\.\d+)?))\s*[kK]")  # "2.5k" where the gold answer is a number
 _LETTER_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([mgs])")  # "5m", likewise: metres
+_NUMBER_AND_SYMBOL = re.compile(r"\d[\d.]* +([A-Za-z]{1,3})")
 _EMPTY = ("\\emptyset", "\\{\\}")
 
 
@@ -52,7 +53,7 @@ class Scalars:
         if gold_base or answer_base:
             return _same_base(gold, answer, gold_base, answer_base)
         gold_q = quantity(gold)
-        answer_q = _read_as(answer, gold_q)
+        answer_q = quantity(answer) if self.problem.contains(answer) else _read_as(answer, gold_q)
         if (
             not is_literal(answer_q.core)
             and squash(gold_q.core) != squash(answer_q.core)
@@ -113,6 +114,9 @@ class Scalars:
         return algebraically_equal(rf"\frac{{{turn.numerator}\pi}}{{{turn.denominator}}}", radians.core)
 
     def _same_algebra(self, gold: Quantity, answer: Quantity, name: str | None) -> bool:
+        symbols = [_NUMBER_AND_SYMBOL.fullmatch(side.core) for side in (gold, answer)]
+        if symbols[0] and symbols[1] and symbols[0][1] != symbols[1][1]:
+            return False  # "5 b" is not "5 B", nor "5 Pa" "5 pA"
         sides = split_top(answer.core, "=")
         if len(sides) > 1 and "=" not in gold.core:
             return self._same_chain(gold, sides, name)

@@ -31,6 +31,8 @@ def right(gold: str, answer: str) -> bool:
         (r"5\text{ thousandths}", "5"),
         ("1.5 miles", "15 miles"),
         ("5 yen", "5 yuan"),
+        ("5 b", "5 B"),
+        ("5 Pa", "5 pA"),
         (r"5\text{ mW}", r"5\text{ MW}"),
         ("5 mm", "5 Mm"),
         (r"5\text{ Pa}", r"5\text{ pA}"),
