@@ -15,6 +15,12 @@ EXACT_DIGITS = 60
 FLOAT_ERROR = "1e-12"  # of the parser, which makes floating-point numbers of decimals inside an expression
 NEARLY = 1e-9
 ROUNDED = 5e-6  # six significant digits
+_PRIMES = r"'+|\^\s*(?:\{\s*(?:\\prime\s*)+\}|\\prime|\{\s*'+\s*\})"
+_TRANSPOSE = r"\^\s*(?:\{\s*(?:T|\\top|\\intercal)\s*\}|T(?![A-Za-z])|\\top|\\intercal)"
+_MARKED = re.compile(rf"([A-Za-z])(?:_(\w)|_\{{(\w+)\}})?\s*(?:({_PRIMES})|(?<=[A-Z]){_TRANSPOSE})")
+_OTHER_MARK = re.compile(rf"{_PRIMES}|\)\s*{_TRANSPOSE}")
+_NO_LETTERS = r"\\(?:begin|end|text|operatorname|math[a-z]+)\s*\{[^{}]*\}|\\[A-Za-z]+|_\s*\{[^{}]*\}"
+_CAPITAL = re.compile(rf"{_NO_LETTERS}|([A-Z])(?!\s*_)")
 
 
 def mathematical(text: str) -> bool:
@@ -24,6 +30,7 @@ def mathematical(text: str) -> bool:
     """
     bare = re.sub(r"\\(?:begin|end|text|operatorname)\{[^{}]*\}|\\[A-Za-z]+", "@", text)
     words = re.findall(r"[A-Za-z]{4,}|[A-Z](?:\s*[A-Z]){2}|(?<![_^\d])\d+\s+\d", bare)
+    words += re.findall(r"(?<![A-Za-z])(?:in|of|out|to|by|per)(?![A-Za-z])|\d\s*x\s*\d", bare)  # "2 in 5", a size "2x3"
     return not words and r"\text" not in text and "__" not in text and '"' not in text
 
 
@@ -70,6 +77,9 @@ def algebraically_equal(gold: str, answer: str) -> bool:
     math-verify judges, and `_apart` takes back what it says of numbers that differ by less than its absolute threshold.
     Letters under a root of the gold answer are positive, see `_under_roots`.
     """
+    gold, answer = _with_own_letters(gold, answer)
+    if sorted(_OTHER_MARK.findall(gold)) != sorted(_OTHER_MARK.findall(answer)):
+        return False
     gold_parsed, answer_parsed = _parsed(gold), _parsed(answer)
     if gold_parsed is None or answer_parsed is None or relations(gold) != relations(answer):
         return False
@@ -77,6 +87,26 @@ def algebraically_equal(gold: str, answer: str) -> bool:
         return True
     positive = _under_roots(gold_parsed)
     return bool(positive) and _verified(_with_positive(gold_parsed, positive), _with_positive(answer_parsed, positive))
+
+
+def _with_own_letters(*texts: str) -> list[str]:
+    """Both texts with another letter for each that the parser would take for one: y' for y, A^T for A, R for r beside R."""
+    texts = tuple(_MARKED.sub(_own_letter, text) for text in texts)
+    capitals = {
+        m[1]
+        for text in texts
+        for m in _CAPITAL.finditer(text)
+        if m[1] and m[1].lower() in re.sub(_NO_LETTERS, " ", text)
+    }
+    return [
+        _CAPITAL.sub(lambda m: f"{m[1]}_{{0c}}" if m[1] in capitals else m.group(), text) if capitals else text
+        for text in texts
+    ]
+
+
+def _own_letter(match: re.Match) -> str:
+    mark = "0t" if not match[4] else f"{match[4].count(chr(39)) or match[4].count('prime')}p"
+    return f"{match[1]}_{{{match[2] or match[3] or ''}{mark}}}"
 
 
 def _verified(gold: Any, answer: Any) -> bool:

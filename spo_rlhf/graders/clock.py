@@ -17,6 +17,7 @@ _SPOKEN = re.compile(
     r"(?:an? )?(half past|quarter past|quarter after|quarter to) (\d{1,2}|[a-z]+)\b(.*)", re.IGNORECASE
 )
 _MINUTES = {"half past": 30, "quarter past": 15, "quarter after": 15, "quarter to": -15}
+DASHED = re.compile(r"\d+(?:-\d+)+|\d+(?:/\d+){2,}")  # a date, a score or the number of a telephone: no arithmetic
 _RATIO = re.compile(r"[^:]+(?::[^:]+)+")
 NOON = {"noon": (12, "pm"), "midnight": (12, "am")}
 HOURS = 24
@@ -26,19 +27,28 @@ HOURS = 24
 class ClockTime:
     """`half` is "am", "pm" or None where it is not said; `hour` is of 12 with a half, else of 24.
 
+    second: None where it is not written; `of_24`: written with an hour above 12 or 0, so that it is another time than
+    the one with the hour of 12 alone ("22:30" is "10:30 p.m.", not "10:30").
     marked: said to be a time of day, not only written like one ("4:30" may be a ratio or a duration).
     """
 
     hour: int
     minute: int
-    second: int
+    second: int | None
     half: str | None
     marked: bool
     rest: Label
+    of_24: bool = False
 
     def same(self, other: "ClockTime") -> bool:
         """The same time; a half of the day, or a word such as "Monday", may be left out by one of them."""
-        if (self.minute, self.second) != (other.minute, other.second) or not self.rest.agrees_with(other.rest):
+        if (self.minute, self.second or 0) != (other.minute, other.second or 0):
+            return False
+        if not self.rest.agrees_with(other.rest):
+            return False
+        if (self.second is None) != (other.second is None) and not (self.half and other.half):
+            return False  # "2:30:00" may be hours and "2:30" minutes
+        if self.of_24 != other.of_24 and not (self.half and other.half):
             return False
         if self.half and other.half:
             return (self.hour, self.half) == (other.hour, other.half)
@@ -50,14 +60,14 @@ def clock_time(text: str) -> ClockTime | None:
     plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).replace("\\", "").split())
     if plain.lower() in NOON:
         hour, half = NOON[plain.lower()]
-        return ClockTime(hour, 0, 0, half, True, Label())
+        return ClockTime(hour, 0, None, half, True, Label())
     spoken = _digits(plain)
     match = _TIME.fullmatch(spoken or plain)
     if not match:
         return None
     mark = re.sub(r"[^a-z]", "", match["mark"].lower())
-    hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3))
-    if not (mark or match[2]) or mark == "hours" and not match[2] or hour > HOURS or max(minute, second) >= 60:
+    hour, minute, seconds = (int(part or 0) for part in match.group(1, 2, 3))
+    if not (mark or match[2]) or mark == "hours" and not match[2] or hour > HOURS or max(minute, seconds) >= 60:
         return None
     half = mark if mark in ("am", "pm") else NOON.get(mark, (0, None))[1]
     if half and not 1 <= hour <= 12:
@@ -67,9 +77,11 @@ def clock_time(text: str) -> ClockTime | None:
     rest = read_label(match["rest"])
     if not mark and (rest.unit or rest.unknown):
         return None  # "2:30 hours" is a duration in other dress
-    if hour > 12 and hour < HOURS:
-        hour, half = hour - 12, "pm"
-    return ClockTime(hour, minute, second, half, bool(mark or spoken) or half is not None, rest)
+    of_24 = not half and hour < HOURS and not 1 <= hour <= 12
+    if of_24:
+        hour, half = abs(hour - 12), "pm" if hour else "am"
+    second = None if match[3] is None else seconds
+    return ClockTime(hour, minute, second, half, bool(mark or spoken) or of_24 or half is not None, rest, of_24)
 
 
 def _digits(plain: str) -> str | None:

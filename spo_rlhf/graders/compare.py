@@ -9,7 +9,7 @@ from spo_rlhf.graders.guards import Problem, too_large
 from spo_rlhf.graders.normalize import normalize, squash
 from spo_rlhf.graders.numbers import quantity
 from spo_rlhf.graders.scalars import Scalars
-from spo_rlhf.graders.structure import Node, as_text, in_order_of_names, parse
+from spo_rlhf.graders.structure import Node, as_text, by_letters, in_order_of_names, parse
 from spo_rlhf.graders.vocabulary import Label
 
 MAX_ITEMS = 60
@@ -20,6 +20,8 @@ UNORDERED = ("list", "set", "union")
 _OPTION_WORDS = re.compile(r"\\text|\b(?:option|choice)\b|[(){}.\s]", re.IGNORECASE)
 OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
 _POINT = re.compile(r"[A-Z]'?\s*(\(.*,.*\))")
+_SAID_AS = {"true": "yes", "false": "no"}
+_CHOICE = re.compile(r"[A-Z]|[A-Za-z]{3,}")  # a letter of a choice, or a word
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -75,7 +77,7 @@ class _Comparison:
         return False, self.scalars.reason
 
     def same(self, gold: Node, answer: Node) -> bool:
-        gold, answer = _as_point(gold, answer), _as_point(answer, gold)
+        gold, answer = _aligned(gold, answer)
         if gold.kind in OBJECTS and answer.kind in OBJECTS and gold.name and answer.name and gold.name != answer.name:
             return False
         if gold.kind in UNORDERED or answer.kind in UNORDERED:
@@ -92,9 +94,9 @@ class _Comparison:
         if gold.kind in ("matrix", "row"):
             return self._in_order(gold.items, answer.items)
         if gold.name and answer.name and gold.name != answer.name and not {"f(x)", "y"} >= {gold.name, answer.name}:
-            return False
+            return (gold.name, answer.name) == (squash(answer.text), squash(gold.text))  # "y = x" and "x = y"
         if gold.kind == "text":
-            return gold.text == answer.text
+            return _SAID_AS.get(gold.text, gold.text) == _SAID_AS.get(answer.text, answer.text)
         if (
             bool(gold.name) != bool(answer.name)
             and _is_equation(gold if answer.name else answer)
@@ -116,10 +118,6 @@ class _Comparison:
             spellings = {squash(item.text) for item in answer.items}
             if len(spellings) == len(answer.items) and all(self.same(gold, item) for item in answer.items):
                 return True  # "3/4 or 0.75": one value in several forms
-        if "union" in (gold.kind, answer.kind) and gold.kind != answer.kind and "set" not in (gold.kind, answer.kind):
-            # "x < 1 or x > 2" is a union of intervals
-            if any(item.kind != "bracket" for item in gold.items + answer.items):
-                return False
         if answer.kind == "bracket" or gold.kind == "bracket":
             # Solutions in parentheses, or a point without them: the order counts. An interval is never a list.
             bracket, other = (answer, gold) if answer.kind == "bracket" else (gold, answer)
@@ -128,6 +126,8 @@ class _Comparison:
             return self._in_order(in_order_of_names(gold.items), in_order_of_names(answer.items))
         gold_items, answer_items = (node.items if node.kind in UNORDERED else (node,) for node in (gold, answer))
         if len(gold_items) != len(answer_items) or len(gold_items) > MAX_ITEMS:
+            return False
+        if not _joined_alike(gold, answer):
             return False
         named = [name for item in gold_items + answer_items if (name := _told_apart(item))]
         if len(set(named)) > 1 and len(named) < 2 * len(gold_items):
@@ -156,6 +156,30 @@ class _Comparison:
         if re.fullmatch("[A-J]", letter):
             return match[1] == letter
         return self.same(parse(gold), parse(normalize(match[2])))
+
+
+def _joined_alike(gold: Node, answer: Node) -> bool:
+    """ "A or C" is not "A and C", nor "A, C"; values may be listed with either word, as the solutions of an equation are.
+
+    Conditions are joined alike where both sides say how: a comma between them may be either.
+    """
+    joins = [node.text if node.kind == "list" else "" for node in (gold, answer)]
+    if any(item.kind == "text" or _CHOICE.fullmatch(item.text) for item in gold.items + answer.items):
+        return ("or" in joins[0]) == ("or" in joins[1])
+    if "union" in (gold.kind, answer.kind) and gold.kind != answer.kind and "set" not in (gold.kind, answer.kind):
+        # "x < 1 or x > 2" is a union of intervals, "x < 1 and x > 2" is where both hold
+        return "and" not in joins[0] + joins[1] and all(item.kind == "bracket" for item in gold.items + answer.items)
+    names = {item.name for item in gold.items + answer.items if item.kind == "expr"} - {None}
+    if len(names) > 1 or any(item.kind == "bracket" for item in gold.items):
+        return not {"and", "or"} <= set(" ".join(joins).split()) or joins[0] == joins[1]
+    return True
+
+
+def _aligned(gold: Node, answer: Node) -> tuple[Node, Node]:
+    """Points with their names off, and with coordinates in one order where both say whose they are."""
+    gold, answer = _as_point(gold, answer), _as_point(answer, gold)
+    both_say = all(node.name or node.kind == "list" for node in (gold, answer))
+    return (by_letters(gold), by_letters(answer)) if both_say and gold.name != answer.name else (gold, answer)
 
 
 def _as_point(node: Node, other: Node) -> Node:

@@ -38,12 +38,12 @@ _DEGREES = re.compile(r"\bdegrees\b|°|\^\s*\{?\s*\\(?:circ|degree)", re.IGNOREC
 _RATIO_WORD = re.compile(r"\bratios?\b|\bproportions?\b", re.IGNORECASE)
 # "in increasing order", "from least to greatest"; not "in order to", "ordered pairs". Only a sentence that asks for
 # something asks for an order: in others it describes what is given.
-_EXTREME = r"(?:most|least|\w+est)"
+_EXTREME = r"(?:most|least|low|high|small|large|\w+est)"
 _ORDER = re.compile(
     r"\bin (?:(?!any\b|no\b|some\b|either\b)[a-z]+(?:ly|ing) ){0,2}"
     r"(?:alphabetical |numerical |chronological |reverse |size |the |that |this )?order\b(?! to\b| that\b| for\b)|"
     rf"\bfrom (?:the )?{_EXTREME}\b[^.?!]*? to (?:the )?{_EXTREME}\b|\b{_EXTREME} to {_EXTREME}\b|"
-    rf"\b{_EXTREME} (?:one )?first\b",
+    rf"\b{_EXTREME} (?:one )?first\b|^\s*(?:sort|order(?! of\b)|rank)\b|\b(?:alphabetic|numeric|chronologic)ally\b",
     re.IGNORECASE,
 )
 _REQUEST = re.compile(

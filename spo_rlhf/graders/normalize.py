@@ -172,7 +172,7 @@ REWRITES = [
                 r"[,;]\s*(?:and|or)\s+(?=[-+\w(\\$\[{])|"
                 r"(?<=[)\]}\d])\s*(?:and|or)\s*(?=[-+(\[\d\\]|[A-Za-z](?:\([A-Za-z]\))?\s*=)"
             ),
-            " , ",
+            lambda m: r" ,\lor " if "or" in m.group() else r" ,\land ",  # `structure` reads these
         ),
         (r"\\(?:tfrac|frac)\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),

@@ -52,7 +52,7 @@ PLAIN_LETTER_UNITS = frozenset("mgs")  # the letters that stand for a unit witho
 # Words that make a trailing text more than a unit.
 NOT_A_UNIT = frozenset(
     "or and to not no if when either between but than into plus minus times except only is are was were because "
-    "million billion trillion thousand hundred dozen half third quarter quarters twentieths mod squared cubed factorial".split()
+    "million billion trillion thousand hundred dozen score gross half third quarter quarters twentieths mod squared cubed factorial".split()
 )
 _PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
 SCALES: dict[str, int | Fraction] = {
@@ -151,8 +151,8 @@ def quantity(text: str) -> Quantity:
     for pattern in (_TEXT_UNIT, _PLAIN_UNIT):
         match = pattern.match(core)
         if match and _is_unit(match[2], pattern is _PLAIN_UNIT, match[1]):
-            core, words = match[1].strip(), match[2].strip().lower()
-            if first := _PERCENT.match(words):
+            core, words = match[1].strip(), match[2].strip()
+            if first := _PERCENT.match(words.lower()):
                 percent, words = True, words[first.end() :]
             label = read_label(words, match[3])
             break
@@ -174,7 +174,7 @@ def compound(text: str) -> Quantity | None:
 
     Units of one dimension, each smaller than the one before.
     """
-    plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).split())
+    plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text.replace(r",\land", ",")).split())
     if not _COMPOUND.fullmatch(plain):
         return None
     units, values = [], []
@@ -235,12 +235,12 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
-    """`decimal` is a fraction without finite decimals, to at least ROUNDED_DIGITS digits: 0.3333333 for 1/3."""
+    """`decimal` is a fraction rounded rightly to at least ROUNDED_DIGITS digits: 0.666667 for 2/3, not 0.666666."""
     match = re.fullmatch(r"[-+]?\d*\.(\d+)", decimal.core)
-    if not match or len(match[1]) < ROUNDED_DIGITS or not re.search(r"\\frac|/", exact.core):
+    if not match or not decimal.value or len(match[1]) < ROUNDED_DIGITS or not re.search(r"\\frac|/", exact.core):
         return False
-    assert exact.value is not None and decimal.value is not None, "only numbers are compared"
-    return abs(exact.value - decimal.value) < Fraction(1, 10 ** len(match[1]))
+    assert exact.value is not None, "only numbers are compared"
+    return abs(exact.value - decimal.value) <= Fraction(1, 2 * 10 ** len(match[1]))
 
 
 def compatible_units(gold: Quantity, answer: Quantity, converted: bool = False) -> bool:

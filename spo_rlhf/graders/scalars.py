@@ -5,7 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from spo_rlhf.graders.algebra import algebraically_equal, mathematical
-from spo_rlhf.graders.clock import clock_time, ratio
+from spo_rlhf.graders.clock import DASHED, clock_time, ratio
 from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
 from spo_rlhf.graders.normalize import squash
 from spo_rlhf.graders.notation import misread
@@ -29,6 +29,7 @@ _THOUSANDS = re.compile(r"((?:\\?\$\s*)?(\d+(?:\.\d+)?))\s*[kK]")
 _ATTACHED = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(sorted(PLAIN_LETTER_UNITS))}])")
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 _MEASURE = re.compile(r"(?:\\frac|[A-Z]|_\d|_\{\d+\}|[{}:/\s])+")  # "\frac{AB}{CD} = 2" may be answered by "2"
+_NUMBER_AND_SYMBOL = re.compile(r"\d[\d.]* +([A-Za-z]{1,3})")
 _EMPTY = ("\\emptyset", "\\{\\}")
 
 
@@ -47,6 +48,8 @@ class Scalars:
             return True
         if _PLAIN_WORDS.fullmatch(gold) and _PLAIN_WORDS.fullmatch(answer) and _letters(gold) == _letters(answer):
             return True
+        if DASHED.fullmatch(gold):
+            return False  # "2024-01-02" is no 2021, nor another day
         if (verdict := self._with_colons(gold, answer)) is not None:
             return verdict
         gold_base, answer_base = _numeral(gold), _numeral(answer)
@@ -99,6 +102,8 @@ class Scalars:
             hour = _HOUR.fullmatch(answer if gold_time else gold)  # "5" for "5 p.m."
             return bool(hour) and (marked[0].hour, marked[0].minute) == (int(hour[0]), 0)
         gold_ratio, answer_ratio = ratio(gold), ratio(answer)
+        if not self.problem.asks_for_a_ratio and None in (gold_ratio, answer_ratio) and (gold_time or answer_time):
+            return False  # nor is "10:30" the number 1/3
         if gold_time and answer_ratio and not self.problem.asks_for_a_ratio:
             return False  # "1:30" is no ratio, as far as one can see
         if gold_ratio is None or answer_ratio is None or self.problem.contains(answer):
@@ -123,6 +128,9 @@ class Scalars:
         return algebraically_equal(rf"\frac{{{turn.numerator}\pi}}{{{turn.denominator}}}", radians.core)
 
     def _same_algebra(self, gold: Quantity, answer: Quantity, name: str | None) -> bool:
+        symbols = [_NUMBER_AND_SYMBOL.fullmatch(side.core) for side in (gold, answer)]
+        if symbols[0] and symbols[1] and symbols[0][1] != symbols[1][1]:
+            return False  # "5 b" is not "5 B", nor "5 Pa" "5 pA"
         sides = split_top(answer.core, "=")
         if len(sides) > 1 and "=" not in gold.core:
             return self._same_chain(gold, sides, name)
@@ -197,7 +205,8 @@ def _base(match: re.Match) -> str:
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"\s|(?<=[a-z])\.", "", text.lower())
+    words = re.sub(r"[A-Za-z]{4,}|\b[AP]\.?M\b", lambda match: match.group().lower(), text)
+    return re.sub(r"\s|(?<=[A-Za-z])\.", "", words)
 
 
 def _words(text: str) -> str:

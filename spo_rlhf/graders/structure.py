@@ -11,7 +11,10 @@ MAX_DEPTH = 12
 MAX_NAME_CHARS = 60
 OPEN, CLOSE = "([{", ")]}"
 WORDS_AS_TEXT = frozenset("yes no odd even none true false east west north south".split())
+_LETTERS = re.compile(r"[A-Za-z]'*(?:-[A-Za-z]'*)*")  # no word, however long: f'-f, x-y-z
 _TEXT_BLOCK = re.compile(r"\\text\s*\{([^{}]*)\}")
+_CONNECTIVE = re.compile(r"^\s*\\l(?:and|or)(?![A-Za-z])")
+_CONNECTIVES = re.compile(r",\\l(and|or)(?![A-Za-z])")
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}\s*[)\]]?", re.DOTALL)
 # A name that an answer may be given to: "x", "f(x)", "S_{10}", "P(A \cap B)", "\angle ABC", "\text{Area}",
 # "\frac{dy}{dx}", "|AB|".
@@ -21,7 +24,7 @@ _NAME = re.compile(
     r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|ell|max|min|det)(?![A-Za-z])\s*|"
     r"[A-Za-z][A-Za-z ]*+'*+|"
     r"_\s*(?:\w|\{[^{}]*\})|\^\s*(?:\\circ|\{-1\}|')|"
-    r"\((?:[\w, ]|\\cap|\\cup|\\mid|\||\\text\{[^{}]*\})*\)|\||\{[A-Za-z ]*\}|\s)++"
+    r"\((?:[\w, ]|\\land|\\lor|\\cap|\\cup|\\mid|\||\\text\{[^{}]*\})*\)|\||\{[A-Za-z ]*\}|\s)++"
 )
 _RELATION = re.compile(r"\\leq(?![A-Za-z])|\\geq(?![A-Za-z])|<|>")
 _VARIABLE = re.compile(r"(?:[a-zA-Z]|\\(?:theta|alpha|beta|lambda|mu|phi))(?:_\w|\(\w\))?")
@@ -31,6 +34,7 @@ _OWNER = re.compile(
     r"(?:[A-Za-z]|\\(?:text|vec)\s*\{[A-Za-z]+\})(?:_\w|\^\{-1\}|\^\{?T\}?)?\s*=\s*(?=\\begin\{pmatrix\}))\s*(.+)",
     re.DOTALL,
 )
+_OWNER_LETTERS = re.compile(r"(\([^()]*\))\s*=")
 _LETTER = r"(?:[A-Za-z](?:_\w|_\{\w+\})?'?|\\(?:vec|overrightarrow|mathbf|mathcal)\s*\{[A-Za-z]+\})"
 _OBJECT = re.compile(
     rf"(?:(?P<letters>{_LETTER}(?:\s*\\c[au]p\s*{_LETTER})*)\s*=|"
@@ -49,7 +53,7 @@ _UNEQUAL = re.compile(r"([a-zA-Z])\s*\\neq(?![A-Za-z])\s*(.+)")
 
 @dataclass(frozen=True)
 class Node:
-    """kind: "list" (any order), "set", "bracket" (tuple, interval; `text` holds both brackets), "union", "matrix"
+    """kind: "list" (any order; `text` is "and", "or", "and or" or "", as its parts are joined), "set", "bracket" (tuple, interval; `text` holds both brackets), "union", "matrix"
     (`items` are its rows, each a "row"), "text" (`text` in lower case), "expr" (`text` is LaTeX, `name` what it was
     said to equal)."""
 
@@ -60,7 +64,10 @@ class Node:
 
 
 def split_top(text: str, separators: str) -> list[str]:
-    """Split at separators outside every bracket and environment; "\\{" counts as a bracket, mixed pairs match."""
+    """Split at separators outside every bracket and environment; "\\{" counts as a bracket, mixed pairs match.
+
+    The "and" or "or" that `normalize` leaves behind a comma is taken off.
+    """
     parts, depth, start, i = [], 0, 0, 0
     while i < len(text):
         if text.startswith((r"\begin", r"\end"), i):
@@ -78,7 +85,16 @@ def split_top(text: str, separators: str) -> list[str]:
             start = i + 1
         i += 1
     parts.append(text[start:])
-    return [part.strip() for part in parts]
+    return [_CONNECTIVE.sub("", part).strip() for part in parts]
+
+
+def _connective(text: str, parts: list[str]) -> str:
+    """Whether the parts are joined by "and", "or", both, or neither. Intervals and points may be joined by either."""
+    if all(part.startswith(("(", "[")) for part in parts):
+        return ""
+    inside = sum(len(_CONNECTIVES.findall(part)) for part in parts)
+    found = _CONNECTIVES.findall(text)
+    return " ".join(sorted(set(found))) if len(found) > inside else ""
 
 
 def closes_at_end(text: str, opening: int, closing: int) -> bool:
@@ -102,7 +118,8 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
         raise ValueError("nested too deeply")
     text = text.strip()
     if match := _OWNER.fullmatch(text):
-        text = match[1]
+        letters = _OWNER_LETTERS.match(text)
+        return _owned(parse(match[1], depth + 1), letters[1]) if letters else parse(match[1], depth + 1)
     if named := _named_object(text, depth):
         return named
     if match := _MATRIX.fullmatch(text):
@@ -123,7 +140,9 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
     if len(parts) > 1:
         if compound(" ".join(parts)):  # "1 hour and 30 minutes"
             return Node("expr", " ".join(parts))
-        return Node("list", items=_grouped(_flatten(parse(part, depth + 1) for part in parts)))
+        return Node(
+            "list", _connective(text, parts), items=_grouped(_flatten(parse(part, depth + 1) for part in parts))
+        )
     unions = re.split(r"\\cup(?![A-Za-z])", text)
     if len(unions) > 1 and all(part.strip() for part in unions):
         return Node("union", items=tuple(parse(part, depth + 1) for part in unions))
@@ -143,6 +162,22 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
     if (match := _UNEQUAL.fullmatch(text)) and "=" not in match[2]:
         return _all_but([match[2]], depth)
     return _inequality(text, depth) or _plus_minus(text, depth) or _leaf(text)
+
+
+def _owned(node: Node, letters: str) -> Node:
+    """A tuple, or each of a list of them, with the letters it is given to as its name: "(x,y)"."""
+    if node.kind == "list":
+        return replace(node, items=tuple(_owned(item, letters) for item in node.items))
+    return replace(node, name=re.sub(r"\s", "", letters)) if node.kind == "bracket" and node.text == "()" else node
+
+
+def by_letters(node: Node) -> Node:
+    """ "(b, a) = (4, 3)" with its coordinates in alphabetical order of the letters."""
+    letters = (node.name or "")[1:-1].split(",")
+    if not (node.name or "").startswith("(") or len(letters) != len(node.items):
+        return node
+    ordered = sorted(zip(letters, node.items), key=lambda pair: pair[0])
+    return replace(node, name=f"({','.join(sorted(letters))})", items=tuple(item for _, item in ordered))
 
 
 def _named_object(text: str, depth: int) -> Node | None:
@@ -258,7 +293,7 @@ def is_text(text: str) -> bool:
         bool(words)
         and not re.search(r"[\\^_={}+*/<>]", text)
         and all(re.fullmatch(r"[A-Za-z][A-Za-z'.,-]*", word) for word in words)
-        and (any(len(word) > 3 for word in words) or words[0].lower() in WORDS_AS_TEXT)
+        and (any(len(word) > 3 and not _LETTERS.fullmatch(word) for word in words) or words[0].lower() in WORDS_AS_TEXT)
     )
 
 

@@ -43,12 +43,25 @@ _UNITS: dict[str, dict[str, Fraction | int]] = {
     "euro": {"€ euro eur": 1},
     "sterling": {"£ gbp": 1},
     "rupee": {"₹ rupee rs inr": 1},
-    "yen": {"¥ yen jpy yuan rmb": 1},
+    "yen": {"¥ yen jpy": 1},
+    "yuan": {"yuan rmb cny": 1},
     "degree": {"deg degree": 1},
     "radian": {"rad radian": 1},
     "force": {"n newton": 1},
     "energy": {"j joule": 1},
     "power": {"w watt": 1},
+}
+# Symbols in which the case of a letter is the size; other spellings may be written in either case.
+_CASED = {
+    "mW": ("power", Fraction(1, 1000)),
+    "kW": ("power", Fraction(1000)),
+    "MW": ("power", Fraction(10**6)),
+    "GW": ("power", Fraction(10**9)),
+    "Mm": ("length", Fraction(10**6)),
+    "Hz": ("frequency", Fraction(1)),
+    "kHz": ("frequency", Fraction(1000)),
+    "MHz": ("frequency", Fraction(10**6)),
+    "GHz": ("frequency", Fraction(10**9)),
 }
 UNIT_OF = {
     name: (dimension, Fraction(size))
@@ -57,7 +70,7 @@ UNIT_OF = {
     for name in names.split()
 }
 FIRST_SPELLING = {name: names.split()[0] for units in _UNITS.values() for names in units for name in names.split()}
-CURRENCIES = frozenset("dollar euro sterling rupee yen".split())
+CURRENCIES = frozenset("dollar euro sterling rupee yen yuan".split())
 SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mpg": "mi/gal"}
 MAX_WORDS = 6
 _PART = re.compile(r"(?:(square|sq|cubic|cu)\s+)?([a-z$€£¢₹¥]+)(?:\s+(squared|cubed))?\s*(?:\^\s*\{?(-?\d)\}?)?")
@@ -77,6 +90,8 @@ def unit_of(words: str, power: str | None = None) -> Unit | None:
 
     power: an exponent that stood behind the words.
     """
+    if (cased := _CASED.get(words.strip())) and power is None:
+        return Unit(((cased[0], 1),), cased[1])
     text = re.sub(r"[{}\\]|\btext\b", " ", words.lower().replace(".", " "))
     text = SPEEDS.get(text.strip(), text)
     parts = re.split(r"/|\bper\b|\ban?\b", text)

@@ -95,8 +95,9 @@ def read_label(words: str, power: str | None = None) -> Label:
     if (price := _PRICE.match(words.lower())) and (money := unit_of(price[1])) and money.dimensions[0][0] in CURRENCIES:
         per = re.findall(r"[a-z]+", words[price.end() :].lower())  # "dollars per pound" and "$ per pound" are the same
         return Label(money, unknown=frozenset(map(singular, per)) - EMPTY)
-    text = re.sub(r"\\text|[{}()\\,;]", " ", words.lower()).replace("a.m", "am").replace("p.m", "pm")
-    tokens = re.sub(r"(?<=[a-z])\.", "", text).split()
+    text = re.sub(r"\\text|[{}()\\,;]", " ", words)
+    text = re.sub(r"(?i)\b([ap])\.m\b", r"\1m", text)
+    tokens = [_folded(token) for token in re.sub(r"(?<=[A-Za-z])\.", "", text).split()]
     senses = frozenset(SENSE_OF[token] for token in tokens if token in SENSE_OF)
     rest = [token for token in tokens if token not in SENSE_OF]
     if whole := unit_of(" ".join(rest), power):  # "in" is an inch, "in total" is not
@@ -110,6 +111,18 @@ def read_label(words: str, power: str | None = None) -> Label:
             break
     unknown = (singular(name) for token in rest if token not in EMPTY for name in re.findall(r"[^\W\d_]+", token))
     return Label(unit, senses, frozenset(word for word in unknown if word not in EMPTY))
+
+
+def _folded(word: str) -> str:
+    """A word in lower case; a symbol of a few letters as it is, unless its case says nothing: "Pa" is not "pA"."""
+    plain = word.lower()
+    is_symbol = len(word) <= 3 and word[1:] != plain[1:] or word[:1] in "MB" and len(word) <= 3
+    return word if is_symbol and plain not in SENSE_OF and plain not in EMPTY and not _same_unit(word, plain) else plain
+
+
+def _same_unit(word: str, plain: str) -> bool:
+    unit = unit_of(plain)
+    return unit is not None and unit_of(word) == unit
 
 
 def senses_of(sentence: str) -> frozenset[str]:

@@ -58,3 +58,26 @@ def test_a_decimal_may_be_rounded_to_six_places(decimal, equal):
 )
 def test_letters_are_positive_where_a_root_of_the_gold_needs_it(gold, answer, equal):
     assert algebraically_equal(gold, answer) is equal
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("y'", "y", False),
+        ("f''(x)", "f'(x)", False),
+        ("f''(x)", r"f^{\prime\prime}(x)", True),
+        ("x_1'", "x_1", False),
+        ("(fg)'", "fg", False),
+        ("f'-f", "f-f'", False),
+        ("2y'+y", "y+2y'", True),
+        ("A^T", "A", False),
+        ("A^{T}", r"A^\top", True),
+        ("(AB)^T", "AB", False),
+        ("R-r", "r-R", False),
+        (r"\pi(R^2-r^2)", r"\pi R^2-\pi r^2", True),
+        ("n+1", "1+N", True),
+        ("3h", "3", False),
+    ],
+)
+def test_marks_and_letters_that_the_parser_drops(one: str, other: str, same: bool) -> None:
+    assert algebraically_equal(one, other) is same and algebraically_equal(other, one) is same

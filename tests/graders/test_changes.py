@@ -122,6 +122,9 @@ def test_the_half_of_the_day_and_the_minute(hour, minute, other):
     turns(time, time.replace("a.m.", "p.m."))
     if other != minute:
         turns(time, rf"{hour}:{other:02d}\text{{ a.m.}}")
+        turns(f"{hour}:{minute:02d}", f"{hour}:{other:02d}")
+    turns(f"{hour}:{minute:02d}", f"{hour % 12 + (0 if hour == 12 else 12)}:{minute:02d}")
+    turns(f"{hour}:{minute:02d}", f"{hour}:{minute:02d}:00")
 
 
 @few
@@ -152,3 +155,50 @@ def test_the_order_that_was_asked_for(items, data):
         turns(gold, changed, "Write them in increasing order of size.".replace(" of size", ""))
         assert right(gold, changed, "Find all of them.")
         turns(f"({gold})", f"({changed})")
+
+
+@few
+@given(above=st.integers(1, 999), below=st.sampled_from([3, 7, 9, 11, 13, 17, 21]), places=st.integers(6, 12))
+def test_a_digit_of_a_decimal_that_is_no_rounding(above, below, places):
+    exact, rounded = Fraction(above, below), round(Fraction(above, below) * 10**places)
+    if exact.denominator > 1 and rounded:
+        texts = [str(number).zfill(places + 1) for number in (rounded, rounded - 1, rounded + 1)]
+        decimal, *changed = (f"{text[:-places]}.{text[-places:]}" for text in texts)
+        gold = rf"\frac{{{above}}}{{{below}}}"
+        assert right(gold, decimal) and right(decimal, gold)
+        for other in changed:
+            turns(gold, other)
+
+
+@few
+@given(
+    letter=st.sampled_from("fghyAB"), mark=st.sampled_from(["'", r"^{\prime}", "^T", "_1'"]), times=st.integers(2, 99)
+)
+def test_a_mark_of_a_letter(letter, mark, times):
+    if mark != "^T" or letter.isupper():
+        turns(letter + mark, letter)
+        turns(rf"{times}{letter}{mark}+x", rf"x+{times}{letter}")
+
+
+@few
+@given(day=st.dates(), other=st.dates(), form=st.sampled_from(["%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y"]))
+def test_a_date(day, other, form):
+    if day.strftime(form) != other.strftime(form):
+        turns(day.strftime(form), other.strftime(form))
+
+
+@few
+@given(
+    items=st.lists(st.sampled_from(["red", "blue", "Alice", "Bob", "A", "C", "x<1", "x>2"]), min_size=2, unique=True)
+)
+def test_the_word_that_joins(items):
+    turns(" and ".join(items), " or ".join(items))
+
+
+@few
+@given(letters=st.permutations("abc"), values=st.permutations([1, 2, 3]))
+def test_the_roles_of_names(letters, values):
+    if "".join(letters) != "abc":
+        point = f"({','.join(map(str, values))})"
+        turns(f"(a,b,c)={point}", f"({','.join(letters)})={point}")
+        turns(f"(a,b,c)={point}", f"(x,y,z)={point}")
