@@ -267,15 +267,6 @@ def _run(cli: str, statements: list[ast.stmt], names: dict[str, Any]) -> dict[st
     return names
 
 
-# Options whose default is made of the time when the parser is built.
-NAMED_BY_TIME = ("logger.wandb.run_name",)
-
-
-def option(args: SimpleNamespace, name: str) -> Any:
-    """The value of an option, named with dots, in the nested configuration."""
-    return operator.attrgetter(name)(args)
-
-
 def build_parser(cli: str = "train_ppo_ray") -> argparse.ArgumentParser:
     """OpenRLHF's own parser of a command, all flags with their names, defaults and help."""
     statements, _ = _main_statements(cli)

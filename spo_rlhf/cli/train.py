@@ -131,8 +131,7 @@ def repeated_by(argv: list[str], args: SimpleNamespace) -> dict[str, Any]:
                 "or --ckpt.load_enable to go on with it"
             )
     parser, argv = with_files(argv)
-    named_by_time = {name: str(value) for name in upstream.NAMED_BY_TIME if (value := upstream.option(args, name))}
-    return {**named_by_time, **settings_file.said(parser, argv)}
+    return settings_file.said(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> int:

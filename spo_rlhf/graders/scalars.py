@@ -102,7 +102,8 @@ class Scalars:
             hour = _HOUR.fullmatch(answer if gold_time else gold)  # "5" for "5 p.m."
             return bool(hour) and (marked[0].hour, marked[0].minute) == (int(hour[0]), 0)
         gold_ratio, answer_ratio = ratio(gold), ratio(answer)
-        if not self.problem.asks_for_a_ratio and None in (gold_ratio, answer_ratio) and (gold_time or answer_time):
+        one_has_none = not (":" in gold and ":" in answer)
+        if not self.problem.asks_for_a_ratio and one_has_none and (gold_time or answer_time):
             return False  # nor is "10:30" the number 1/3
         if gold_time and answer_ratio and not self.problem.asks_for_a_ratio:
             return False  # "1:30" is no ratio, as far as one can see

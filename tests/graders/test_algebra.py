@@ -75,7 +75,7 @@ def test_letters_are_positive_where_a_root_of_the_gold_needs_it(gold, answer, eq
         ("(AB)^T", "AB", False),
         ("R-r", "r-R", False),
         (r"\pi(R^2-r^2)", r"\pi R^2-\pi r^2", True),
-        ("n+1", "1+N", True),
+        ("n+1", "1+N", False),
         ("3h", "3", False),
     ],
 )
