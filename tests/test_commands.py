@@ -15,6 +15,7 @@ PROGRAMS = {
     "spo-inspect": "spo_rlhf.cli.inspect",
     "spo-report": "spo_rlhf.cli.report",
     "spo-sample": "spo_rlhf.cli.sample",
+    "spo-diagnose": "spo_rlhf.cli.diagnose",
     "spo-eval": "evaluation.__main__",
 }
 # Programs that are not ours, and variables in front of a command.

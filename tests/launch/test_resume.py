@@ -14,6 +14,7 @@ SECONDS_A_STEP = 10.0
 
 def step_event(step: int, time: float) -> dict:
     metrics = {
+        "optimizer_steps": 1.0,
         "rollout/total_tokens": 400.0 * step,
         "rollout/response_tokens": 100.0,
         "rollout/mc_tokens": 300.0,

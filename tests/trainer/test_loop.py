@@ -164,7 +164,7 @@ def test_what_the_ranks_left_out_is_told_with_the_step(monkeypatch):
 
 def test_iterations_that_left_nothing_to_train_tell_what_they_sampled():
     one = trainer()
-    one.counts, one.tokens = RolloutCounts(responses=8, response_tokens=50, mc_tokens=14), 164
+    one.counts, one.at.tokens = RolloutCounts(responses=8, response_tokens=50, mc_tokens=14), 164
     one.report_untrained(3)
     [event] = one.reporter.events
     assert (event["event"], event["step"]) == ("untrained", 4), "a resume from the checkpoint of step 3 cuts it"
