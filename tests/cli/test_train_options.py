@@ -423,7 +423,11 @@ def with_config(path, **changes) -> None:
     ("name", "spoil", "says"),
     [
         ("config.json", lambda path: path.write_text("{"), "config.json: missing or unreadable"),
-        ("config.json", lambda path: with_config(path, vocab_size=5), "says vocab_size 5 and model.embed_tokens.weight is"),
+        (
+            "config.json",
+            lambda path: with_config(path, vocab_size=5),
+            "says vocab_size 5 and model.embed_tokens.weight is",
+        ),
         ("tokenizer.json", lambda path: path.write_text("{"), "its tokenizer cannot be loaded"),
         ("model.safetensors", lambda path: os.truncate(path, path.stat().st_size - 1), "bytes and its header says"),
     ],
