@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +72,7 @@ def choose(args: SimpleNamespace) -> list[str]:
     if not auto and not args.ckpt.load_enable:
         if whole:
             notes.append(
-                f"{folder} has checkpoints of an earlier run, the newest {whole[-1].path.name}; they go as this one writes its own"
+                f"{folder} has checkpoints of an earlier run, the newest {whole[-1].path.name}; they are moved aside"
             )
         return notes
     if not whole:
@@ -89,3 +90,19 @@ def choose(args: SimpleNamespace) -> list[str]:
         )
     args.ckpt.load_enable, args.resume_from = True, str(last.path.absolute())
     return [*notes, f"goes on from {last.path}, the newest whole checkpoint"]
+
+
+def set_aside(folder: Path) -> list[str]:
+    """Before a run that begins anew: checkpoints of an earlier one leave its folder. Lines to show.
+
+    A run that died before its first checkpoint would otherwise go on from those, and be taken for it.
+    """
+    whole, broken = checkpoints.found_in(folder)
+    if not whole and not broken:
+        return []
+    numbers = (
+        number for number in itertools.count(1) if not folder.with_name(f"{folder.name}.before-{number}").exists()
+    )
+    target = folder.with_name(f"{folder.name}.before-{next(numbers)}")
+    folder.rename(target)
+    return [f"checkpoints of an earlier run are in {target} now; remove it where nothing of it is wanted"]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from spo_rlhf import cpu, plugins, upstream
-from spo_rlhf.errors import UserError
+from spo_rlhf.errors import Preempted, RunStopped, UserError
 from spo_rlhf.host import device, model_folder, processes, ray_start
 from spo_rlhf.host.command import INTERRUPTED
 from spo_rlhf.host.console import Console, duration
@@ -20,6 +20,7 @@ from spo_rlhf.launch.history import store_config
 from spo_rlhf.launch.output import explain, output_to, resolved, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
+from spo_rlhf.launch.resume import set_aside
 from spo_rlhf.launch.stopping import PREEMPTED, SIGNALS, Stopping
 from spo_rlhf.rollouts.store import RolloutStore
 
@@ -201,6 +202,8 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: d
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
         rollouts = RolloutStore(run_dir, args.spo.save_rollouts_mb, console.line)
         record = RunRecord(run_dir, console, resume=resume, rollouts=rollouts)
+        if not resume:
+            notes = notes + set_aside(Path(args.ckpt.path))
         for note in notes + store_config(run_dir, resolved(args), settings):
             console.line(f"note: {note}")
         where = "here" if args.spo.verbose else log
@@ -218,7 +221,11 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: d
                 status, message = PREEMPTED, stopping.message()
         except Exception as error:
             traceback.print_exc()
-            status, message = explain(root_cause(error), where)
+            cause = root_cause(error)
+            status, message = explain(cause, where)
+            if stopping.asked_by and not isinstance(cause, (UserError, RunStopped, Preempted)):
+                # The signal has reached the processes of the run as well, and one of them ended first.
+                status, message = PREEMPTED, stopping.message()
         finally:
             shut_down()
             console.close()

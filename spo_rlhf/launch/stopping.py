@@ -21,12 +21,14 @@ class Stopping:
     def __init__(self, grace_s: float):
         self.grace_s = grace_s
         self.training = False  # there is a trainer that can be asked
+        # What started the command may want it deaf to some: nohup ignores SIGHUP.
+        self.signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         self.asked_by: str | None = None
         self._asked_at = 0.0
 
     def install(self) -> None:
         """Let the signals of this process come here; to be repeated after `ray.init`, which sets its own."""
-        for number in SIGNALS:
+        for number in self.signals:
             signal.signal(number, self._take)
 
     @staticmethod
@@ -58,7 +60,9 @@ class Stopping:
         return f"{self.asked_by} ended the run {why}; nothing is left running. --spo.resume auto goes on from the last checkpoint"
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked_by = self.asked_by is not None, signal.Signals(number).name
+        again = self.asked_by is not None
+        if not again:
+            self._asked_at = time.monotonic()  # first: another thread looks at both
+        self.asked_by = signal.Signals(number).name
         if again or not self.training:
             raise KeyboardInterrupt
-        self._asked_at = time.monotonic()

@@ -63,6 +63,11 @@ class RayEngineCalls:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an error says; of what a method of an actor raised, not of Ray's account of it."""
+    """Of what an error says; of what a method of an actor raised, not of Ray's account of it.
+
+    Where the actor's start raised, Ray has only the text of it, in the last line of its account.
+    """
+    if getattr(error, "actor_init_failed", False):
+        return str(error).strip().splitlines()[-1][:200]
     error = getattr(error, "cause", None) or error
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -166,13 +166,16 @@ class EnginePool:
     # ---- engines -----------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Wait until all engines answer. Raises EngineGone, or what one raised at its start."""
+        """Wait until all engines answer. Raises RunStopped, or what one raised at its start."""
         handles = {self.calls.call(engine, "about"): engine for engine in sorted(self.ledger.living)}
         deadline = self.clock() + START_LIMIT_S
         while handles and self.clock() < deadline:
             for handle in self.calls.ready(list(handles), RETRY_S):
                 engine = handles.pop(handle)
-                self._identity[engine], _ = self.calls.result(handle)
+                try:
+                    self._identity[engine], _ = self.calls.result(handle)
+                except EngineGone as gone:
+                    raise RunStopped(f"engine {engine} did not start: it {gone}") from None
         if handles:
             raise RunStopped(f"engines {sorted(handles.values())} did not start within {START_LIMIT_S:g} s")
 
@@ -198,10 +201,11 @@ class EnginePool:
         for engine in failed:
             self._bury(engine, "did not take new weights", kill=True)
 
-    def settle(self) -> None:
-        """Wait until all engines live."""
+    def settle(self, check: Callable[[], None] = lambda: None) -> None:
+        """Wait until all engines live; `check` is called meanwhile, and may raise."""
         while self._dead:
             assert not self.take(RETRY_S), "there are no requests"
+            check()
 
     @property
     def _beat_s(self) -> float:
@@ -218,6 +222,8 @@ class EnginePool:
         if now - self._last_look > 2 * self._beat_s:  # nobody has looked at answers meanwhile
             for call in beats.values():
                 call.since = now
+            for revival in self._dead.values():
+                revival.since += now - self._last_look
         self._last_look = now
         for engine, call in beats.items():
             if now - call.since > self.timeout_s:

@@ -161,7 +161,7 @@ class SegmentTrainer(upstream.PPOTrainer):
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of the controller, in numbers, texts and tensors; between two iterations."""
         return {
-            "progress": dict(vars(self.at)),
+            "progress": vars(self.at) | {"exhausted": self.at.exhausted or self.samples_generator.has_only_spare},
             "prompts": self.samples_generator.position(),
             "random": random_state.take(),
             "kl_coef": float(self.kl_ctl.value),
@@ -177,6 +177,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         if state is None:
             return
         vars(self.at).update(state["progress"])
+        if self.at.step == 0:
+            self.at.evaluated = -1  # the record of what came before the first step begins anew
         vars(self.counts).update(state["counts"])
         self.kl_ctl.value = state["kl_coef"]
         self.faults.restore(state["skipped_in_a_row"])

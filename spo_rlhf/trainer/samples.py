@@ -128,6 +128,11 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         """
         return None if self._prompts is None else self.prompts_dataloader.state_dict()
 
+    @property
+    def has_only_spare(self) -> bool:
+        """The data of the episode have ended, and rollouts that were sampled ahead are left: a checkpoint does not hold them."""
+        return self._prompts is None and bool(self._spare)
+
     def go_on_from(self, position: dict[str, Any] | None) -> None:
         """Take further prompts from where `position` was asked for. Draws random numbers, as beginning an episode does."""
         if position is not None:
@@ -176,7 +181,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             self.engines.ask("wake_up")
         yield
         if sleeps:  # not after an error: the run ends, and an engine at work may never answer
-            self.engines.settle()
+            self.engines.settle(self.check_stop)
             self.engines.ask("sleep")
 
     def to_experience(self, rollout: Rollout, sample: Sample) -> upstream.Experience:

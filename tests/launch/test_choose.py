@@ -52,6 +52,17 @@ def test_a_run_that_is_not_to_go_on_says_what_lies_there(tmp_path):
     assert folder is None and "earlier run, the newest global_step2" in note
 
 
+def test_a_run_that_begins_anew_leaves_no_checkpoint_to_take_for_its_own(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert resume.set_aside(folder) == []
+    for number in (1, 2):
+        write(folder, 2, {"a": number})
+        [note] = resume.set_aside(folder)
+        assert f"checkpoints.before-{number}" in note and not folder.exists()
+        assert (tmp_path / f"checkpoints.before-{number}" / "global_step2").is_dir()
+    assert start(folder)[0] is None
+
+
 def test_another_run_and_one_without_weights_are_refused(tmp_path):
     write(tmp_path, 2, {"spo.mode": "chain"})
     with pytest.raises(UserError, match=r"global_step2 is of another run: --spo.mode is 'tree', was 'chain'"):

@@ -1,6 +1,7 @@
 """A run around the algorithm, as far as it can be seen without one: its device, its plan as text, why it ends."""
 
 import json
+import os
 import signal
 import time
 from types import SimpleNamespace
@@ -122,13 +123,14 @@ def trains(tmp_path, monkeypatch, capfd):
     def start(work, *, resume: bool = False, **options) -> tuple[int, str]:
         args = SimpleNamespace(
             spo=SimpleNamespace(save_rollouts_mb=1, run_dir=str(tmp_path / "run"), verbose=False, grace=60, **options),
-            ckpt=SimpleNamespace(load_enable=resume, output_dir="model"),
+            ckpt=SimpleNamespace(load_enable=resume, output_dir="model", path=str(tmp_path / "run" / "checkpoints")),
             vllm=SimpleNamespace(num_engines=1),
         )
-        monkeypatch.setattr(run, "run", lambda args, record, stopping: work(record))
+        monkeypatch.setattr(run, "run", lambda args, record, stopping: start.before(stopping) or work(record))
         status = run.train(args, ["first note"], b"loading\n")
         return status, capfd.readouterr().out
 
+    start.before = lambda stopping: None  # pyright: ignore[reportFunctionMemberAccess]
     yield start
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -166,6 +168,19 @@ def test_a_run_that_ends_before_its_time_says_why_and_has_a_record(trains, tmp_p
     assert ("Traceback" in (tmp_path / "run" / "train.log").read_text()) == (
         status in (1, 2) or isinstance(error, Preempted)
     )
+
+
+def test_a_signal_to_all_processes_of_a_run_is_told_as_such(trains):
+    """Ray, or an actor, ends first, and what the command sees is the error of a lost process."""
+
+    def asked(stopping):
+        stopping.training = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    trains.before = asked
+    status, out = trains(raises(ConnectionError("raylet is gone")))
+    assert status == 75 and "SIGTERM ended the run" in out.splitlines()[-1]
+    assert trains(raises(UserError("--spo.x: too small")))[0] == 2
 
 
 def test_a_run_that_left_nothing_to_train_has_not_finished(trains, tmp_path):

@@ -23,6 +23,22 @@ def installed():
         signal.signal(number, handler)
 
 
+def test_a_signal_that_the_command_was_started_deaf_to_stays_unheard():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        one = Stopping(grace_s=60)
+        Stopping.ignore()  # as while Ray starts
+        one.install()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert one.asked_by is None
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_before_training_ends_the_run_at_once(installed, number):
     with pytest.raises(KeyboardInterrupt):

@@ -34,7 +34,7 @@ def trainer(asked: str = "") -> SegmentTrainer:
     one = SegmentTrainer.__new__(SegmentTrainer)
     one.reporter, one.saver, one.at = Heard(), Saved(), Progress()
     one.wandb_logger = one.tensorboard_logger = one.critic_model_group = None
-    one.samples_generator = SimpleNamespace(position=lambda: None)
+    one.samples_generator = SimpleNamespace(position=lambda: None, has_only_spare=False)
     one.kl_ctl, one.counts = SimpleNamespace(value=0.0), RolloutCounts()
     one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
     one.experience_maker = SimpleNamespace(batch=[], batch_metrics={}, logprob_gap_max=0.0)
