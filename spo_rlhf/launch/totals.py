@@ -79,10 +79,11 @@ class Totals:
         """An optimizer step was made, and not more were skipped over numbers that are not finite.
 
         Steps without anything to learn from are no fault as long as there are others. A start from a checkpoint whose steps
-        are recorded elsewhere may have nothing left to do.
+        are recorded elsewhere may have nothing left to do, but then it samples nothing either.
         """
         made, skipped = self.counts["optimizer_steps"], self.counts["skipped_steps"]
-        return self.counts["nonfinite_steps"] <= made and (made > 0 or (self.first_step > 0 and not skipped))
+        nothing_left = self.first_step > 0 and not skipped and not self.untrained[0]
+        return self.counts["nonfinite_steps"] <= made and (made > 0 or nothing_left)
 
     def _count(self, event: dict[str, Any]) -> None:
         for name in COUNTS:

@@ -114,6 +114,9 @@ def test_a_start_from_a_checkpoint_may_have_nothing_left_to_do(tmp_path):
     record = RunRecord(tmp_path, Console(io.StringIO()))
     record.take({**PLAN, "first_step": 2, "time": record.start})
     assert record.finish(True)["finished"] is True
+    metrics = {"rollout/response_tokens": 70, "rollout/mc_tokens": 0, "rollout/total_tokens": 70}
+    record.take({"event": "untrained", "time": record.start, "step": 3, "metrics": metrics})
+    assert record.finish(True)["finished"] is False, "it sampled, and trained nothing"
 
 
 def test_tokens_that_no_step_tells_of_are_counted_once(tmp_path):
