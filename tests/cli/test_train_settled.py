@@ -11,11 +11,6 @@ from spo_rlhf.launch.output import flatten, plain
 from spo_rlhf.methods import METHODS
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
-
-
 def resolved_by_preset(task, tmp_path, **changes) -> dict:
     """`--spo.preset paper` with the batch and the optimizer left to it."""
     left = (
