@@ -22,6 +22,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from diagnosed import Diagnosed, diagnosed
 from estimates import Setting, Subject, gradient, sample_prompt
 from torch_engine import TorchEngine
 
@@ -42,6 +43,7 @@ EXAMPLES = """examples:
   python -m spo_rlhf.cli.prepare --output runs/short/task --min-steps 2 --max-steps 4
   python benchmarks/gradient_noise.py --task runs/short/task --output runs/short/gradients
   python benchmarks/gradient_noise.py --task runs/short/task --match cutpoint --repeats 8 --output runs/short/few
+  python benchmarks/gradient_noise.py --task runs/short/task --diagnosis runs/short/diagnosis/diagnosis.json --repeats 24 --output runs/short/told
 """
 
 
@@ -168,6 +170,9 @@ def build_parser() -> argparse.ArgumentParser:
     match = "only methods with this in their names, and the reference of each group; may be given again"
     parser.add_argument("--match", action="append", default=[], metavar="TEXT", help=match)
 
+    told = "of spo-diagnose: what it chose is measured beside what it predicted, and nothing else without --match"
+    parser.add_argument("--diagnosis", type=Path, metavar="FILE", help=told)
+
     def number(flag: str, kind: Callable, default: Any, help: str) -> None:
         parser.add_argument(flag, type=kind, default=default, metavar="N", help=f"{help}; default: %(default)s")
 
@@ -186,6 +191,8 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Setting]:
     for text in args.match:
         if not any(text in name for name in known):
             raise UserError(f"--match {text}: not in any name; there are {'; '.join(known)}")
+    if args.diagnosis and not args.match:
+        return {REFERENCES[0]: known[REFERENCES[0]]}
     return {
         name: setting
         for name, setting in known.items()
@@ -215,16 +222,22 @@ def relative_to(reference: dict[str, float], measured: dict[str, float]) -> dict
     return {"relative": relative, "error": 0.0 if measured is reference else relative * both}
 
 
-def table(results: dict[str, dict[str, float]]) -> list[str]:
-    lines = ["| method | tokens per prompt | tokens for the same noise, RLOO = 1 |", "|---|---|---|"]
+def table(results: dict[str, dict[str, float]], told: dict[str, Diagnosed]) -> list[str]:
+    """`told`: what a diagnosis predicted of some, a column of its own."""
+    columns = ["method", "tokens per prompt", "tokens for the same noise, RLOO = 1", *(["predicted"] if told else [])]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, one in results.items():
-        lines.append(f"| {name} | {one['tokens_per_prompt']:.0f} | {one['relative']:.2f} ± {one['error']:.2f} |")
+        cells = [name, f"{one['tokens_per_prompt']:.0f}", f"{one['relative']:.2f} ± {one['error']:.2f}"]
+        if told:
+            cells.append(told[name].price_text if name in told else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def measure(args: argparse.Namespace, console: Console) -> None:
     """Every setting in turn, results after each. Raises UserError."""
-    chosen = chosen_settings(args)
+    told = diagnosed(args.diagnosis) if args.diagnosis else {}
+    chosen = {**chosen_settings(args), **{name: one.setting for name, one in told.items()}}
     subject, prepared = load(args.task, args.prompts)
     results: dict[str, dict[str, float]] = {}
     references: dict[tuple[float | None, bool], dict[str, float]] = {}  # of each group, by its mask
@@ -240,10 +253,12 @@ def measure(args: argparse.Namespace, console: Console) -> None:
             raise UserError(f"--task {args.task}: its model is never right, or always: there is no gradient to measure")
         seconds = time.monotonic() - start
         results[name] = {**measured, **relative_to(reference, measured), "seconds": seconds}
+        if name in told:
+            results[name] |= {f"predicted{end}": getattr(told[name], f"price{end}") for end in ("", "_low", "_high")}
         console.line(f"{label}  {results[name]['relative']:.2f} of RLOO's tokens  {duration(seconds)}")
         # After each method: what is measured is kept, whatever ends the command.
-        common.write_results(args.output, args, table(results), task=prepared, results=results)
-    for line in table(results):
+        common.write_results(args.output, args, table(results, told), task=prepared, results=results)
+    for line in table(results, told):
         console.line(line)
     console.line(f"results: {args.output / 'results.json'}   table: {args.output / 'results.md'}")
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from types import SimpleNamespace
 
+import diagnosed
 import estimates
 import gradient_noise as noise
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 from estimates import Piece, Setting
 
-from spo_rlhf.core.partition import Cutpoint, Newline
+from spo_rlhf.core.partition import Cutpoint, Newline, Places
+from spo_rlhf.core.tree import TreeShape
+from spo_rlhf.core.tree_baselines import Shrunk
 from spo_rlhf.rollout.chain import PromptRollout
 from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
 
@@ -93,10 +96,6 @@ def test_a_model_that_is_never_right_is_said(task, tmp_path, capsys):
 
 @pytest.mark.timeout(300)
 def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
-    # An untrained model is never right; a coin is as good a reward for this.
-    def coin(question, text):
-        return SimpleNamespace(correct=sum(text.encode()) % 2 == 0)
-
     monkeypatch.setattr(estimates, "grade_here", coin)
     options = ["--task", str(task), "--output", str(tmp_path), "--repeats", "3", "--prompts", "4"]
     options += ["--match", "tree 4-3-2", "--match", "tree 2-2", "--match", "rloo, 1 response, history, state"]
@@ -113,7 +112,36 @@ def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
     assert "tree 4-3-2" in (tmp_path / "results.md").read_text()
 
 
+def coin(question, text):
+    """An untrained model is never right; this is as good a reward for trying the benchmark."""
+    return SimpleNamespace(correct=sum(text.encode()) % 2 == 0)
+
+
+def test_what_a_diagnosis_chose_is_measured_beside_its_prediction(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimates, "grade_here", coin)
+    file = noise.common.ROOT / "benchmarks" / "results" / "credit-diagnose" / "check_last.json"
+    told = diagnosed.diagnosed(file)
+    tree = told["tree 4-4, shrunk, cut at token 93, history"]
+    assert tree.setting.tree == TreeShape((4, 4), (93,)) and tree.setting.history == 8
+    assert tree.setting.advantage == Shrunk(branching=(4, 4), settled=(0.2,))
+    chain = told["chain, 8 responses, 4 rollouts at token 130"].setting
+    assert (chain.responses, chain.rollouts, chain.history) == (8, 4, 0) and chain.partition == Places(places=(130,))
+    options = ["--task", str(task), "--output", str(tmp_path), "--repeats", "3", "--prompts", "4"]
+    assert noise.main([*options, "--diagnosis", str(file)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert set(results) == {"rloo, 8 responses", *told}
+    measured = results["tree 4-4, shrunk, cut at token 93, history"]
+    assert measured["predicted"] == tree.price == 0.4808 and measured["predicted_low"] == 0.3182
+    assert "| 0.48 (0.32 to 0.67) |" in (tmp_path / "results.md").read_text()
+
+
+def test_a_design_of_unknown_options_is_no_setting():
+    with pytest.raises(ValueError, match="spo.mode"):
+        diagnosed.as_setting("--spo.mode forest", 0)
+
+
 WRONG = (
+    "--diagnosis nothing.json",
     "--task nothing",
     "--repeats 1",
     "--prompts 601",
