@@ -231,6 +231,23 @@ def entropies(actor):
             hook.remove()
 
 
+@contextlib.contextmanager
+def head_inputs(actor):
+    """Context in which each forward pass of OpenRLHF's Actor leaves what its head read: a list of (B, T - 1, H), one per pass.
+
+    Row t is known before token t + 1 is drawn: it stands where that token's log-prob does.
+    """
+    seen = []
+    model = getattr(actor.model, "module", actor.model)
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, args: seen.append(args[0][:, :-1].detach())
+    )
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
 # ---- the command line -------------------------------------------------------------------------------------------------------
 # OpenRLHF's parser and its validation stand under `if __name__ == "__main__":` and cannot be called. Both are run from the
 # installed source: the statements before `args = parser.parse_args()` build the parser, those after it validate, and the last

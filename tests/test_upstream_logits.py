@@ -149,3 +149,16 @@ def test_a_model_that_goes_on_with_its_logits_keeps_them_whole(build):
     with pytest.raises(RuntimeError, match=r"--spo\.logits_chunk_tokens 0"):
         learned(chunked)
     assert "forward" not in vars(chunked.model.lm_head)
+
+
+@pytest.mark.parametrize("chunk", [0, 5])
+def test_what_the_head_reads_stands_where_its_log_prob_does(build, chunk):
+    actor = build(chunk)[1]
+    sequences, action_mask, attention_mask = batch()
+    with torch.no_grad(), upstream.head_inputs(actor) as seen:
+        logp = actor(sequences, action_mask, attention_mask)
+        [hidden] = seen
+        again = (actor.model.lm_head(hidden).float() / actor.temperature).log_softmax(-1)
+    expected = again.gather(-1, sequences[:, 1:, None])[..., 0]
+    torch.testing.assert_close(logp * action_mask, expected * action_mask, rtol=1e-5, atol=1e-5)
+    assert not actor.model.lm_head._forward_pre_hooks

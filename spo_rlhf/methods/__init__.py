@@ -4,7 +4,10 @@ from spo_rlhf.core.registry import Registry
 from spo_rlhf.methods.base import Method
 from spo_rlhf.methods.chain import Chain
 from spo_rlhf.methods.group import Group
+from spo_rlhf.methods.probe import Probe
 from spo_rlhf.methods.tempo import Tempo
 from spo_rlhf.methods.tree import Tree
 
-METHODS: Registry[type[Method]] = Registry("mode", {"chain": Chain, "tree": Tree, "group": Group, "tempo": Tempo})
+METHODS: Registry[type[Method]] = Registry(
+    "mode", {"chain": Chain, "tree": Tree, "group": Group, "tempo": Tempo, "probe": Probe}
+)

@@ -120,6 +120,11 @@ class Method(ABC):
         """Samples bring the advantages of their segments: there is no critic, no trajectory-level estimator."""
         return False
 
+    @property
+    def hidden_features(self) -> int:
+        """Numbers that are kept of each hidden state of the forward pass for old log-probs; 0: nothing is."""
+        return 0
+
     def memory(self) -> PromptHistory | None:
         """An empty memory of the run's prompts; None where nothing of earlier iterations enters the advantages."""
         return None

@@ -1,5 +1,6 @@
 """The policy actor: OpenRLHF's, with the masked SPO loss and one normaliser per optimizer step."""
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from spo_rlhf.trainer.guard import FiniteWeights, StepGuard
 from spo_rlhf.trainer.micro_batches import MicroBatches, filler
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 from spo_rlhf.trainer.rank_state import SavedRank
+from spo_rlhf.trainer.sketch import Sketch
 from spo_rlhf.trainer.trained import has_gradient, trained_tokens, wanted_by
 
 
@@ -182,7 +184,11 @@ class SegmentPolicyActor(FiniteWeights, SavedRank, upstream.PolicyModelActor):
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
         self.limit_s = strategy.args.spo.engine_timeout
-        self.entropy_clip, self.entropies = strategy.args.spo.entropy_clip > 0, []
+        spo = strategy.args.spo
+        self.entropy_clip, self.entropies = spo.entropy_clip > 0, []
+        self.sketch = (
+            Sketch(spo.method.hidden_features, strategy.args.train.seed) if spo.method.hidden_features else None
+        )
         folder = strategy.args.resume_from
         with upstream.actor_trainer(SegmentActorTrainer), upstream_checkpoints.in_folder(strategy, folder):
             super().init_model_from_pretrained(strategy, *args, **kwargs)
@@ -192,18 +198,24 @@ class SegmentPolicyActor(FiniteWeights, SavedRank, upstream.PolicyModelActor):
         self.weight_version = self.load_rank(folder).get("weight_version", 1) - 1
 
     def forward(self, *args, **kwargs):
-        """Log-probabilities under the old policy; the entropies of the same pass stay here until `take_entropies`."""
-        if not self.entropy_clip:
-            return super().forward(*args, **kwargs)
-        with upstream.entropies(self.actor) as seen:
+        """Log-probabilities under the old policy; what else is wanted of the same pass stays here until it is taken."""
+        with contextlib.ExitStack() as more:
+            entropies = more.enter_context(upstream.entropies(self.actor)) if self.entropy_clip else []
+            hidden = more.enter_context(upstream.head_inputs(self.actor)) if self.sketch else []
             log_probs = super().forward(*args, **kwargs)
-        self.entropies += [entropy.cpu() for entropy in seen]
+        self.entropies += [entropy.cpu() for entropy in entropies]
+        if self.sketch:
+            self.sketch.keep(hidden)
         return log_probs
 
     def take_entropies(self) -> list[torch.Tensor]:
         """Entropies (B, T - 1) of the forward passes since the last call, in their order."""
         entropies, self.entropies = self.entropies, []
         return entropies
+
+    def take_features(self) -> list[torch.Tensor]:
+        """Features (B, T - 1, D) of the states of the forward passes since the last call, in their order."""
+        return self.sketch.take() if self.sketch else []
 
     def fit(self, kl_ctl: float = 0) -> dict:
         self.weights_are_finite = False

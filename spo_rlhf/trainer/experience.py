@@ -106,11 +106,18 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
     def make_experience(self, samples_list):
         experiences = super().make_experience(samples_list)
         if self.args.spo.entropy_clip > 0:
-            # Kept by the policy actors in the order of their forward passes; ranks that share a batch hold the same ones.
-            copies = self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
-            per_rank = ray.get(self.actor_model_group.async_run_method("take_entropies"))[::copies]
-            scale_clip(experiences, list(itertools.chain.from_iterable(per_rank)), self.args.spo)
+            scale_clip(experiences, self.of_passes("take_entropies"), self.args.spo)
+        if self.args.spo.method.hidden_features:
+            for experience, features in zip(experiences, self.of_passes("take_features"), strict=True):
+                experience.hidden = features
         return experiences
+
+    def of_passes(self, method_name: str) -> list[torch.Tensor]:
+        """What the policy actors kept of their forward passes, in the order of the batches."""
+        # Ranks that share a batch hold the same ones.
+        copies = self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
+        per_rank = ray.get(self.actor_model_group.async_run_method(method_name))[::copies]
+        return list(itertools.chain.from_iterable(per_rank))
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences):
@@ -233,8 +240,8 @@ def stand_in(samples: list[upstream.Experience]) -> None:
 def fill_from(sample: upstream.Experience, batch: upstream.Experience, row: int) -> None:
     """Copy what the models computed for row `row` of a padded batch into the sample that the row came from."""
     actions = sample.action_mask.size(1)
-    for name in ("action_log_probs", "base_action_log_probs", "kl", "clip_scale"):
-        value = getattr(batch, name)
+    for name in ("action_log_probs", "base_action_log_probs", "kl", "clip_scale", "hidden"):
+        value = getattr(batch, name, None)
         setattr(sample, name, None if value is None else value[row : row + 1, :actions].clone())
     for name, value in batch.info.items():
         sample.info[name] = value[row : row + 1].clone() if isinstance(value, torch.Tensor) else value[row : row + 1]

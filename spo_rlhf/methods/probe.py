@@ -1,0 +1,153 @@
+"""Groups of whole responses whose states get values from the policy's own hidden states: no critic, no continuation.
+
+A forward pass of the policy is made of every response anyway, for the old log-probs. What its head read at the start of
+each segment is kept of it, projected at random onto a few numbers, and a ridge regression on other prompts' outcomes makes
+values of them (core/probe.py).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spo_rlhf.core import probe
+from spo_rlhf.core.advantages import to_tokens
+from spo_rlhf.core.baselines import BASELINES, Baseline
+from spo_rlhf.core.history import PromptHistory
+from spo_rlhf.core.options import choice, name_of, option
+from spo_rlhf.core.partition import PARTITIONS, Partition
+from spo_rlhf.core.values import ValueEstimate, leave_one_out
+from spo_rlhf.errors import UserError
+from spo_rlhf.methods.base import (
+    BASELINE_HELP,
+    Experience,
+    PromptJob,
+    SegmentMethod,
+    Supply,
+    TrainerServices,
+)
+from spo_rlhf.methods.chain import segment_logs
+from spo_rlhf.rollout.chain import PromptRollout
+from spo_rlhf.rollout.records import Rollout, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(SegmentMethod):
+    """Groups whose segments have values from a regression on the policy's hidden states."""
+
+    partition: Partition = choice("partition", PARTITIONS, "cutpoint", help="how a response is cut into segments")
+    baseline: Baseline = choice("baseline", BASELINES, "group", help=BASELINE_HELP)
+    trace: float = option(
+        1.0,
+        flag="probe_trace",
+        at_least=0,
+        at_most=1,
+        metavar="LAMBDA",
+        help="1: the values are a baseline, which is unbiased; 0: a segment's advantage is what it changed of them, as biased as "
+        "they are; between: a mean of both (generalized advantage estimation)",
+    )
+    features: int = option(
+        64,
+        flag="probe_features",
+        at_least=1,
+        at_most=4096,
+        metavar="D",
+        help="numbers onto which a hidden state is projected at random",
+    )
+
+    def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
+        super().refuse(options, explicit)
+        if options["spo.old_logprobs"] == "engine":
+            raise UserError("--spo.old_logprobs engine leaves out the pass that --spo.mode probe reads; use actor")
+        packed = {
+            "spo.pack_trees": options["spo.pack_trees"] != "off",
+            "ds.packing_samples": options["ds.packing_samples"],
+        }
+        packed |= {"train.dynamic_batch_enable": options["train.dynamic_batch_enable"]}
+        packed |= {"ds.ring_attn_size": options["ds.ring_attn_size"] > 1}
+        for flag in (flag for flag, on in packed.items() if on):
+            raise UserError(
+                f"--{flag} does not go with --spo.mode probe, which reads the hidden states of single samples"
+            )
+
+    @property
+    def hidden_features(self) -> int:
+        return self.features
+
+    def text_flag(self) -> str | None:
+        return f"--spo.partition {name_of(PARTITIONS, self.partition)}" if self.partition.needs_text else None
+
+    def memory(self) -> PromptHistory | None:
+        return self.baseline.memory()
+
+    async def rollout(self, job: PromptJob) -> Rollout:
+        sampler = PromptRollout(**job.sampler_options())
+        samples = []
+        for one in await sampler.group(job.request.num_samples):
+            prob_T = np.exp(np.asarray(one.completion.deciding_logprobs, dtype=np.float64))
+            text_T = job.token_texts(one.completion.token_ids) if self.partition.needs_text else None
+            boundaries = self.partition.boundaries(prob_T, text_T)
+            # Every response has its pass, whatever its advantage will be: 1 until there are values.
+            adv_T = [1.0] * len(one.completion.token_ids)
+            logs = segment_logs(len(boundaries) - 1, 0.0)
+            samples.append(job.sample((), one.completion, one.grade, boundaries=boundaries, adv_T=adv_T, logs=logs))
+        return job.rollout(sampler.counts, samples=samples)
+
+    def supply(self, services: TrainerServices) -> Supply:
+        return ProbeSupply(self, services)
+
+
+class ProbeSupply(Supply):
+    """Responses of an iteration in, their passes made, their advantages from values that other prompts' outcomes fit."""
+
+    def exchange(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
+        start = time.monotonic()
+        pairs = [(rollout, sample) for rollout in rollouts for sample in rollout.samples]
+        experiences = [self.services.to_experience(rollout, sample) for rollout, sample in pairs]
+        self.services.add_log_probs(experiences)
+        traced = self.traced(rollouts, experiences)
+        fit = probe.cross_fitted(traced)
+        for (_, sample), experience, one, value_K in zip(pairs, experiences, traced, fit.value_K, strict=True):
+            self.credit(sample, experience, one, value_K)
+        metrics = {
+            "probe/explained": fit.explained,
+            "probe/learned": fit.learned,
+            "timing/make_experience": time.monotonic() - start,
+        }
+        return self.whole_steps(experiences), metrics
+
+    def traced(self, rollouts: Sequence[Rollout], experiences: Sequence[Experience]) -> list[probe.Traced]:
+        """The responses by the states where their segments start, in the order of `experiences`."""
+        made, rest = [], iter(experiences)
+        for prompt, rollout in enumerate(rollouts):
+            reward_B = [float(one.reward or 0.0) for one in rollout.samples]
+            columns = (leave_one_out(reward_B, rollout.prior), probe.spreads(reward_B), reward_B)
+            for sample, base, spread, reward in zip(rollout.samples, *columns, strict=True):
+                state_KD = states(next(rest), sample)
+                made.append(probe.Traced(prompt, state_KD, float(base), float(spread), reward))
+        return made
+
+    def credit(self, sample: Sample, experience: Experience, one: probe.Traced, value_K: np.ndarray) -> None:
+        """Advantages of a response's segments, in place, of the sample as it is kept too."""
+        adv_K = probe.advantages(value_K, one.reward, self.method.trace)
+        adv_T = to_tokens(adv_K, sample.boundaries)
+        sample.adv_T = adv_T.tolist()
+        sample.estimates = [ValueEstimate(float(value), 0.0, 0) for value in value_K]
+        sample.logs["value_prompt"] = float(value_K[0])
+        experience.info["value_prompt"] = experience.advantages.new_tensor([sample.logs["value_prompt"]])
+        [(start, end)] = sample.action_ranges
+        row = experience.advantages
+        row.zero_()
+        # Column t - 1 is of token t.
+        row[0, start - 1 : end - 1] = row.new_tensor(sample.adv_T)
+
+
+def states(experience: Experience, sample: Sample) -> np.ndarray:
+    """What the pass left of the states where the segments start, (K, D), and is not needed longer."""
+    [(start, _)] = sample.action_ranges
+    columns = [start - 1 + boundary for boundary in sample.boundaries[:-1]]
+    state_KD = experience.hidden[0, columns].double().numpy()
+    del experience.hidden
+    return state_KD

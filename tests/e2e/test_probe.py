@@ -1,0 +1,38 @@
+"""Values from hidden states on the real stack: two policy ranks, two engines, no token but the responses'."""
+
+import math
+
+import pytest
+import stack
+
+from spo_rlhf import rollouts
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def test_states_get_values_from_the_pass_that_is_made_anyway(tmp_path):
+    task = stack.make_task(tmp_path / "task", train=32, test=8)
+    changes = dict(
+        spo__mode="probe",
+        spo__probe_features=16,
+        spo__partition="fixed",
+        spo__segment_length=8,
+        spo__mc_rollouts=None,
+        train__batch_size=16,
+        train__micro_batch_size=4,
+        train__colocate_all=None,
+        actor__num_gpus_per_node=2,
+        vllm__num_engines=2,
+        rollout__batch_size=16,
+    )
+    run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
+    assert len(run["steps"]) == 2
+    for metrics in run["steps"]:
+        assert metrics["rollout/mc_tokens"] == 0 and metrics["actor_grad_norm"] > 0
+        assert math.isfinite(metrics["probe/explained"]) and 0 <= metrics["probe/learned"] <= 1
+        assert metrics["samples_without_gradient"] < metrics["rollout/num_samples"]
+    for row in rollouts.read(tmp_path / "run"):
+        assert len(row["values"]) == len(row["boundaries"]) > 1
+        # --spo.probe_trace 1: each segment against the value where it starts.
+        expected = [row["reward"] - value for value in row["values"][:-1]]
+        assert row["segment_advantages"] == pytest.approx(expected, abs=1e-4)

@@ -1,0 +1,99 @@
+"""Values from hidden states as a method: groups as they are sampled anyway, their advantages made behind the forward pass."""
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from spo_rlhf.core import probe
+from spo_rlhf.core.advantages import to_tokens
+from spo_rlhf.core.baselines import BASELINES
+from spo_rlhf.core.partition import Fixed
+from spo_rlhf.core.values import leave_one_out
+from spo_rlhf.methods import METHODS
+from spo_rlhf.methods.base import TrainerServices
+from spo_rlhf.methods.group import Group
+from spo_rlhf.methods.probe import Probe
+from spo_rlhf.rollout.job import PromptJob, RolloutRequest
+from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
+
+MODEL = ToyLanguageModel(3, 6, lambda response: float(sum(response) % 2), seed=1)
+FEATURES = 3
+
+
+def rollout(method, slot: int = 0):
+    job = PromptJob(
+        request=RolloutRequest("1 + 1", "2", slot, (1, "train", 0), 4, 9, None, 1.0, 1.0, -1, method),
+        engine=ToyEngine(MODEL, 3),
+        grader=ToyGrader(MODEL),
+        prompt_ids=[7, 7, 7],
+        max_tokens=6,
+        weight_version=5,
+        graded=True,
+        token_texts=lambda token_ids: [str(token) for token in token_ids],
+        state_values={},
+    )
+    return asyncio.run(method.rollout(job))
+
+
+def supply(method, batch_size: int = 4):
+    """Its services make a row of a sample as the trainer does, and a pass whose features are the tokens before a state."""
+
+    def to_experience(rollout, sample):
+        columns = len(sample.token_ids) - 1
+        info = {name: torch.tensor([value]) for name, value in sample.logs.items()}
+        return SimpleNamespace(advantages=torch.full((1, columns), 9.0), ids=sample.token_ids, info=info)
+
+    def add_log_probs(experiences):
+        for one in experiences:
+            rows = [[sum(one.ids[: t + 1]), t, one.ids[t]] for t in range(len(one.ids) - 1)]
+            one.hidden = torch.tensor([rows], dtype=torch.float32)
+
+    args = SimpleNamespace(
+        train=SimpleNamespace(batch_size=batch_size, seed=0),
+        spo=SimpleNamespace(prompts=SimpleNamespace(memory=lambda: None)),
+    )
+    reporter = SimpleNamespace(note=lambda text: None)
+    return method.supply(TrainerServices(args, to_experience, add_log_probs, lambda fields: None, reporter))
+
+
+@pytest.mark.parametrize("trace", [1.0, 0.0])
+def test_segments_get_advantages_from_values_at_their_starts(trace):
+    method = Probe(partition=Fixed(segment_length=2), trace=trace, features=FEATURES)
+    rollouts = [rollout(method, slot) for slot in range(6)]
+    plain = [rollout(Group(), slot) for slot in range(6)]
+    for made, group in zip(rollouts, plain):
+        assert [one.token_ids for one in made.samples] == [one.token_ids for one in group.samples]
+        assert made.counts == group.counts, "no token more"
+    experiences, metrics = supply(method).take(rollouts, 0)
+    samples = [one for made in rollouts for one in made.samples]
+    assert len(experiences) == len(samples) == 24 and set(metrics) >= {"probe/explained", "probe/learned"}
+    reward_PB = [[one.reward for one in made.samples] for made in rollouts]
+    traced = [
+        probe.Traced(
+            prompt,
+            np.array([[sum(one.token_ids[: 3 + b]), 2 + b, one.token_ids[2 + b]] for b in one.boundaries[:-1]]),
+            base,
+            spread,
+            one.reward,
+        )
+        for prompt, made in enumerate(rollouts)
+        for one, base, spread in zip(made.samples, leave_one_out(reward_PB[prompt]), probe.spreads(reward_PB[prompt]))
+    ]
+    expected = probe.cross_fitted(traced)
+    assert metrics["probe/explained"] == pytest.approx(expected.explained)
+    for sample, experience, one, value_K in zip(samples, experiences, traced, expected.value_K):
+        adv_T = to_tokens(probe.advantages(value_K, one.reward, trace), sample.boundaries)
+        assert sample.adv_T == pytest.approx(adv_T) and not hasattr(experience, "hidden")
+        row = experience.advantages[0].tolist()
+        assert row == pytest.approx([0.0, 0.0, *adv_T], abs=1e-6), "tokens of the prompt have none"
+        assert [one.mean for one in sample.estimates] == pytest.approx(value_K)
+        assert float(experience.info["value_prompt"]) == pytest.approx(value_K[0])
+
+
+def test_its_place_in_the_command():
+    assert METHODS["probe"] is Probe and Probe().masks_by_default and Probe().brings_advantages
+    assert Probe(features=8).hidden_features == 8 and Group().hidden_features == 0
+    assert Probe().memory() is None and Probe(baseline=BASELINES["history"]()).memory() is not None
