@@ -97,7 +97,15 @@ class Option:
 
     def where(self) -> str:
         """Whose option it is, as the command says it; empty where it is everybody's."""
-        return " or ".join(", ".join(f"--spo.{flag} {name}" for flag, name in path) for path in self.owners if path)
+        paths = [path for path in self.owners if path]
+        # Owners that differ in their first name alone are told together: --spo.mode chain or probe, --spo.partition fixed.
+        together: dict[Path, list[str]] = {}
+        for path in paths:
+            together.setdefault(((path[0][0], ""), *path[1:]), []).append(path[0][1])
+        return " or ".join(
+            ", ".join([f"--spo.{first} {' or '.join(names)}", *(f"--spo.{flag} {name}" for flag, name in rest)])
+            for ((first, _), *rest), names in together.items()
+        )
 
 
 def first_paragraph(part: Any) -> str:

@@ -29,10 +29,10 @@ class Sketch:
 
     def _matrix(self, size: int, device: torch.device) -> torch.Tensor:
         """(H, D), made at the first call."""
-        if self._matrix_HD is None:
+        if (made := self._matrix_HD) is None:
             generator = torch.Generator().manual_seed(self.seed % 2**63)
-            self._matrix_HD = (torch.randn(size, self.features, generator=generator) / size**0.5).to(device)
-        return self._matrix_HD
+            made = self._matrix_HD = (torch.randn(size, self.features, generator=generator) / size**0.5).to(device)
+        return made
 
     def take(self) -> list[torch.Tensor]:
         """All that was kept since the last call."""
