@@ -120,7 +120,7 @@ def test_one_flag_declared_in_two_ways_is_refused_and_in_one_way_has_two_owners(
     SHAPES.register("same")(Same)
     try:
         [found] = [one for one in declared(Whole) if one.flag == "small_size"]
-        assert found.where() == "--spo.shape small or --spo.shape same"
+        assert found.where() == "--spo.shape small or same"
         SHAPES["same"] = Other
         with pytest.raises(ValueError, match="--spo.small_size is declared twice and differently"):
             declared(Whole)
