@@ -36,7 +36,7 @@ CHECKS = {
     "doubling.py": """
 from spo_rlhf.core.partition import PARTITIONS
 assert PARTITIONS["doubling"](first_length=2).boundaries([0.5] * 9) == [0, 2, 6, 9]
-help_has("tokens of the first segment; at least 1 (--spo.mode chain or probe, --spo.partition doubling; default: 8)")
+help_has("tokens of the first segment; at least 1 (--spo.partition doubling; default: 8)")
 refuses({"spo.partition": "fixed", "spo.first_length": 4}, "--spo.first_length has no meaning with --spo.partition fixed")
 """,
     "thinned.py": """

@@ -97,15 +97,11 @@ class Option:
 
     def where(self) -> str:
         """Whose option it is, as the command says it; empty where it is everybody's."""
-        paths = [path for path in self.owners if path]
-        # Owners that differ in their first name alone are told together: --spo.mode chain or probe, --spo.partition fixed.
-        together: dict[Path, list[str]] = {}
-        for path in paths:
-            together.setdefault(((path[0][0], ""), *path[1:]), []).append(path[0][1])
-        return " or ".join(
-            ", ".join([f"--spo.{first} {' or '.join(names)}", *(f"--spo.{flag} {name}" for flag, name in rest)])
-            for ((first, _), *rest), names in together.items()
-        )
+        # The part that has it; whose part that is, its own choice says.
+        parts: dict[str, list[str]] = {}
+        for flag, name in dict.fromkeys(path[-1] for path in self.owners if path):
+            parts.setdefault(flag, []).append(name)
+        return " or ".join(f"--spo.{flag} {' or '.join(names)}" for flag, names in parts.items())
 
 
 def first_paragraph(part: Any) -> str:

@@ -17,9 +17,11 @@ import numpy as np
 from spo_rlhf.core import tree as core
 from spo_rlhf.core.baselines import BASELINES, Baseline
 from spo_rlhf.core.history import PromptHistory
-from spo_rlhf.core.options import choice, option, whole_numbers
+from spo_rlhf.core.options import choice, name_of, option, whole_numbers
+from spo_rlhf.core.partition import PARTITIONS
 from spo_rlhf.core.tree import TokenTree, TreeShape
 from spo_rlhf.core.tree_baselines import TreeAdvantage, level_weights
+from spo_rlhf.core.tree_cuts import TREE_CUTS, AfterTokens, AtBoundaries
 from spo_rlhf.core.units import needs_ids
 from spo_rlhf.core.values import Prior
 from spo_rlhf.errors import UserError
@@ -65,6 +67,7 @@ class Tree(SegmentMethod):
         metavar="M[,M2,..]",
         help="tokens of a segment, one number or one for each level but the last, which goes on to the end",
     )
+    cuts: AfterTokens | AtBoundaries = choice("tree_cuts", TREE_CUTS, "tokens", help="where the segments of a tree end")
     advantage: core.NodeAdvantage = choice(
         "tree_advantage",
         core.ADVANTAGES,
@@ -110,7 +113,12 @@ class Tree(SegmentMethod):
     @cached_property
     def shape(self) -> TreeShape:
         """Raises ValueError for branching and segments that make no tree."""
-        return TreeShape(self.branching, self.segment_tokens or ())
+        return TreeShape(self.branching, (1,) if self.partition_cuts else self.segment_tokens or ())
+
+    @property
+    def partition_cuts(self) -> AtBoundaries | None:
+        """Where a partition ends the segments: what they are then cut by."""
+        return self.cuts if isinstance(self.cuts, AtBoundaries) else None
 
     def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
         super().refuse(options, explicit)
@@ -123,7 +131,10 @@ class Tree(SegmentMethod):
                 f"--spo.baseline {options['spo.baseline']} does not go with --spo.tree_advantage "
                 f"{options['spo.tree_advantage']}, which looks at the siblings alone; use loo or shrunk"
             )
-        if self.segment_tokens is None and len(self.branching) > 1:
+        if self.partition_cuts:
+            if "spo.tree_segment_tokens" in explicit:
+                raise UserError("--spo.tree_segment_tokens has no meaning with --spo.tree_cuts partition; leave it out")
+        elif self.segment_tokens is None and len(self.branching) > 1:
             raise UserError(
                 "--spo.mode tree needs --spo.tree_segment_tokens (tokens per segment, e.g. 600 for responses of 2000)"
             )
@@ -151,8 +162,12 @@ class Tree(SegmentMethod):
 
     async def rollout(self, job: PromptJob) -> Rollout:
         sampler = TreeRollout(**job.sampler_options())
-        tree = await sampler.grow(self.shape)
+        tree = await sampler.grow(self.shape, self.partition_cuts, job.token_texts)
         return job.rollout(sampler.counts, tree=tree)
+
+    def text_flag(self) -> str | None:
+        cuts = self.partition_cuts
+        return f"--spo.partition {name_of(PARTITIONS, cuts.partition)}" if cuts and cuts.partition.needs_text else None
 
     def memory(self) -> PromptHistory | None:
         return self.baseline.memory()

@@ -28,7 +28,7 @@ def test_the_parser_has_every_declared_option_and_no_other() -> None:
 
 def test_the_help_names_owner_bounds_and_default() -> None:
     text = " ".join(build_parser().format_help().split())
-    assert "cutpoints per segment; at least 1 (--spo.mode chain or probe, --spo.partition cutpoint; default: 5)" in text
+    assert "cutpoints per segment; at least 1 (--spo.partition cutpoint; default: 5)" in text
     assert "(--spo.mode tree; default: none, required)" in text
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from spo_rlhf.core import tree as core
+from spo_rlhf.core.partition import Cutpoint
 from spo_rlhf.core.tree import TreeShape
+from spo_rlhf.core.tree_cuts import AtBoundaries
 from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
 from spo_rlhf.rollout.tree import TreeRollout
 
@@ -132,3 +134,36 @@ def test_a_failing_request_ends_the_whole_tree():
 def test_what_is_no_shape_is_refused(branching, lengths):
     with pytest.raises(ValueError, match="branching needs|segment lengths are"):
         TreeShape(branching, lengths)
+
+
+@pytest.mark.parametrize("by_state", [False, True])
+@pytest.mark.parametrize("model_seed", range(3))
+def test_a_partition_cuts_nodes_and_the_rest_is_the_first_child(model_seed, by_state):
+    model, shape = toy(max_tokens=9, seed=model_seed), TreeShape((3, 2, 3), (1,))
+    cuts = AtBoundaries(partition=Cutpoint(interval=1, threshold=0.9))
+    engine = ToyEngine(model, len(PROMPT), by_state=by_state)
+    job = TreeRollout(engine, ToyGrader(model), PROMPT, max_tokens=9, seed=(1, "train", 0), slot=0)
+    grown = asyncio.run(job.grow(shape, cuts))
+    child_lists, inner = core.children(grown.parent_N), 0
+    for node in range(1, len(grown)):
+        level = len(grown.path(node))
+        response = grown.prefix(node) + grown.tokens(node)
+        expected = [np.log(model.probabilities(response[:t])[response[t]]) for t in range(len(response))]
+        assert grown.logprobs(node) == pytest.approx(expected[-len(grown.tokens(node)) :])
+        if not child_lists[node]:
+            assert response[-1] == 0 or len(response) == model.max_tokens
+            assert grown.reward_N[node] == model.final_reward(response)
+            continue
+        inner += 1
+        assert len(child_lists[node]) == shape.branching[level]
+        # The cut is the partition's of the response that goes on with the first children.
+        path, rest = grown.tokens(node), grown.top_logprobs(node) or grown.logprobs(node)
+        below = node
+        while child_lists[below]:
+            below = child_lists[below][0]
+            path, rest = path + grown.tokens(below), rest + (grown.top_logprobs(below) or grown.logprobs(below))
+        assert cuts.end(np.exp(rest), None) == len(grown.tokens(node))
+    assert inner > 0, "some nodes are cut"
+    # The first child of a node came with it.
+    assert len(engine.requests) == len(grown) - 1 - inner
+    assert job.counts.response_tokens == len(grown.token_S) and job.counts.nodes == len(grown) - 1

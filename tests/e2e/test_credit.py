@@ -1,4 +1,4 @@
-"""Values from hidden states on the real stack: two policy ranks, two engines, no token but the responses'."""
+"""Credit of later kinds on the real stack: values from hidden states, trees that a partition cuts, shared prefixes."""
 
 import math
 
@@ -36,3 +36,22 @@ def test_states_get_values_from_the_pass_that_is_made_anyway(tmp_path):
         # --spo.probe_trace 1: each segment against the value where it starts.
         expected = [row["reward"] - value for value in row["values"][:-1]]
         assert row["segment_advantages"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_trees_branch_where_the_policy_hesitates(tmp_path):
+    task = stack.make_task(tmp_path / "task", train=16, test=8)
+    changes = dict(
+        spo__mode="tree",
+        spo__tree_branching="3,2,2",
+        spo__tree_cuts="partition",
+        spo__cutpoint_interval=4,
+        spo__hesitation="state",
+        spo__tree_advantage="loo",
+        spo__mc_rollouts=None,
+        rollout__n_samples_per_prompt=16,
+    )
+    run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
+    for metrics in run["steps"]:
+        # Full trees: 3 nodes, 6 and 12 below; the first child of each came with its parent.
+        assert metrics["tree/nodes_per_tree"] == 21 and metrics["tree/leaves_per_tree"] == 12
+        assert metrics["rollout/logprob_gap_max"] < 1e-3 and metrics["actor_grad_norm"] > 0
