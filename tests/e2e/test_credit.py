@@ -49,9 +49,13 @@ def test_trees_branch_where_the_policy_hesitates(tmp_path):
         spo__tree_advantage="loo",
         spo__mc_rollouts=None,
         rollout__n_samples_per_prompt=16,
+        algo__advantage__is_correction_level="token",
+        algo__advantage__is_correction_mode="mask",
     )
     run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
     for metrics in run["steps"]:
         # Full trees: 3 nodes, 6 and 12 below; the first child of each came with its parent.
         assert metrics["tree/nodes_per_tree"] == 21 and metrics["tree/leaves_per_tree"] == 12
         assert metrics["rollout/logprob_gap_max"] < 1e-3 and metrics["actor_grad_norm"] > 0
+        # Engine and actor agree: nothing is filtered.
+        assert metrics["is_filter_ratio"] == 0 and abs(metrics["vllm_kl"]) < 1e-3
