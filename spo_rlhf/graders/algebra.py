@@ -31,6 +31,7 @@ def mathematical(text: str) -> bool:
     bare = re.sub(r"\\(?:begin|end|text|operatorname)\{[^{}]*\}|\\[A-Za-z]+", "@", text)
     words = re.findall(r"[A-Za-z]{4,}|[A-Z](?:\s*[A-Z]){2}|(?<![_^\d])\d+\s+\d", bare)
     words += re.findall(r"(?<![A-Za-z])(?:in|of|out|to|by|per)(?![A-Za-z])|\d\s*x\s*\d", bare)  # "2 in 5", a size "2x3"
+    words += re.findall(r"(?<=\s)(?:if|iff|but|not|nor|xor|then|than|vs)(?=\s)", bare)
     return not words and r"\text" not in text and "__" not in text and '"' not in text
 
 

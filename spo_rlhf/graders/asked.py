@@ -6,6 +6,7 @@ import re
 from spo_rlhf.graders.vocabulary import TURNING, senses_of
 
 _END = r"(?:most|least|low|high|small|large|first|last|left|right|top|bottom|start|beginning|end|new|old|\w{2,}est|best|worst)"
+_MORE = "(?:smaller|larger|bigger|greater|lower|higher|lesser|earlier|later|older|younger|shorter|longer)"
 _BY = "size age height weight date year score length value speed mass area population price cost time rank magnitude distance"
 # "in increasing order", "from least to greatest", "starting with the smallest"; not "in order to", "ordered pairs". Only a
 # sentence that asks for something asks for an order: in others it describes what is given.
@@ -14,9 +15,10 @@ _ORDER = re.compile(
         (
             r"\bin (?!(?:any|no|some|either)\b)(?:[a-z-]+ ){1,3}(?:order|sequence)\b",
             r"\bin order\b(?! to\b| that\b| for\b)|\bin sequence\b",
-            rf"\b{_END}(?: \w+)? to (?:the )?(?:\w+ )?{_END}\b|\bfrom\b[^.?!]* to (?:the )?{_END}\b",
+            rf"\b{_END}(?: \w+)?[ -]to[ -](?:the )?(?:\w+ )?{_END}\b|\bA to Z\b|\bfrom\b[^.?!]* to (?:the )?{_END}\b",
             r"\bfrom\b[^.?!]* (?:out|in|up|down|on)wards?\b",
-            rf"\b{_END}(?: \w+){{0,2}} first\b|\bfirst to last\b",
+            rf"\b(?:{_END}|{_MORE})(?: \w+){{0,2}} first\b|\bfirst, second\b|\b{_END} \w+ at the (?:front|top|start)\b",
+            r"\b(?:first|next|last|following) \w+ terms\b|\bnext \w+ (?:numbers|terms|letters)\b|\bsequence of (?!numbers\b)",
             r"\b(?:start|begin|end|finish)(?:s|n?ing)? (?:with|from|at) (?:\w+ ){0,3}?(?:\w{2,}est|most|least|first|last)\b",
             r"(?:^|[,:;]\s*|\b(?:please|then|and|now|to|you|must|should|correctly)\s+)(?:sort|rank|order|arrange)\b(?! of\b)",
             r"\b(?:sorted|ranked|ranking|rankings|arranged|ordered)\b(?! (?:pair|triple|quadruple|\w*tuple|set|list of)s?\b)",

@@ -2,34 +2,34 @@
 
 import re
 from fractions import Fraction
+from typing import Literal
 
 _WIND = r"north|south|east|west|[NSEW]"
-_ANGLE = r"(\d{1,2}(?:\.\d+)?)\s*(?:\^\s*\\circ|degrees?)?"
-_FROM_TO = re.compile(rf"(?:due )?({_WIND})\s*{_ANGLE}\s*({_WIND})(?:ward)?", re.IGNORECASE)
-_TO_OF = re.compile(rf"{_ANGLE}\s*({_WIND}) of (?:due )?({_WIND})", re.IGNORECASE)
+_ANGLE = r"(?P<angle>\d{1,2}(?:\.\d+)?)\s*(?:\^\s*\\circ|degrees?)?"
+_HEAD = r"(?:(?P<head>.*\S)[\s,]+(?:at |on |towards? )?)?"  # the distance: "5 km N30E"
+_FROM_TO = re.compile(rf"{_HEAD}(?:due )?(?P<start>{_WIND})\s*{_ANGLE}\s*(?P<end>{_WIND})(?:ward)?", re.IGNORECASE)
+_TO_OF = re.compile(rf"{_HEAD}{_ANGLE}\s*(?P<end>{_WIND}) of (?:due )?(?P<start>{_WIND})", re.IGNORECASE)
 
 
-def same_bearing(gold: str, answer: str) -> bool | None:
-    """Whether two normalised answers are the same direction; None where neither is one, or a few words may be left out.
+def same_bearing(gold: str, answer: str) -> tuple[str, str] | Literal[False] | None:
+    """What stands before two normalised directions that are the same, mostly nothing; False where they are two.
 
     "N30E" is "30^\\circ east of north", not "E30N", nor the number 30. Directions are not turned into each other ("E60N").
+    None where neither is one, or only one and in words, some of which the other may leave out.
     """
     sides = [_bearing(side) for side in (gold, answer)]
-    if None not in sides:
-        return sides[0] == sides[1]
+    if sides[0] and sides[1]:
+        return (sides[0][0], sides[1][0]) if sides[0][1:] == sides[1][1:] else False
     return False if any(_FROM_TO.fullmatch(_plain(side)) for side in (gold, answer)) else None
 
 
-def _bearing(text: str) -> tuple[str, Fraction, str] | None:
-    """From which wind, by how many degrees, to which; None for what is no bearing."""
+def _bearing(text: str) -> tuple[str, str, Fraction, str] | None:
+    """What stands before it, from which wind, by how many degrees, to which; None for what is no bearing."""
     plain = _plain(text)
-    if match := _FROM_TO.fullmatch(plain):
-        start, angle, end = match.groups()
-    elif match := _TO_OF.fullmatch(plain):
-        angle, end, start = match.groups()
-    else:
+    match = _FROM_TO.fullmatch(plain) or _TO_OF.fullmatch(plain)
+    if not match:
         return None
-    return start[0].lower(), Fraction(angle), end[0].lower()
+    return match["head"] or "", match["start"][0].lower(), Fraction(match["angle"]), match["end"][0].lower()
 
 
 def _plain(text: str) -> str:

@@ -18,7 +18,7 @@ def in_digits(text: str, counters: str) -> str:
 
     counters: a pattern of the words that may follow a numeral; before any other character it is part of a word ("五月").
     """
-    pattern = rf"(?<!{_CHARACTER})([负負第]?)(?:({_NUMERAL})分之)?({_NUMERAL})(?=(?:{counters})?(?!{_CHARACTER}))"
+    pattern = rf"(?<!{_CHARACTER})([负負第]|零下)?(?:({_NUMERAL})分之)?({_NUMERAL})(?=(?:{counters})?(?!{_CHARACTER}))"
     return re.sub(pattern, _replaced, text) if re.search(_CHARACTER, text) else text
 
 

@@ -17,9 +17,10 @@ _SPOKEN = re.compile(
     r"(?:an? )?(half past|quarter past|quarter after|quarter to) (\d{1,2}|[a-z]+)\b(.*)", re.IGNORECASE
 )
 _MINUTES = {"half past": 30, "quarter past": 15, "quarter after": 15, "quarter to": -15}
-# A date, a score, the number of a telephone or of a version: no arithmetic, and "v1.10" is not "v1.1".
+# A date, a score, the number of a telephone, of a version or of a decade: no arithmetic, and "v1.10" is not "v1.1".
 NO_NUMBER = re.compile(
-    r"\d+(?:-\d+)+|\d+(?:/\d+){2,}|\d+(?:\.\d+){2,}|(?:v|ver|version|release|section|chapter)\.?\s*\d+(?:\.\d+)+",
+    r"\d+(?:-\d+)+|\d+(?:/\d+){2,}|\d+(?:\.\d+){2,}|[12]\d\d0s|"
+    r"(?!(?:rs|usd|eur|gbp|inr|jpy|cny|rmb)\b)(?:v|[a-z]{2,})\.?\s*\d+(?:\.\d+)+",
     re.IGNORECASE,
 )
 _RATIO = re.compile(r"[^:]+(?::[^:]+)+")

@@ -164,7 +164,9 @@ class _Comparison:
             return False
         named = [name for item in gold_items + answer_items if (name := _told_apart(item))]
         if len(set(named)) > 1 and len(named) < 2 * len(gold_items):
-            return self._in_order(gold_items, answer_items)  # "x=1, y=2", or "1 boy, 2 girls", for the pair 1, 2
+            return self._in_order(
+                in_order_of_names(gold_items), in_order_of_names(answer_items)
+            )  # "x=1, y=2", or "1 boy, 2 girls", for the pair 1, 2
         if self.problem.asks_for_order and gold.kind == "list":
             return self._in_order(gold_items, answer_items)
         left = list(answer_items)

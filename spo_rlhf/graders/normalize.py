@@ -138,6 +138,7 @@ REWRITES = [
         (r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)$", r"\1:\2"),
         (r"^\\text\s*\{\s*(\d+)\s*to\s*(\d+)\s*\}$", r"\1:\2"),
         (rf"((?:{MONTHS})\s+\d{{1,2}})(?:st|nd|rd|th)\b", r"\1"),
+        (rf"((?:{MONTHS})\s+\d{{1,2}})\s*,\s*(\d{{4}})\b", r"\1 \2"),
         (rf"(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({MONTHS})\b", r"\2 \1"),
         (
             _OHM,

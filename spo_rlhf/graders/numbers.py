@@ -54,7 +54,7 @@ NOT_A_UNIT = frozenset(
     "or and to not no if when either between but than into plus minus times except only is are was were because "
     "million billion trillion thousand hundred dozen score gross half third quarter quarters twentieths mod squared cubed factorial "
     "excluded excluding exclusive exclude excludes wrong incorrect false impossible never cannot neither unless without besides maybe "
-    "perhaps possibly".split()
+    "perhaps possibly most least maximum minimum".split()
 )
 _PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
 SCALES: dict[str, int | Fraction] = {
@@ -79,6 +79,8 @@ _PLAIN_UNIT = re.compile(
 )
 _PERCENT = re.compile(r"percent(?:s|age)?(?![a-z])(?! points?\b)")
 _BELOW_0 = re.compile(r"(?<=\b(?:above|below|under)) 0(?![\d.])")  # the only digit among words
+_ARTICLE = re.compile(r"^(?:an?|the) (?=\\?\$?\d.*[a-z]{3})")  # "a 5\% decrease"
+_WINDS = {"N": "north", "E": "east", "S": "south", "W": "west"}  # behind degrees; elsewhere they are units
 _OUT_OF = re.compile(r"(\d+) (?:in|out of)(?: every)? (\d+)\b(.*)")
 # "a loss of 5", "decreased by 5", "down 5"; not "less than 5", "under 5", which are bounds.
 _CHANGE = (
@@ -163,7 +165,7 @@ def quantity(text: str) -> Quantity:
     """Take the unit, currency, words and percent sign off a normalised answer."""
     if found := compound(text) or _sense_first(text) or _out_of(text):
         return found
-    text = _BELOW_0.sub(" zero", text)
+    text = _BELOW_0.sub(" zero", _ARTICLE.sub("", text))
     core, unit, percent, scale, label = _UNIT_RATIO.sub(_joined_units, text.strip()), None, False, 1, Label()
     if match := _CURRENCY.match(core):
         core, unit = match[1] + core[match.end() :], _currency(match[2])
@@ -176,6 +178,7 @@ def quantity(text: str) -> Quantity:
         match = pattern.match(core)
         if match and _is_unit(match[2], pattern is _PLAIN_UNIT, match[1]):
             core, words = match[1].strip(), match[2].strip()
+            words = _WINDS.get(words, words) if core.endswith(r"\circ") else words
             if first := _PERCENT.match(words.lower()):
                 percent, words = True, words[first.end() :]
             label = read_label(words, match[3])
@@ -222,6 +225,11 @@ def _sense_first(text: str) -> Quantity | None:
     found = quantity(match[2])
     label = replace(found.label, senses=found.label.senses | {SENSE_OF[match[1].lower()]})
     return replace(found, label=label) if found.value is not None else None
+
+
+def is_out_of(text: str) -> bool:
+    """A part of a whole in words, "2 out of 5", which is no ratio of two parts, "2:5"."""
+    return _out_of(text) is not None
 
 
 def _out_of(text: str) -> Quantity | None:

@@ -10,7 +10,7 @@ from spo_rlhf.graders.clock import NO_NUMBER, clock_time, ratio
 from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
 from spo_rlhf.graders.normalize import squash
 from spo_rlhf.graders.notation import misread
-from spo_rlhf.graders.numbers import PLAIN_LETTER_UNITS, Quantity, compatible_units, quantity, same_quantity
+from spo_rlhf.graders.numbers import PLAIN_LETTER_UNITS, Quantity, compatible_units, is_out_of, quantity, same_quantity
 from spo_rlhf.graders.structure import as_text, split_top
 from spo_rlhf.graders.units import DEGREE, RADIAN, known
 from spo_rlhf.graders.vocabulary import TURNING, Label, senses_of
@@ -31,6 +31,7 @@ _ATTACHED = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(sorted(PLAIN_LETTER_UNITS))}
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 _MEASURE = re.compile(r"(?:\\frac|[A-Z]|_\d|_\{\d+\}|[{}:/\s])+")  # "\frac{AB}{CD} = 2" may be answered by "2"
 _NUMBER_AND_SYMBOL = re.compile(r"(\d[\d.]*) +([A-Za-z]{1,3})")
+_COMPASS = re.compile(r"[NESW]{2,3}")
 _ROMAN = re.compile(r"(?=[IVXLCDM]{2})M*(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
 _EMPTY = ("\\emptyset", "\\{\\}")
 
@@ -79,10 +80,10 @@ class Scalars:
         other texts."""
         if NO_NUMBER.fullmatch(_plain(gold)) or NO_NUMBER.fullmatch(_plain(answer)) or self._is_version(gold, answer):
             return False  # "2024-01-02" is no 2021, nor another day
-        if (verdict := same_bearing(gold, answer)) is not None:
-            return verdict
-        if _ROMAN.fullmatch(gold) and _ROMAN.fullmatch(answer):
-            return False  # and no products of letters: "IV" is not "VI"
+        if (heads := same_bearing(gold, answer)) is not None:
+            return heads and (heads == ("", "") or self.same(*heads))
+        if any(form.fullmatch(gold) and form.fullmatch(answer) for form in (_ROMAN, _COMPASS)):
+            return False  # and no products of letters: "IV" is not "VI", nor "SW" "WS"
         if (verdict := self._with_colons(gold, answer)) is not None:
             return verdict
         gold_base, answer_base = _numeral(gold), _numeral(answer)
@@ -137,6 +138,8 @@ class Scalars:
             return bool(hour) and (marked[0].hour, marked[0].minute) == (int(hour[0]), 0)
         gold_ratio, answer_ratio = ratio(gold), ratio(answer)
         one_has_none = not (":" in gold and ":" in answer)
+        if one_has_none and (gold_ratio or answer_ratio) and is_out_of(answer if gold_ratio else gold):
+            return False
         if not self.problem.asks_for_a_ratio and one_has_none and (gold_time or answer_time):
             return False  # nor is "10:30" the number 1/3
         if (gold_time and answer_ratio or answer_time and gold_ratio) and not self.problem.asks_for_a_ratio:

@@ -172,7 +172,9 @@ def _list(text: str, parts: list[str], depth: int) -> Node:
         if (match[1].lower() == "either") == ("or" in joined) and joined:  # "either A or B", "both A and B"
             parts[0] = parts[0][match.end() :]
     items = _grouped(_flatten(parse(part, depth + 1) for part in parts))
-    if joined == "and or" and all(item.kind != "bracket" for item in items):
+    if joined == "and or" and len(items) < len(parts):  # points: what "and" joins has become one
+        joined = "or"
+    elif joined == "and or":
         groups = split_top(_OR.sub("\x1f", text), "\x1f")
         if len(groups) > 1 and all(groups):
             return Node("list", "or", tuple(parse(group.replace("\x1f", r",\lor"), depth + 1) for group in groups))

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from spo_rlhf.graders.units import CURRENCIES, Unit, known, unit_of
 
 _SENSES = {
-    "increase": "increase increased increases increasing more rise rises rose rising higher up growth grew",
+    "increase": "increase increased increases increasing more rise rises rose rising higher up growth grew warmer hotter dearer",
     "decrease": "decrease decreased decreases decreasing less fewer drop drops dropped dropping fall falls fell reduction "
-    "reduced reduce lower down decline declined declines shrank dip",
+    "reduced reduce lower down decline declined declines shrank dip colder cooler cheaper",
     "profit": "profit gain gains gained surplus",
     "loss": "loss losses lost lose loses losing deficit shortfall",
     "debt": "debt owe owes owed owing overdrawn overdraft",
@@ -75,9 +75,13 @@ TURNING = {
     "behind": "ahead",
     "negative": "positive",
     "bc": "ad",
+    "younger": "older",
+    "shorter": "longer",
+    "slower": "faster",
+    "lighter": "heavier",
 }
 # Of these the value may as well be said with a minus sign: "5 below zero" is -5, and "44 BC" is no year -44.
-NEGATIVE = frozenset(TURNING) - {"bc"}
+NEGATIVE = frozenset("decrease loss debt short below behind negative".split())
 EMPTY = frozenset(
     "a an the of in on at for to per each every and unit units total altogether overall in-all only exactly us "
     "square squared sq cubic cubed cu".split()
@@ -171,7 +175,7 @@ def singular(word: str) -> str:
         return f"{unit[1]} {unit[0]}"
     capitals = word.isupper() and len(word) > 3
     if len(word) <= 2 or not re.search("[aeiouy]", word.lower()) or word[1:] != word[1:].lower() and not capitals:
-        return word
+        return word.removesuffix("s") if len(word) > 2 else word
     word = word.lower()
     if word in _IRREGULAR:
         return _IRREGULAR[word]

@@ -25,6 +25,8 @@ RANKS = {word: value for value, word in enumerate(_RANKS, start=1)}
 _AND_A_PART = re.compile(
     r"\s+and (?:a|an|one)[\s-](half|quarter|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b", re.IGNORECASE
 )
+_A_LARGE = re.compile(r"^an? (?=(?:hundred|thousand|million|billion|dozen)\b)", re.IGNORECASE)
+_HALF_A = re.compile(r"^half an? (?=[a-z]{3,}$)", re.IGNORECASE)
 NUMBER_WORDS = frozenset([*ONES, *TENS, *LARGE, "hundred"])
 MAX_CHARS = 120
 _WORD = re.compile(r"\s*(-)?\s*([A-Za-z]+)")
@@ -84,6 +86,9 @@ def symbols_for_words(text: str) -> str:
         return f"-{number}" if number[:1].isdigit() else text
     if part := _part(plain.lower()):
         return part
+    plain = _A_LARGE.sub("one ", _HALF_A.sub("1/2 ", plain))
+    if plain.startswith("1/2 "):
+        return plain
     words, end = _leading_words(plain)
     value, used = _whole_number(words)
     if not used:
