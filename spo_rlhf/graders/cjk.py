@@ -10,7 +10,7 @@ _DIGITS = {
 _TENS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000}
 _GROUPS = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 _NUMERAL = f"[{''.join([*_DIGITS, *_TENS, *_GROUPS])}]{{1,20}}"
-_CHARACTER = "[\u3400-\u9fff]"
+_CHARACTER = "[〇\u3400-\u9fff]"
 
 
 def in_digits(text: str, counters: str) -> str:
