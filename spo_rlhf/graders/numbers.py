@@ -80,9 +80,9 @@ _PLAIN_UNIT = re.compile(
 _PERCENT = re.compile(r"percent(?:s|age)?(?![a-z])(?! points?\b)")
 _BELOW_0 = re.compile(r"(?<=\b(?:above|below|under)) 0(?![\d.])")  # the only digit among words
 _ARTICLE = re.compile(r"^(?:an?|the) (?=\\?\$?\d.*[a-z]{3})")  # "a 5\% decrease"
-_IN_TWO = re.compile(
-    r"^([-+]?[\d./]+ [a-z]{3,}[a-z ]*?)\s*\\text\s*\{\s*([A-Za-z ]+)\}$"
-)  # "5 degrees\text{ below zero}"
+# Words in two pieces: "5 degrees\\text{ below zero}", "5\\text{ degrees}\\text{ below zero}".
+_PLAIN_THEN_TEXT = re.compile(r"^([-+]?[\d./]+) ([a-z]{3,}[a-z ]*?)\s*\\text\s*\{([A-Za-z ]+)\}$")
+_TEXT_THEN_TEXT = re.compile(r"(\\text\s*\{[^{}]*)\}\s*\\text\s*\{([A-Za-z ]+\})$")
 _WINDS = {"N": "north", "E": "east", "S": "south", "W": "west"}  # behind degrees; elsewhere they are units
 _OUT_OF = re.compile(r"(\d+) (?:in|out of)(?: every)? (\d+)\b(.*)")
 # "a loss of 5", "decreased by 5", "down 5"; not "less than 5", "under 5", which are bounds.
@@ -168,7 +168,8 @@ def quantity(text: str) -> Quantity:
     """Take the unit, currency, words and percent sign off a normalised answer."""
     if found := compound(text) or _sense_first(text) or _out_of(text):
         return found
-    text = _BELOW_0.sub(" zero", _IN_TWO.sub(r"\1 \2", _ARTICLE.sub("", text)))
+    text = _PLAIN_THEN_TEXT.sub(r"\1\\text{ \2 \3}", _TEXT_THEN_TEXT.sub(r"\1 \2", _ARTICLE.sub("", text)))
+    text = _BELOW_0.sub(" zero", text)
     core, unit, percent, scale, label = _UNIT_RATIO.sub(_joined_units, text.strip()), None, False, 1, Label()
     if match := _CURRENCY.match(core):
         core, unit = match[1] + core[match.end() :], _currency(match[2])
