@@ -112,7 +112,10 @@ def _own_letter(match: re.Match) -> str:
 
 def _verified(gold: Any, answer: Any) -> bool:
     from math_verify import verify
+    from sympy import Symbol
 
+    if isinstance(gold, Symbol) and isinstance(answer, Symbol) and gold.name != answer.name:
+        return False  # it compares names without their case: \\Delta and \\delta
     return verify([gold], [answer], timeout_seconds=None) and not _apart(gold, answer)
 
 

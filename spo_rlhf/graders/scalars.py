@@ -62,6 +62,8 @@ class Scalars:
         ):
             return self._refuse("copied from the problem")
         gold_q, answer_q = self._with_letter_units(gold_q, answer_q)
+        if self._says_the_opposite(gold_q, answer_q) or self._says_the_opposite(answer_q, gold_q):
+            return False
         if gold_q.value is not None and answer_q.value is not None:
             return same_quantity(gold_q, answer_q) or same_quantity(*self._as_asked(gold_q, answer_q))
         gold_q, answer_q = self._as_asked(gold_q, answer_q)
@@ -112,6 +114,11 @@ class Scalars:
             quantity(rf"{match[1]}\text{{ {match[2]}}}") if match and known(match[2]) and other.unit else side
             for side, other, match in zip(sides, sides[::-1], cores)
         )
+
+    def _says_the_opposite(self, side: Quantity, other: Quantity) -> bool:
+        """ "20% increase" beside "20%" where the problem asks for a decrease."""
+        opposites = {TURNING[sense] for sense in self.problem.senses_asked}
+        return bool(opposites & side.label.senses) and not other.label.senses
 
     def _as_asked(self, *sides: Quantity) -> tuple[Quantity, ...]:
         """Without a sense that turns the sign where the problem asks for it ("How much did she lose?") and the other side
