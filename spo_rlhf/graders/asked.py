@@ -15,15 +15,15 @@ _ORDER = re.compile(
         (
             r"\bin (?!(?:any|no|some|either)\b)(?:[a-z-]+ ){1,3}(?:order|sequence)\b",
             r"\bin order\b(?! to\b| that\b| for\b)|\bin sequence\b",
-            rf"\b{_END}(?: \w+)?[ -]to[ -](?:the )?(?:\w+ )?{_END}\b|\bA to Z\b|\bfrom\b[^.?!]* to (?:the )?{_END}\b",
-            r"\bfrom\b[^.?!]* (?:out|in|up|down|on)wards?\b",
+            rf"\b{_END}(?: \w+)?[ -]to[ -](?:the )?(?:\w+ )?{_END}\b|\bA to Z\b|\bfrom\b[^.?!]{{0,200}} to (?:the )?{_END}\b",
+            r"\bfrom\b[^.?!]{0,200} (?:out|in|up|down|on)wards?\b",
             rf"\b(?:{_END}|{_MORE})(?: \w+){{0,2}} first\b|\bfirst, second\b|\b{_END} \w+ at the (?:front|top|start)\b",
             r"\b(?:first|next|last|following) \w+ terms\b|\bnext \w+ (?:numbers|terms|letters)\b|\bsequence of (?!numbers\b)",
             r"\b(?:start|begin|end|finish)(?:s|n?ing)? (?:with|from|at) (?:\w+ ){0,3}?(?:\w{2,}est|most|least|first|last)\b",
             r"(?:^|[,:;]\s*|\b(?:please|then|and|now|to|you|must|should|correctly)\s+)(?:sort|rank|order|arrange)\b(?! of\b)",
             r"\b(?:sorted|ranked|ranking|rankings|arranged|ordered)\b(?! (?:pair|triple|quadruple|\w*tuple|set|list of)s?\b)",
             r"\b(?:ascending|descending|respectively|(?:alphabetic|numeric|chronologic|lexicographic)al(?:ly)?)\b",
-            rf"\b(?:list|name|give|write)\b.*\bby (?:\w+ )?(?:{'|'.join(_BY.split())})\b",
+            rf"\b(?:list|name|give|write)\b.{{0,200}}\bby (?:\w+ )?(?:{'|'.join(_BY.split())})\b",
         )
     ),
     re.IGNORECASE,
