@@ -12,8 +12,8 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.graders.kinds import KINDS, kind_of
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.graders.verdict import Mode, Question
-from spo_rlhf.host.files import json_line, read_jsonl, write_jsonl
-from spo_rlhf.host.rows import RowFaults, answer_fault
+from spo_rlhf.host.files import json_line, write_jsonl
+from spo_rlhf.host.rows import RowFaults, answer_fault, read_rows
 
 IN_FLIGHT = 64
 AUTO = "auto"  # as --kind: each gold text's own, see `kind_of`
@@ -40,12 +40,12 @@ def grade_file(source: Path, target: Path, mode: Mode, workers: int | None, kind
     Returns:
         The numbers of rows and of correct ones.
     """
-    rows = list(read_jsonl(source))
-    faults = RowFaults()
-    for number, row in enumerate(rows, 1):
+    rows, faults = [], RowFaults()
+    for number, row in read_rows(source, faults, blank=True):
+        rows.append(row)
         if not isinstance(row.get("pred"), (str, bool, int, float)):
             faults.add(number, 'needs a text "pred"')
-        elif fault := None if isinstance(row.get("gold"), str) else answer_fault("gold", row.get("gold")):
+        elif fault := answer_fault("gold", row.get("gold")):
             faults.add(number, fault)
     faults.refuse(str(source))
     graded = []
@@ -76,6 +76,8 @@ def run_grade(args: argparse.Namespace) -> None:
         return
     if args.gold is None or args.pred is None:
         raise UserError("grade needs --file IN.jsonl --output OUT.jsonl, or --gold X --pred Y")
+    if fault := answer_fault("gold", args.gold):
+        raise UserError(f"--gold: {fault}")
     with Grader(workers=1) as grader:
         grade = grader.grade(question(args.gold, args.problem, args.kind), args.pred, args.mode)
     print(json_line({"correct": grade.correct, "extracted": grade.extracted, "reason": grade.reason}), end="")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import read_jsonl
-from spo_rlhf.host.rows import RowFaults, answer_fault, label_text, value_fault
+from spo_rlhf.host.rows import RowFaults, answer_fault, label_text, read_rows, value_fault
 from spo_rlhf.sampling.sample_log import UNUSED
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import Task
@@ -70,23 +69,25 @@ def load_task(spec: str, data_dir: Path | None, limit: int | None = None) -> Loa
     if not path and name not in TASKS:
         raise UserError(f"--tasks: no task {name!r}; known are {', '.join(TASKS)}, or give NAME=PATH.jsonl")
     task = TASKS.get(name, Task("problems of a file"))
-    if path:
-        rows = list(read_jsonl(Path(path)))
+    faults, problems, count = RowFaults(), [], 0
+    if path or data_dir:
+        rows = read_rows(path or _local_file(name, task, Path(data_dir or ".")), faults, blank=True)
     else:
-        rows = _local_rows(name, task, data_dir) if data_dir else _hub_rows(name, task)
-    if not rows:
-        raise UserError(f"--tasks {spec}: no problems found")
-    faults, problems = RowFaults(), []
-    for number, row in enumerate(rows[:limit]):
-        problem = _problem(task, number, row)
-        if isinstance(problem, str):
-            faults.add(number + 1, problem)
-        else:
-            problems.append(problem)
+        rows = enumerate(_hub_rows(name, task), start=1)
+    for line, row in rows:
+        if limit is None or count < limit:
+            problem = _problem(task, count, row)
+            if isinstance(problem, str):
+                faults.add(line, problem)
+            else:
+                problems.append(problem)
+        count += 1
     faults.refuse(f"--tasks {name}")
+    if not count:
+        raise UserError(f"--tasks {spec}: no problems found")
     if len({problem.id for problem in problems}) < len(problems):
         problems = [replace(problem, id=f"{number}/{problem.id}") for number, problem in enumerate(problems)]
-    notes = () if path else shape_notes(name, task, problems, whole=limit is None or limit >= len(rows))
+    notes = () if path else shape_notes(name, task, problems, whole=limit is None or limit >= count)
     return LoadedTask(name, task, tuple(problems), tuple(notes))
 
 
@@ -115,10 +116,10 @@ def shape_notes(name: str, task: Task, problems: Sequence[Problem], *, whole: bo
     return []
 
 
-def _local_rows(name: str, task: Task, data_dir: Path) -> list[dict[str, Any]]:
+def _local_file(name: str, task: Task, data_dir: Path) -> Path:
     for file in task.files:
         if (data_dir / file).exists():
-            return list(read_jsonl(data_dir / file))
+            return data_dir / file
     if not task.files:
         raise UserError(f"--tasks {name}: its record names no local files; give {name}=PATH.jsonl")
     raise UserError(f"--tasks {name}: no {' or '.join(task.files)} in --data-dir {data_dir}")

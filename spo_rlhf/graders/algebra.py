@@ -31,6 +31,7 @@ def mathematical(text: str) -> bool:
     bare = re.sub(r"\\(?:begin|end|text|operatorname)\{[^{}]*\}|\\[A-Za-z]+", "@", text)
     words = re.findall(r"[A-Za-z]{4,}|[A-Z](?:\s*[A-Z]){2}|(?<![_^\d])\d+\s+\d", bare)
     words += re.findall(r"(?<![A-Za-z])(?:in|of|out|to|by|per)(?![A-Za-z])|\d\s*x\s*\d", bare)  # "2 in 5", a size "2x3"
+    words += re.findall(r"(?<=\s)(?:if|iff|but|not|nor|xor|then|than|vs)(?=\s)", bare)
     return not words and r"\text" not in text and "__" not in text and '"' not in text
 
 
@@ -111,7 +112,10 @@ def _own_letter(match: re.Match) -> str:
 
 def _verified(gold: Any, answer: Any) -> bool:
     from math_verify import verify
+    from sympy import Symbol
 
+    if isinstance(gold, Symbol) and isinstance(answer, Symbol) and gold.name != answer.name:
+        return False  # it compares names without their case: \\Delta and \\delta
     return verify([gold], [answer], timeout_seconds=None) and not _apart(gold, answer)
 
 

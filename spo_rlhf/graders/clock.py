@@ -17,7 +17,12 @@ _SPOKEN = re.compile(
     r"(?:an? )?(half past|quarter past|quarter after|quarter to) (\d{1,2}|[a-z]+)\b(.*)", re.IGNORECASE
 )
 _MINUTES = {"half past": 30, "quarter past": 15, "quarter after": 15, "quarter to": -15}
-DASHED = re.compile(r"\d+(?:-\d+)+|\d+(?:/\d+){2,}")  # a date, a score or the number of a telephone: no arithmetic
+# A date, a score, the number of a telephone, of a version or of a decade: no arithmetic, and "v1.10" is not "v1.1".
+NO_NUMBER = re.compile(
+    r"\d+(?:-\d+)+|\d+(?:/\d+){2,}|\d+(?:\.\d+){2,}|[12]\d\d0s|"
+    r"(?!(?:rs|usd|eur|gbp|inr|jpy|cny|rmb)\b)(?:v|[a-z]{2,})\.?\s*\d+(?:\.\d+)+",
+    re.IGNORECASE,
+)
 _RATIO = re.compile(r"[^:]+(?::[^:]+)+")
 NOON = {"noon": (12, "pm"), "midnight": (12, "am")}
 HOURS = 24

@@ -9,8 +9,9 @@ from spo_rlhf.graders.guards import Problem, too_large
 from spo_rlhf.graders.normalize import normalize, squash
 from spo_rlhf.graders.numbers import quantity
 from spo_rlhf.graders.scalars import Scalars
-from spo_rlhf.graders.structure import Node, as_text, by_letters, in_order_of_names, parse
+from spo_rlhf.graders.structure import Node, as_text, by_letters, in_order_of_names, letters_of, parse
 from spo_rlhf.graders.vocabulary import Label
+from spo_rlhf.graders.words import rank
 
 MAX_ITEMS = 60
 MAX_FORMS = 3
@@ -20,7 +21,23 @@ UNORDERED = ("list", "set", "union")
 _OPTION_WORDS = re.compile(r"\\text|\b(?:option|choice)\b|[(){}.\s]", re.IGNORECASE)
 OPTION = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*([A-J])\s*(?:\)\s*[.:]?|[.:]\s)\s*+\}?+\s*+([^\s,;].*)")
 _POINT = re.compile(r"[A-Z]'?\s*(\(.*,.*\))")
-_SAID_AS = {"true": "yes", "false": "no"}
+_SAID_AS = {
+    "true": "yes",
+    "false": "no",
+    "dne": "does not exist",
+    "doesnt exist": "does not exist",
+    **dict.fromkeys(
+        (
+            "infinitely many solutions",
+            "infinite solutions",
+            "infinite number of solutions",
+            "infinite number",
+            "infinite",
+        ),
+        "infinitely many",
+    ),
+    **{f"due {wind}": wind for wind in ("north", "south", "east", "west")},
+}
 _CHOICE = re.compile(r"[A-Z]|[A-Za-z]{3,}")  # a letter of a choice, or a word
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
@@ -85,18 +102,21 @@ class _Comparison:
             return not empty and self._same_collection(gold, answer)  # the empty set is no set of one element
         if gold.kind != answer.kind:
             if {gold.kind, answer.kind} == {"text", "expr"}:
-                return as_text(gold.text) == as_text(answer.text) or self.scalars.same_time(gold.text, answer.text)
+                return _said(gold) == _said(answer) or self.scalars.same_time(gold.text, answer.text)
             if {gold.kind, answer.kind} == {"matrix", "bracket"}:
                 return self._same_vector(gold, answer)
             return False
         if gold.kind == "bracket":
+            if (both := self._with_letters(gold, answer)) is None:
+                return False
+            gold, answer = both
             return gold.text == answer.text and self._in_order(gold.items, in_order_of_names(answer.items))
         if gold.kind in ("matrix", "row"):
             return self._in_order(gold.items, answer.items)
         if gold.name and answer.name and gold.name != answer.name and not {"f(x)", "y"} >= {gold.name, answer.name}:
             return (gold.name, answer.name) == (squash(answer.text), squash(gold.text))  # "y = x" and "x = y"
         if gold.kind == "text":
-            return _SAID_AS.get(gold.text, gold.text) == _SAID_AS.get(answer.text, answer.text)
+            return _said(gold) == _said(answer)
         if (
             bool(gold.name) != bool(answer.name)
             and _is_equation(gold if answer.name else answer)
@@ -104,6 +124,19 @@ class _Comparison:
         ):
             return self.scalars.same(_whole(gold), _whole(answer))  # "y = 2x" and "2x - y = 0"
         return self.scalars.same(gold.text, answer.text, gold.name)
+
+    def _with_letters(self, gold: Node, answer: Node) -> tuple[Node, Node] | None:
+        """Tuples of which one says whose its coordinates are, in the order in which the other has them without names.
+
+        None where the order is not known: "(b, a) = (3, 4)" beside "(3, 4)", unless the problem has "(b, a)".
+        """
+        letters = letters_of(gold), letters_of(answer)
+        if bool(letters[0]) == bool(letters[1]):
+            return gold, answer
+        order = self.problem.order_of(letters[0] or letters[1])
+        if order is None:
+            return None
+        return by_letters(gold, order), by_letters(answer, order)
 
     def _same_vector(self, gold: Node, answer: Node) -> bool:
         """A column or row of a matrix and a tuple."""
@@ -131,7 +164,9 @@ class _Comparison:
             return False
         named = [name for item in gold_items + answer_items if (name := _told_apart(item))]
         if len(set(named)) > 1 and len(named) < 2 * len(gold_items):
-            return self._in_order(gold_items, answer_items)  # "x=1, y=2", or "1 boy, 2 girls", for the pair 1, 2
+            return self._in_order(
+                in_order_of_names(gold_items), in_order_of_names(answer_items)
+            )  # "x=1, y=2", or "1 boy, 2 girls", for the pair 1, 2
         if self.problem.asks_for_order and gold.kind == "list":
             return self._in_order(gold_items, answer_items)
         left = list(answer_items)
@@ -158,6 +193,11 @@ class _Comparison:
         return self.same(parse(gold), parse(normalize(match[2])))
 
 
+def _said(node: Node) -> str:
+    text = as_text(node.text)
+    return rank(text) or _SAID_AS.get(text, text)
+
+
 def _joined_alike(gold: Node, answer: Node) -> bool:
     """ "A or C" is not "A and C", nor "A, C"; values may be listed with either word, as the solutions of an equation are.
 
@@ -169,8 +209,7 @@ def _joined_alike(gold: Node, answer: Node) -> bool:
     if "union" in (gold.kind, answer.kind) and gold.kind != answer.kind and "set" not in (gold.kind, answer.kind):
         # "x < 1 or x > 2" is a union of intervals, "x < 1 and x > 2" is where both hold
         return "and" not in joins[0] + joins[1] and all(item.kind == "bracket" for item in gold.items + answer.items)
-    names = {item.name for item in gold.items + answer.items if item.kind == "expr"} - {None}
-    if len(names) > 1 or any(item.kind == "bracket" for item in gold.items):
+    if all(any(item.name or item.kind == "bracket" for item in node.items) for node in (gold, answer)):
         return not {"and", "or"} <= set(" ".join(joins).split()) or joins[0] == joins[1]
     return True
 

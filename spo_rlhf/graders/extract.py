@@ -32,6 +32,10 @@ CONNECTOR = re.compile(
     r"[A-Za-z](?:_(?:\w|\{\w\}))?\s*=)*",
     re.IGNORECASE,
 )
+ALTERNATIVES = frozenset("or maybe perhaps possibly alternatively either".split())
+# The letter that a box is given to: "$y = \\boxed{2}$".
+NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])([A-Za-z](?:_(?:\w|\{\w\}))?)\s*=\s*(?:\$|\\[(\[]|\s)*$")
+MAX_NAME_CHARS = 20
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,8 @@ def extract(output: str, in_thought: bool = False) -> Extraction:
     if hashes and (not boxes or hashes[-1].start > boxes[-1].end):
         return Extraction(hashes[-1].content.strip())
     if boxes:
-        parts = side_by_side(text, boxes)
-        return Extraction(", ".join(parts), parts=parts)
+        group = side_by_side(text, boxes)
+        return Extraction(joined(text, group), parts=tuple(box.content.strip() for box in group))
     return Extraction(None, "the box is empty" if named_empty else 'no boxed or "####" answer')
 
 
@@ -138,7 +142,7 @@ def hash_lines(text: str, after: int | None) -> list[_Span]:
     return spans
 
 
-def side_by_side(text: str, boxes: list[_Span]) -> tuple[str, ...]:
+def side_by_side(text: str, boxes: list[_Span]) -> list[_Span]:
     """The last box and the different ones before it, with only "and", "or", commas and the like between; in order."""
     group = [boxes[-1]]
     for box in reversed(boxes[:-1]):
@@ -146,7 +150,20 @@ def side_by_side(text: str, boxes: list[_Span]) -> tuple[str, ...]:
         if len(gap) > MAX_GAP_CHARS or not CONNECTOR.fullmatch(gap):
             break
         group.append(box)
-    return tuple({_key(box.content): box.content.strip() for box in reversed(group)}.values())
+    return list({_key(box.content): box for box in reversed(group)}.values())
+
+
+def joined(text: str, boxes: list[_Span]) -> str:
+    """Boxes that stand side by side as one answer, with the words between them and the letters that they are given to."""
+    if len(boxes) == 1:
+        return boxes[0].content.strip()
+    names = [NAME_BEFORE.search(text, max(0, box.start - MAX_NAME_CHARS), box.start) for box in boxes]
+    answer = ""
+    for at, (box, name) in enumerate(zip(boxes, names)):
+        words = set(re.findall(r"[a-z]+", text[boxes[at - 1].end : box.start].lower())) if at else set()
+        answer += ", or " if words & ALTERNATIVES else ", and " if "and" in words else ", " if at else ""
+        answer += f"{name[1]} = {box.content.strip()}" if name and all(names) else box.content.strip()
+    return answer
 
 
 def _key(content: str) -> str:

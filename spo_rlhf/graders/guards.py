@@ -3,6 +3,7 @@
 import functools
 import re
 
+from spo_rlhf.graders import asked
 from spo_rlhf.graders.normalize import normalize, skeleton
 from spo_rlhf.graders.notation import TRIGONOMETRY
 
@@ -36,23 +37,6 @@ FAMILIES = {name: re.compile(pattern) for name, pattern in _FAMILIES.items()}
 ARITHMETIC = re.compile(r"(?<=[\w)}!])\s*(?:[-+*/]|\\times|\\cdot|\\div)|[)}\d]\s*\(|\)\s*[\w\\(]")
 _DEGREES = re.compile(r"\bdegrees\b|°|\^\s*\{?\s*\\(?:circ|degree)", re.IGNORECASE)
 _RATIO_WORD = re.compile(r"\bratios?\b|\bproportions?\b", re.IGNORECASE)
-# "in increasing order", "from least to greatest"; not "in order to", "ordered pairs". Only a sentence that asks for
-# something asks for an order: in others it describes what is given.
-_EXTREME = r"(?:most|least|low|high|small|large|\w+est)"
-_ORDER = re.compile(
-    r"\bin (?:(?!any\b|no\b|some\b|either\b)[a-z]+(?:ly|ing) ){0,2}"
-    r"(?:alphabetical |numerical |chronological |reverse |size |the |that |this )?order\b(?! to\b| that\b| for\b)|"
-    rf"\bfrom (?:the )?{_EXTREME}\b[^.?!]*? to (?:the )?{_EXTREME}\b|\b{_EXTREME} to {_EXTREME}\b|"
-    rf"\b{_EXTREME} (?:one )?first\b|^\s*(?:sort|order(?! of\b)|rank)\b|\b(?:alphabetic|numeric|chronologic)ally\b",
-    re.IGNORECASE,
-)
-_REQUEST = re.compile(
-    r"^\s*(?:order|rank|sort|place)\b|"
-    r"\b(?:list|write|arrange|give|express|enter|state|name|put|answers?|separated?|submit|what|which|find|determine|"
-    r"compute|provide|report)\b",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"[.?!](?=\s|$)|\n")
 _LITERAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)|\\?[A-Za-z]+")
 _SUPERSCRIPT = re.compile(r"\^\s*(?:\{|\S)")
 _BIG_EXPONENT = re.compile(r"\^\s*\{?\s*\(?\s*[-+]?\s*(\d{4,})")
@@ -94,9 +78,23 @@ class Problem:
         return bool(_RATIO_WORD.search(self.text))
 
     @property
+    def senses_asked(self) -> frozenset[str]:
+        """The senses that turn a sign and that the problem asks for: "How much did she lose?", not "profit or loss?"."""
+        return asked.senses_asked(self.text) if self.text else frozenset()
+
+    @property
     def asks_for_order(self) -> bool:
         """The problem says in which order the parts of the answer are to be given."""
-        return bool(self.text) and _asks_for_order(self.text)
+        return bool(self.text) and asked.asks_for_order(self.text)
+
+    @property
+    def asks_for_version(self) -> bool:
+        """The answer is the number of a version."""
+        return bool(self.text) and asked.asks_for_version(self.text)
+
+    def order_of(self, letters: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The letters in the order in which coordinates without names are theirs; None where it is not known."""
+        return asked.order_of(letters, self.text)
 
     def contains(self, answer: str) -> bool:
         """The (normalised) answer is an expression of the problem, up to spaces, braces, multiplication signs."""
@@ -106,11 +104,6 @@ class Problem:
         before = r"(?<![\d.])" if symbols[0].isdigit() else ""
         after = r"(?![\d])" if symbols[-1].isdigit() else ""
         return re.search(before + re.escape(symbols) + after, self.skeleton) is not None
-
-
-@functools.lru_cache(maxsize=64)
-def _asks_for_order(text: str) -> bool:
-    return any(_ORDER.search(sentence) and _REQUEST.search(sentence) for sentence in _SENTENCE_END.split(text))
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,6 +6,7 @@
 import re
 import unicodedata
 
+from spo_rlhf.graders.cjk import in_digits
 from spo_rlhf.graders.words import symbols_for_words
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
@@ -64,9 +65,11 @@ SYMBOLS = {
     "）": ")",
     "、": ",",
     "；": ";",
+    "Ω": r"\Omega ",
     **GREEK,
     "λ": r" \lambda ",
 }
+MICRO = re.compile(r"(?<=[\d ])[µμ](?=(?:Pa|Hz|mol|[mgslLWJNVAFHCTS])(?![A-Za-z]))")
 SYMBOL = re.compile("|".join(map(re.escape, SYMBOLS)))
 
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -92,12 +95,16 @@ CHINESE_UNITS = dict.fromkeys("个 只 人 种 次 件 本 张 名 位 条 支 �
     "元": r"\text{ yuan}",
     "度": r"^\circ ",
 }
+COUNTERS = "|".join(CHINESE_UNITS)
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 TEXT_LIKE = re.compile(
     r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?|textbf|textit|textrm|textsf|texttt|"
     r"emph|mbox|hbox|textnormal|underline|bold)\s*" + _BRACED
 )
 _INFIX = r"\{{([^{{}}]*)\\{0}(?![A-Za-z])([^{{}}]*)\}}|^([^{{}}]*)\\{0}(?![A-Za-z])([^{{}}]*)$"
+# Ohms, and what is measured in millionths: "2\\text{ k}\\Omega", "5\\ \\mu\\text{m}". Only behind a number: both are letters as well.
+_OHM = r"^([-+]?\d[\d.]*)\s*(?:\\text\s*\{\s*([kMGm]?)\s*\}\s*)?(?:\\text\s*\{\s*)?([kMGm]|\\mu)?\s*\\Omega\s*\}?$"
+_MICRO = r"^([-+]?\d[\d.]*)\s*(?:\\text\s*\{\s*)?\\mu\s*\}?\s*\\text\s*\{\s*([A-Za-z]{1,3})\s*\}$"
 PREAMBLE = re.compile(
     r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|(?=[\d\\$(]))\s*\}?\s*(?=[^\s}])",
     re.IGNORECASE,
@@ -131,6 +138,13 @@ REWRITES = [
         (r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)$", r"\1:\2"),
         (r"^\\text\s*\{\s*(\d+)\s*to\s*(\d+)\s*\}$", r"\1:\2"),
         (rf"((?:{MONTHS})\s+\d{{1,2}})(?:st|nd|rd|th)\b", r"\1"),
+        (rf"((?:{MONTHS})\s+\d{{1,2}})\s*,\s*(\d{{4}})\b", r"\1 \2"),
+        (rf"(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({MONTHS})\b", r"\2 \1"),
+        (
+            _OHM,
+            lambda match: rf"{match[1]}\text{{ {(match[2] or match[3] or '').replace(chr(92) + 'mu', 'micro')}ohm}}",
+        ),
+        (_MICRO, r"\1\\text{ micro\2}"),
         (rf"(?<=[\d}}])\s*({'|'.join(CHINESE_UNITS)})$", lambda m: CHINESE_UNITS[m.group(1)]),
         (r"\\langle(?![A-Za-z])", "("),
         (r"\\rangle(?![A-Za-z])", ")"),
@@ -199,6 +213,7 @@ def to_ascii(text: str) -> str:
     text = VULGAR_FRACTION.sub(
         lambda m: "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", m.group()).split("⁄")), text
     )
+    text = MICRO.sub("micro", text)
     text = SYMBOL.sub(lambda m: SYMBOLS[m.group()], text)
     text = unicodedata.normalize("NFKC", text)
     return "".join(
@@ -255,7 +270,7 @@ def strip_wrapping(text: str) -> str:
 
 def normalize(text: str) -> str:
     """The answer in this module's one spelling; spaces that separate words and commands stay."""
-    text = strip_wrapping(to_ascii(text))
+    text = strip_wrapping(in_digits(to_ascii(text), COUNTERS))
     if r"\begin" not in text:
         text = re.sub(r"\\{2,}(?=[A-Za-z{}!,;:()\[\]%$])", r"\\", text)  # escaped twice
     text = text.replace("$$", " ")

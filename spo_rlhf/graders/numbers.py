@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from spo_rlhf.graders.notation import TRIGONOMETRY
-from spo_rlhf.graders.units import DEGREE, MAX_WORDS, UNIT_OF, Unit, unit_of
-from spo_rlhf.graders.vocabulary import Label, read_label
+from spo_rlhf.graders.units import DEGREE, MAX_WORDS, Unit, known, unit_of
+from spo_rlhf.graders.vocabulary import NEGATIVE, SENSE_OF, Label, nested, read_label
 
 MAX_DIGITS = 1000
 MAX_EXPONENT = 1000
@@ -48,11 +48,13 @@ _PATTERNS: list[tuple[re.Pattern[str], Callable[..., Fraction]]] = [
 ]
 MIXED_WITH_SPACE = re.compile(rf"([-+]?{_INT})\s+({_INT})\s*/\s*({_INT})")
 
-PLAIN_LETTER_UNITS = frozenset("mgs")  # the letters that stand for a unit without \text, after a space: "5 m"
+PLAIN_LETTER_UNITS = frozenset("mgslL")  # the letters that stand for a unit without \text, after a space: "5 m"
 # Words that make a trailing text more than a unit.
 NOT_A_UNIT = frozenset(
     "or and to not no if when either between but than into plus minus times except only is are was were because "
-    "million billion trillion thousand hundred dozen score gross half third quarter quarters twentieths mod squared cubed factorial".split()
+    "million billion trillion thousand hundred dozen score gross half third quarter quarters twentieths mod squared cubed factorial "
+    "excluded excluding exclusive exclude excludes wrong incorrect false impossible never cannot neither unless without besides maybe "
+    "perhaps possibly most least maximum minimum".split()
 )
 _PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
 SCALES: dict[str, int | Fraction] = {
@@ -75,7 +77,21 @@ _PLAIN_UNIT = re.compile(
     r"^(.*?(?:[\d})%]|\\pi(?![A-Za-z]))\s*)((?:/\s*)?(?:[A-Za-z][A-Za-z'./-]*+\s*+)+)"
     r"(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
 )
-_PERCENT = re.compile(r"percent(?:s|age)?(?![a-z])")
+_PERCENT = re.compile(r"percent(?:s|age)?(?![a-z])(?! points?\b)")
+_BELOW_0 = re.compile(r"(?<=\b(?:above|below|under)) 0(?![\d.])")  # the only digit among words
+_ARTICLE = re.compile(r"^(?:an?|the) (?=\\?\$?\d.*[a-z]{3})")  # "a 5\% decrease"
+# Words in two pieces: "5 degrees\\text{ below zero}", "5\\text{ degrees}\\text{ below zero}".
+_PLAIN_THEN_TEXT = re.compile(r"^([-+]?[\d./]+) ([a-z]{3,}[a-z ]*?)\s*\\text\s*\{([A-Za-z ]+)\}$")
+_TEXT_THEN_TEXT = re.compile(r"(\\text\s*\{[^{}]*)\}\s*\\text\s*\{([A-Za-z ]+\})$")
+_WINDS = {"N": "north", "E": "east", "S": "south", "W": "west"}  # behind degrees; elsewhere they are units
+_OUT_OF = re.compile(r"(\d+) (?:in|out of)(?: every)? (\d+)\b(.*)")
+# "a loss of 5", "decreased by 5", "down 5"; not "less than 5", "under 5", which are bounds.
+_CHANGE = (
+    "increase increased increases rise rises rose higher up growth gain gained profit surplus "
+    "decrease decreased decreases drop drops dropped fall falls fell reduction reduced decline declined down "
+    "loss lost loses deficit shortfall debt owes owed short shortage"
+).split()
+_SENSE_FIRST = re.compile(rf"(?:an? |the )?({'|'.join(_CHANGE)}) (?:(?:of|by) )?(?=[-+\d.(\\$€£₹¥])(.+)", re.IGNORECASE)
 _CURRENCY_NAME = r"(?:US\s*)?\\\$|[€£₹¥¢]|\b(?:USD|EUR|GBP|INR|JPY|Rs)\b\.?|\\text\s*\{\s*(?:USD|EUR|Rs)\.?\s*\}"
 _CURRENCY = re.compile(rf"^([-+]?)\s*({_CURRENCY_NAME})\s*(?=[-+\d.\\])")
 _CURRENCY_BEHIND = re.compile(rf"^(.*[\d)}}])\s*({_CURRENCY_NAME})$")
@@ -102,6 +118,18 @@ class Quantity:
     @property
     def unit(self) -> Unit | None:
         return self.label.unit
+
+    @property
+    def said(self) -> frozenset[str]:
+        """What the words and the percent sign say."""
+        return self.label.said | ({"%"} if self.percent else set())
+
+    def signed(self) -> "Quantity | None":
+        """The quantity with a sign for the sense that turns it, "5 below zero" as -5; None where there is none to turn."""
+        turning = self.label.turning
+        if len(turning) != 1 or not turning <= NEGATIVE or self.value is None or self.value <= 0:
+            return None
+        return replace(self, core=f"-{self.core}", value=-self.value, label=self.label.without(turning))
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
@@ -138,8 +166,10 @@ def number(text: str) -> Fraction | None:
 
 def quantity(text: str) -> Quantity:
     """Take the unit, currency, words and percent sign off a normalised answer."""
-    if (whole := compound(text)) is not None:
-        return whole
+    if found := compound(text) or _sense_first(text) or _out_of(text):
+        return found
+    text = _PLAIN_THEN_TEXT.sub(r"\1\\text{ \2 \3}", _TEXT_THEN_TEXT.sub(r"\1 \2", _ARTICLE.sub("", text)))
+    text = _BELOW_0.sub(" zero", text)
     core, unit, percent, scale, label = _UNIT_RATIO.sub(_joined_units, text.strip()), None, False, 1, Label()
     if match := _CURRENCY.match(core):
         core, unit = match[1] + core[match.end() :], _currency(match[2])
@@ -152,6 +182,7 @@ def quantity(text: str) -> Quantity:
         match = pattern.match(core)
         if match and _is_unit(match[2], pattern is _PLAIN_UNIT, match[1]):
             core, words = match[1].strip(), match[2].strip()
+            words = _WINDS.get(words, words) if core.endswith(r"\circ") else words
             if first := _PERCENT.match(words.lower()):
                 percent, words = True, words[first.end() :]
             label = read_label(words, match[3])
@@ -174,7 +205,7 @@ def compound(text: str) -> Quantity | None:
 
     Units of one dimension, each smaller than the one before.
     """
-    plain = " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text.replace(r",\land", ",")).split())
+    plain = _plain(text.replace(r",\land", ","))
     if not _COMPOUND.fullmatch(plain):
         return None
     units, values = [], []
@@ -190,6 +221,37 @@ def compound(text: str) -> Quantity | None:
     return Quantity(str(total), total, label=Label(known[0]))
 
 
+def _sense_first(text: str) -> Quantity | None:
+    """ "a loss of \\$5", "decreased by 5\\%": the number with the sense of the word before it."""
+    match = _SENSE_FIRST.fullmatch(_plain(text)) if text[:1] == "\\" or text[:1].isalpha() else None
+    if not match:
+        return None
+    found = quantity(match[2])
+    label = replace(found.label, senses=found.label.senses | {SENSE_OF[match[1].lower()]})
+    return replace(found, label=label) if found.value is not None else None
+
+
+def is_out_of(text: str) -> bool:
+    """A part of a whole in words, "2 out of 5", which is no ratio of two parts, "2:5"."""
+    return _out_of(text) is not None
+
+
+def _out_of(text: str) -> Quantity | None:
+    """ "2 out of 5", "1 in 4" as fractions, with the words behind them."""
+    match = _OUT_OF.fullmatch(_plain(text)) if "in" in text or "out" in text else None
+    if not match or not int(match[2]) or re.search(r"[\d\\]", match[3]):
+        return None
+    label = read_label(match[3])
+    if label.unit:  # "6 in 5 ft" are no six of five feet
+        return None
+    return Quantity(rf"\frac{{{match[1]}}}{{{match[2]}}}", Fraction(int(match[1]), int(match[2])), label=label)
+
+
+def _plain(text: str) -> str:
+    """Words without \\text{}, with single spaces."""
+    return " ".join(re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).split())
+
+
 def _joined_units(match: re.Match) -> str:
     above, below, power, *rest = match.groups(default="")
     above, below = (above, below) if above else (rest[0] or rest[2], rest[1] or rest[3])
@@ -201,8 +263,8 @@ def _currency(name: str) -> Unit | None:
 
 
 def _is_unit(words: str, plain: bool, core: str) -> bool:
-    names = re.findall(r"[a-z]+", words.lower())
-    if not names or len(names) > MAX_WORDS or NOT_A_UNIT & set(names) or re.search(r"(?<!\^)\d", words):
+    names = re.findall(r"[A-Za-z]+", words)
+    if not names or len(names) > MAX_WORDS or NOT_A_UNIT & set(words.lower().split()) or re.search(r"(?<!\^)\d", words):
         return False
     if not plain:
         return bool(re.search(r"[\d}]|\\pi|[a-z]", core))
@@ -210,20 +272,21 @@ def _is_unit(words: str, plain: bool, core: str) -> bool:
     if number(core.rstrip("%\\ ")) is None:
         return len(words.strip()) > 1 and (unit_of(words) is not None or names[-1] in ("unit", "units"))
     if words.startswith("/"):  # "$20/month"
-        return all(name in UNIT_OF or name.removesuffix("s") in UNIT_OF for name in names)
+        return all(map(known, names))
     if len(names) == 1 and len(names[0]) <= 2:
         return unit_of(words) is not None and (
             len(names[0]) == 2 or core[-1:] == " " and names[0] in PLAIN_LETTER_UNITS
         )
-    return any(len(name) > 2 for name in names) or core[-1:] == " " and all(name in UNIT_OF for name in names)
+    return any(len(name) > 2 for name in names) or core[-1:] == " " and all(map(known, names))
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """Equal values, of two known units after exact conversion.
+    """Equal values, of two known units after exact conversion; a sign may be said by a word ("5 below zero").
 
     A percent sign on one side only may stand for /100 or be left out.
-
     """
+    if bool(gold.label.turning) != bool(answer.label.turning):
+        gold, answer = gold.signed() or gold, answer.signed() or answer
     if gold.value is None or answer.value is None or not compatible_units(gold, answer, converted=True):
         return False
     if gold.percent == answer.percent:
@@ -245,7 +308,7 @@ def _is_rounded(exact: Quantity, decimal: Quantity) -> bool:
 
 def compatible_units(gold: Quantity, answer: Quantity, converted: bool = False) -> bool:
     """Words that agree, and of two known units the same one; with `converted`, two that measure the same."""
-    if not gold.label.agrees_with(answer.label):
+    if not gold.label.agrees_with(answer.label) or not nested(gold.said, answer.said):
         return False
     if gold.unit is None or answer.unit is None or gold.unit == answer.unit:
         return True

@@ -5,14 +5,15 @@ from dataclasses import replace
 from fractions import Fraction
 
 from spo_rlhf.graders.algebra import algebraically_equal, mathematical
-from spo_rlhf.graders.clock import DASHED, clock_time, ratio
+from spo_rlhf.graders.bearings import same_bearing
+from spo_rlhf.graders.clock import NO_NUMBER, clock_time, ratio
 from spo_rlhf.graders.guards import Problem, is_literal, too_large, unevaluated
 from spo_rlhf.graders.normalize import squash
 from spo_rlhf.graders.notation import misread
-from spo_rlhf.graders.numbers import PLAIN_LETTER_UNITS, Quantity, compatible_units, quantity, same_quantity
+from spo_rlhf.graders.numbers import PLAIN_LETTER_UNITS, Quantity, compatible_units, is_out_of, quantity, same_quantity
 from spo_rlhf.graders.structure import as_text, split_top
-from spo_rlhf.graders.units import DEGREE, RADIAN
-from spo_rlhf.graders.vocabulary import Label, senses_of
+from spo_rlhf.graders.units import DEGREE, RADIAN, known
+from spo_rlhf.graders.vocabulary import TURNING, Label, senses_of
 from spo_rlhf.graders.words import ONES, lone_number
 
 MAX_SIDES = 4
@@ -29,7 +30,9 @@ _THOUSANDS = re.compile(r"((?:\\?\$\s*)?(\d+(?:\.\d+)?))\s*[kK]")
 _ATTACHED = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(sorted(PLAIN_LETTER_UNITS))}])")
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 _MEASURE = re.compile(r"(?:\\frac|[A-Z]|_\d|_\{\d+\}|[{}:/\s])+")  # "\frac{AB}{CD} = 2" may be answered by "2"
-_NUMBER_AND_SYMBOL = re.compile(r"\d[\d.]* +([A-Za-z]{1,3})")
+_NUMBER_AND_SYMBOL = re.compile(r"(\d[\d.]*) +([A-Za-z]{1,3})")
+_COMPASS = re.compile(r"[NESW]{2,3}")
+_ROMAN = re.compile(r"(?=[IVXLCDM]{2})M*(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
 _EMPTY = ("\\emptyset", "\\{\\}")
 
 
@@ -48,13 +51,8 @@ class Scalars:
             return True
         if _PLAIN_WORDS.fullmatch(gold) and _PLAIN_WORDS.fullmatch(answer) and _letters(gold) == _letters(answer):
             return True
-        if DASHED.fullmatch(gold):
-            return False  # "2024-01-02" is no 2021, nor another day
-        if (verdict := self._with_colons(gold, answer)) is not None:
+        if (verdict := self._by_form(gold, answer)) is not None:
             return verdict
-        gold_base, answer_base = _numeral(gold), _numeral(answer)
-        if gold_base or answer_base:
-            return _same_base(gold, answer, gold_base, answer_base)
         gold_q = quantity(gold)
         answer_q = self._answered(answer, gold_q)
         if (
@@ -63,8 +61,12 @@ class Scalars:
             and self.problem.contains(answer_q.core)
         ):
             return self._refuse("copied from the problem")
+        gold_q, answer_q = self._with_letter_units(gold_q, answer_q)
+        if self._says_the_opposite(gold_q, answer_q) or self._says_the_opposite(answer_q, gold_q):
+            return False
         if gold_q.value is not None and answer_q.value is not None:
-            return same_quantity(gold_q, answer_q)
+            return same_quantity(gold_q, answer_q) or same_quantity(*self._as_asked(gold_q, answer_q))
+        gold_q, answer_q = self._as_asked(gold_q, answer_q)
         if self._is_angle(gold_q, answer_q):
             return self._same_angle(gold_q, answer_q)
         if squash(gold_q.core) == squash(answer_q.core):
@@ -75,16 +77,56 @@ class Scalars:
             and self._same_algebra(gold_q, answer_q, name)
         )
 
+    def _by_form(self, gold: str, answer: str) -> bool | None:
+        """What has a form of its own: dates, versions, directions, Roman numerals, times, ratios, numerals with a base. None for
+        other texts."""
+        if NO_NUMBER.fullmatch(_plain(gold)) or NO_NUMBER.fullmatch(_plain(answer)) or self._is_version(gold, answer):
+            return False  # "2024-01-02" is no 2021, nor another day
+        if (heads := same_bearing(gold, answer)) is not None:
+            return heads and (heads == ("", "") or self.same(*heads))
+        if any(form.fullmatch(gold) and form.fullmatch(answer) for form in (_ROMAN, _COMPASS)):
+            return False  # and no products of letters: "IV" is not "VI", nor "SW" "WS"
+        if (verdict := self._with_colons(gold, answer)) is not None:
+            return verdict
+        gold_base, answer_base = _numeral(gold), _numeral(answer)
+        return _same_base(gold, answer, gold_base, answer_base) if gold_base or answer_base else None
+
     def _answered(self, answer: str, gold: Quantity) -> Quantity:
         """The answer's quantity, with the forms that only a number as the gold answer allows: "2.5k", "5m", a sentence."""
         if gold.value is not None:
-            if said := lone_number(answer):
-                return _in_sentence(said, answer, gold)
+            if quantity(answer).value is None and (said := lone_number(answer)):
+                return self._in_sentence(said, answer, gold)
             if match := _THOUSANDS.fullmatch(answer):
                 return replace(quantity(match[1]), value=1000 * Fraction(match[2]))
             if (match := _ATTACHED.fullmatch(answer)) and not self.problem.contains(answer):
                 return quantity(f"{match[1]} {match[2]}")
         return quantity(answer)
+
+    def _is_version(self, *sides: str) -> bool:
+        """Both are numbers with a point, of a version: "1.10" is not "1.1"."""
+        return self.problem.asks_for_version and all("." in side and _DECIMAL.fullmatch(side) for side in sides)
+
+    @staticmethod
+    def _with_letter_units(*sides: Quantity) -> tuple[Quantity, ...]:
+        """ "1000 W" in watts beside "1 kW": a capital behind a number is a unit where the other side has one."""
+        cores = [_NUMBER_AND_SYMBOL.fullmatch(side.core) for side in sides]
+        return tuple(
+            quantity(rf"{match[1]}\text{{ {match[2]}}}") if match and known(match[2]) and other.unit else side
+            for side, other, match in zip(sides, sides[::-1], cores)
+        )
+
+    def _says_the_opposite(self, side: Quantity, other: Quantity) -> bool:
+        """ "20% increase" beside "20%" where the problem asks for a decrease."""
+        opposites = {TURNING[sense] for sense in self.problem.senses_asked}
+        return bool(opposites & side.label.senses) and not other.label.senses
+
+    def _as_asked(self, *sides: Quantity) -> tuple[Quantity, ...]:
+        """Without a sense that turns the sign where the problem asks for it ("How much did she lose?") and the other side
+        says none."""
+        return tuple(
+            side if other.label.senses else replace(side, label=side.label.without(self.problem.senses_asked))
+            for side, other in zip(sides, sides[::-1])
+        )
 
     @staticmethod
     def same_time(gold: str, answer: str) -> bool:
@@ -103,13 +145,28 @@ class Scalars:
             return bool(hour) and (marked[0].hour, marked[0].minute) == (int(hour[0]), 0)
         gold_ratio, answer_ratio = ratio(gold), ratio(answer)
         one_has_none = not (":" in gold and ":" in answer)
+        if one_has_none and (gold_ratio or answer_ratio) and is_out_of(answer if gold_ratio else gold):
+            return False
         if not self.problem.asks_for_a_ratio and one_has_none and (gold_time or answer_time):
             return False  # nor is "10:30" the number 1/3
-        if gold_time and answer_ratio and not self.problem.asks_for_a_ratio:
+        if (gold_time and answer_ratio or answer_time and gold_ratio) and not self.problem.asks_for_a_ratio:
             return False  # "1:30" is no ratio, as far as one can see
         if gold_ratio is None or answer_ratio is None or self.problem.contains(answer):
             return None
         return gold_ratio == answer_ratio
+
+    def _in_sentence(self, said: str, sentence: str, gold: Quantity) -> Quantity:
+        """The quantity that a sentence says, with the senses of all its words: "He has a loss of 5" is not 5 of profit.
+
+        No value where a word turns the sign that neither the gold answer nor the problem has: "the lower bound is 5".
+        """
+        found = quantity(said)
+        if found.value is None and gold.label == Label():
+            found = quantity(said.split(" ")[0])
+        senses = senses_of(sentence)
+        if (senses - gold.label.senses - self.problem.senses_asked) & TURNING.keys():
+            return Quantity(sentence, None)
+        return replace(found, label=replace(found.label, senses=found.label.senses | senses))
 
     def _is_angle(self, gold: Quantity, answer: Quantity) -> bool:
         """One is in degrees and the other in radians, a multiple of pi; and the gold or the problem is in degrees."""
@@ -130,7 +187,7 @@ class Scalars:
 
     def _same_algebra(self, gold: Quantity, answer: Quantity, name: str | None) -> bool:
         symbols = [_NUMBER_AND_SYMBOL.fullmatch(side.core) for side in (gold, answer)]
-        if symbols[0] and symbols[1] and symbols[0][1] != symbols[1][1]:
+        if symbols[0] and symbols[1] and symbols[0][2] != symbols[1][2]:
             return False  # "5 b" is not "5 B", nor "5 Pa" "5 pA"
         sides = split_top(answer.core, "=")
         if len(sides) > 1 and "=" not in gold.core:
@@ -176,14 +233,6 @@ def _exactly(part: Quantity) -> str:
     return rf"\frac{{{part.value.numerator}}}{{{part.value.denominator}}}"
 
 
-def _in_sentence(said: str, sentence: str, gold: Quantity) -> Quantity:
-    """The quantity that a sentence says, with the senses of all its words: "a loss of 5" is not 5 of profit."""
-    found = quantity(said)
-    if found.value is None and gold.label == Label():
-        found = quantity(said.split(" ")[0])
-    return replace(found, label=replace(found.label, senses=found.label.senses | senses_of(sentence)))
-
-
 def _same_base(gold: str, answer: str, gold_base: re.Match | None, answer_base: re.Match | None) -> bool:
     """Numerals with a base: equal digits, and equal bases unless one side leaves the base out."""
     digits = [
@@ -203,6 +252,10 @@ def _numeral(text: str) -> re.Match | None:
 def _base(match: re.Match) -> str:
     name = (match[2] or match[3]).lower()
     return str(ONES.get(name, name))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip()
 
 
 def _letters(text: str) -> str:

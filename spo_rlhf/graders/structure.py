@@ -1,6 +1,7 @@
 """The shape of an answer: list, tuple or interval, set, union, matrix, text, equation or expression."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -14,7 +15,9 @@ WORDS_AS_TEXT = frozenset("yes no odd even none true false east west north south
 _LETTERS = re.compile(r"[A-Za-z]'*(?:-[A-Za-z]'*)*")  # no word, however long: f'-f, x-y-z
 _TEXT_BLOCK = re.compile(r"\\text\s*\{([^{}]*)\}")
 _CONNECTIVE = re.compile(r"^\s*\\l(?:and|or)(?![A-Za-z])")
+_OR = re.compile(r",\\lor(?![A-Za-z])")
 _CONNECTIVES = re.compile(r",\\l(and|or)(?![A-Za-z])")
+_BOTH = re.compile(r"(either|both)\s+", re.IGNORECASE)
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}\s*[)\]]?", re.DOTALL)
 # A name that an answer may be given to: "x", "f(x)", "S_{10}", "P(A \cap B)", "\angle ABC", "\text{Area}",
 # "\frac{dy}{dx}", "|AB|".
@@ -30,7 +33,7 @@ _RELATION = re.compile(r"\\leq(?![A-Za-z])|\\geq(?![A-Za-z])|<|>")
 _VARIABLE = re.compile(r"(?:[a-zA-Z]|\\(?:theta|alpha|beta|lambda|mu|phi))(?:_\w|\(\w\))?")
 # What a tuple or a set of solutions may be given to: "(x, y) = ", "x \\in ".
 _OWNER = re.compile(
-    r"(?:\((?:\s*[A-Za-z](?:_\w)?\s*,?)++\)\s*=|(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in(?![A-Za-z])|"
+    r"(?:\((?:\s*(?:[A-Za-z](?:_\w)?|\\[a-z]+)\s*,?)++\)\s*=|(?:[A-Za-z]|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\\in(?![A-Za-z])|"
     r"(?:[A-Za-z]|\\(?:text|vec)\s*\{[A-Za-z]+\})(?:_\w|\^\{-1\}|\^\{?T\}?)?\s*=\s*(?=\\begin\{pmatrix\}))\s*(.+)",
     re.DOTALL,
 )
@@ -140,9 +143,7 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
     if len(parts) > 1:
         if compound(" ".join(parts)):  # "1 hour and 30 minutes"
             return Node("expr", " ".join(parts))
-        return Node(
-            "list", _connective(text, parts), items=_grouped(_flatten(parse(part, depth + 1) for part in parts))
-        )
+        return _list(text, parts, depth)
     unions = re.split(r"\\cup(?![A-Za-z])", text)
     if len(unions) > 1 and all(part.strip() for part in unions):
         return Node("union", items=tuple(parse(part, depth + 1) for part in unions))
@@ -164,6 +165,22 @@ def parse(text: str, depth: int = 0) -> Node:  # noqa: C901  a branch for each f
     return _inequality(text, depth) or _plus_minus(text, depth) or _leaf(text)
 
 
+def _list(text: str, parts: list[str], depth: int) -> Node:
+    """Parts joined by commas, "and" or "or". "A and B or C" are two: what "and" joins is one part of what "or" joins."""
+    joined = _connective(text, parts)
+    if match := _BOTH.match(parts[0]):
+        if (match[1].lower() == "either") == ("or" in joined) and joined:  # "either A or B", "both A and B"
+            parts[0] = parts[0][match.end() :]
+    items = _grouped(_flatten(parse(part, depth + 1) for part in parts))
+    if joined == "and or" and len(items) < len(parts):  # points: what "and" joins has become one
+        joined = "or"
+    elif joined == "and or":
+        groups = split_top(_OR.sub("\x1f", text), "\x1f")
+        if len(groups) > 1 and all(groups):
+            return Node("list", "or", tuple(parse(group.replace("\x1f", r",\lor"), depth + 1) for group in groups))
+    return Node("list", joined, items)
+
+
 def _owned(node: Node, letters: str) -> Node:
     """A tuple, or each of a list of them, with the letters it is given to as its name: "(x,y)"."""
     if node.kind == "list":
@@ -171,13 +188,20 @@ def _owned(node: Node, letters: str) -> Node:
     return replace(node, name=re.sub(r"\s", "", letters)) if node.kind == "bracket" and node.text == "()" else node
 
 
-def by_letters(node: Node) -> Node:
-    """ "(b, a) = (4, 3)" with its coordinates in alphabetical order of the letters."""
-    letters = (node.name or "")[1:-1].split(",")
-    if not (node.name or "").startswith("(") or len(letters) != len(node.items):
+def letters_of(node: Node) -> tuple[str, ...]:
+    """The letters that a tuple is given to, one for each coordinate; () where it has none: "(b, a) = (4, 3)"."""
+    letters = tuple((node.name or "")[1:-1].split(","))
+    return letters if (node.name or "").startswith("(") and len(letters) == len(node.items) else ()
+
+
+def by_letters(node: Node, order: Sequence[str] | None = None) -> Node:
+    """ "(b, a) = (4, 3)" with its coordinates in an order of the letters, by default the alphabet's."""
+    letters = letters_of(node)
+    if not letters or len(set(letters)) < len(letters):
         return node
-    ordered = sorted(zip(letters, node.items), key=lambda pair: pair[0])
-    return replace(node, name=f"({','.join(sorted(letters))})", items=tuple(item for _, item in ordered))
+    named = dict(zip(letters, node.items))
+    order = sorted(letters) if order is None else order
+    return replace(node, name=f"({','.join(order)})", items=tuple(named[letter] for letter in order))
 
 
 def _named_object(text: str, depth: int) -> Node | None:

@@ -1,19 +1,25 @@
 """What the words beside a number say. A closed table: a word is a unit, a sense, an empty word, or unknown.
 
-Units are those of `units`. A sense turns a value into another one ("increase" and "decrease", "p.m." and "a.m.").
-Empty words say nothing of the value. Every other word is unknown, and equals itself only.
+Units are those of `units`. A sense turns a value into another one ("increase" and "decrease", "p.m." and "a.m."), and some of them
+turn its sign ("5 below zero", "a loss of 5"). Empty words say nothing of the value. Every other word is unknown, and equals itself
+only.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from spo_rlhf.graders.units import CURRENCIES, FIRST_SPELLING, Unit, unit_of
+from spo_rlhf.graders.units import CURRENCIES, Unit, known, unit_of
 
 _SENSES = {
-    "increase": "increase increased increases increasing more rise higher up",
-    "decrease": "decrease decreased decreases decreasing less fewer drop fall reduction lower down",
-    "profit": "profit gain",
-    "loss": "loss lost deficit",
+    "increase": "increase increased increases increasing more rise rises rose rising higher up growth grew warmer hotter dearer",
+    "decrease": "decrease decreased decreases decreasing less fewer drop drops dropped dropping fall falls fell reduction "
+    "reduced reduce lower down decline declined declines shrank dip colder cooler cheaper",
+    "profit": "profit gain gains gained surplus",
+    "loss": "loss losses lost lose loses losing deficit shortfall",
+    "debt": "debt owe owes owed owing overdrawn overdraft",
+    "short": "short shortage",
+    "ahead": "ahead",
+    "behind": "behind",
     "discount": "discount off",
     "markup": "markup surcharge",
     "older": "older",
@@ -35,10 +41,10 @@ _SENSES = {
     "southwest": "southwest",
     "left": "left leftward leftwards",
     "right": "right rightward rightwards",
-    "above": "above",
-    "below": "below",
-    "before": "before earlier ago",
-    "after": "after later",
+    "above": "above over",
+    "below": "below under beneath underground underwater",
+    "before": "before earlier ago early",
+    "after": "after later late",
     "forward": "forward forwards",
     "backward": "backward backwards",
     "inward": "inward inwards",
@@ -49,20 +55,40 @@ _SENSES = {
     "pm": "pm",
     "bc": "bc bce",
     "ad": "ad ce",
-    "celsius": "celsius centigrade c",
-    "fahrenheit": "fahrenheit f",
-    "kelvin": "kelvin k",
+    "celsius": "celsius centigrade",
+    "fahrenheit": "fahrenheit",
+    "kelvin": "kelvin",
     "even": "even",
     "odd": "odd",
     "positive": "positive",
     "negative": "negative",
 }
 SENSE_OF = {word: sense for sense, words in _SENSES.items() for word in words.split()}
+_SCALE_OF = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
+# Senses that turn the sign of the value, and their opposites.
+TURNING = {
+    "decrease": "increase",
+    "loss": "profit",
+    "debt": "profit",
+    "short": "profit",
+    "below": "above",
+    "behind": "ahead",
+    "negative": "positive",
+    "bc": "ad",
+    "younger": "older",
+    "shorter": "longer",
+    "slower": "faster",
+    "lighter": "heavier",
+}
+# Of these the value may as well be said with a minus sign: "5 below zero" is -5, and "44 BC" is no year -44.
+NEGATIVE = frozenset("decrease loss debt short below behind negative".split())
 EMPTY = frozenset(
     "a an the of in on at for to per each every and unit units total altogether overall in-all only exactly us "
     "square squared sq cubic cubed cu".split()
 )
-_PRICE = re.compile(r"\s*([a-z]+)\s*(?:\b(?:per|a|an|each|every)\b|/)\s*")
+_PHRASE = {"in the red": "overdrawn", "in arrears": "owed"}
+_PHRASES = re.compile("|".join(_PHRASE), re.IGNORECASE)
+_PRICE = re.compile(r"\s*([A-Za-z]+)\s*(?:\b(?:per|a|an|each|every)\b|/)\s*")
 _UNIT_GRAMMAR = frozenset("a an per square squared sq cubic cubed cu".split())  # words that `unit_of` reads itself
 _IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child", "feet": "foot", "mice": "mouse"}
 
@@ -75,16 +101,26 @@ class Label:
     senses: frozenset[str] = field(default_factory=frozenset)
     unknown: frozenset[str] = field(default_factory=frozenset)
 
-    def agrees_with(self, other: "Label") -> bool:
-        """Neither says what the other denies: what only one of them says may be left out, what both say is the same.
+    @property
+    def turning(self) -> frozenset[str]:
+        """The senses that turn the sign."""
+        return self.senses & TURNING.keys()
 
-        A unit and an unknown word are not the same. Units are compared by dimension elsewhere.
+    @property
+    def said(self) -> frozenset[str]:
+        """All that the words say; that there is a unit, for which one it is `numbers` compares by dimension and size."""
+        return self.senses | self.unknown | ({"unit"} if self.unit else set())
+
+    def agrees_with(self, other: "Label") -> bool:
+        """One says all that the other says: it may say more, but the other then says nothing else in its place.
+
+        A sense that turns the sign is left out by none.
         """
-        if (self.unit is None) != (other.unit is None):
-            without = self if self.unit is None else other
-            if without.unknown:
-                return False
-        return _nested(self.senses, other.senses) and _nested(self.unknown, other.unknown)
+        return nested(self.said, other.said) and self.turning == other.turning
+
+    def without(self, senses: frozenset[str]) -> "Label":
+        """The label without some senses."""
+        return replace(self, senses=self.senses - senses)
 
 
 def read_label(words: str, power: str | None = None) -> Label:
@@ -92,37 +128,37 @@ def read_label(words: str, power: str | None = None) -> Label:
 
     power: an exponent that stood behind the words.
     """
-    if (price := _PRICE.match(words.lower())) and (money := unit_of(price[1])) and money.dimensions[0][0] in CURRENCIES:
+    if (price := _PRICE.match(words)) and (money := unit_of(price[1])) and money.dimensions[0][0] in CURRENCIES:
         per = re.findall(r"[a-z]+", words[price.end() :].lower())  # "dollars per pound" and "$ per pound" are the same
         return Label(money, unknown=frozenset(map(singular, per)) - EMPTY)
     text = re.sub(r"\\text|[{}()\\,;]", " ", words)
     text = re.sub(r"(?i)\b([ap])\.m\b", r"\1m", text)
-    tokens = [_folded(token) for token in re.sub(r"(?<=[A-Za-z])\.", "", text).split()]
-    senses = frozenset(SENSE_OF[token] for token in tokens if token in SENSE_OF)
-    rest = [token for token in tokens if token not in SENSE_OF]
+    text = _PHRASES.sub(lambda match: _PHRASE[match[0].lower()], text)
+    tokens = re.sub(r"(?<=[A-Za-z])\.", "", text).split()
+    senses = frozenset(filter(None, map(_sense, tokens)))
+    rest = [token for token in tokens if _sense(token) is None]
     if whole := unit_of(" ".join(rest), power):  # "in" is an inch, "in total" is not
         return Label(whole, senses)
-    start = next((at for at, token in enumerate(rest) if token not in EMPTY or token in _UNIT_GRAMMAR), len(rest))
+    start = next((at for at, token in enumerate(rest) if not _is_empty(token) or token in _UNIT_GRAMMAR), len(rest))
     rest = rest[start:]
     unit = None
     for end in range(len(rest), 0, -1):
         if unit := unit_of(" ".join(rest[:end]), power if end == len(rest) else None):
             rest = rest[end:]
             break
-    unknown = (singular(name) for token in rest if token not in EMPTY for name in re.findall(r"[^\W\d_]+", token))
-    return Label(unit, senses, frozenset(word for word in unknown if word not in EMPTY))
+    empty = rest[:-1] if rest[-1:] == ["a"] else rest  # "5 a" is not "5"
+    names = (
+        name for token in rest if token not in empty or not _is_empty(token) for name in re.findall(r"[^\W\d_]+", token)
+    )
+    return Label(unit, senses, frozenset(singular(name) for name in names if name not in empty or not _is_empty(name)))
 
 
-def _folded(word: str) -> str:
-    """A word in lower case; a symbol of a few letters as it is, unless its case says nothing: "Pa" is not "pA"."""
-    plain = word.lower()
-    is_symbol = len(word) <= 3 and word[1:] != plain[1:] or word[:1] in "MB" and len(word) <= 3
-    return word if is_symbol and plain not in SENSE_OF and plain not in EMPTY and not _same_unit(word, plain) else plain
+def _sense(token: str) -> str | None:
+    return _SCALE_OF.get(token) or (SENSE_OF.get(token.lower()) if len(token) > 1 else None)
 
 
-def _same_unit(word: str, plain: str) -> bool:
-    unit = unit_of(plain)
-    return unit is not None and unit_of(word) == unit
+def _is_empty(token: str) -> bool:
+    return (token.lower() if len(token) > 1 else token) in EMPTY
 
 
 def senses_of(sentence: str) -> frozenset[str]:
@@ -131,16 +167,25 @@ def senses_of(sentence: str) -> frozenset[str]:
 
 
 def singular(word: str) -> str:
-    """The singular of a word; of a unit, which may stand among unknown words ("eggs per hour"), its first spelling."""
+    """An unknown word in the singular and in lower case; a unit, which may stand among such ("eggs per hour"), as its size.
+
+    The case of a symbol counts: of what has two letters, no vowel, or capitals behind its first letter.
+    """
+    if unit := known(word):
+        return f"{unit[1]} {unit[0]}"
+    capitals = word.isupper() and len(word) > 3
+    if len(word) <= 2 or not re.search("[aeiouy]", word.lower()) or word[1:] != word[1:].lower() and not capitals:
+        return word.removesuffix("s") if len(word) > 2 else word
+    word = word.lower()
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if re.search(r"(?:x|ch|sh|ss|z)es$", word):
         return word[:-2]
-    word = word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
-    return FIRST_SPELLING.get(word, word)
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
 
 
-def _nested(one: frozenset[str], other: frozenset[str]) -> bool:
+def nested(one: frozenset[str], other: frozenset[str]) -> bool:
+    """One of two sets holds the other."""
     return one <= other or other <= one

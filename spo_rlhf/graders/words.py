@@ -20,12 +20,19 @@ PARTS = {
         word: value for value, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), start=3)
     },
 }
+_RANKS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+RANKS = {word: value for value, word in enumerate(_RANKS, start=1)}
+_AND_A_PART = re.compile(
+    r"\s+and (?:a|an|one)[\s-](half|quarter|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b", re.IGNORECASE
+)
+_A_LARGE = re.compile(r"^an? (?=(?:hundred|thousand|million|billion|dozen)\b)", re.IGNORECASE)
+_HALF_A = re.compile(r"^half an? (?=[a-z]{3,}$)", re.IGNORECASE)
 NUMBER_WORDS = frozenset([*ONES, *TENS, *LARGE, "hundred"])
 MAX_CHARS = 120
 _WORD = re.compile(r"\s*(-)?\s*([A-Za-z]+)")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _PHRASES = {
-    r"\emptyset": r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set",
+    r"\emptyset": r"none|(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set",
     r"\mathbb{Z}": r"(?:the set of )?all (?:the )?integers|the (?:set of )?integers",
     r"\mathbb{R}": r"(?:the set of )?all (?:real numbers|reals)|(?:the )?(?:set of )?real numbers",
     r"\infty": r"(?:positive )?infinity",
@@ -77,6 +84,11 @@ def symbols_for_words(text: str) -> str:
     if match := re.fullmatch(r"(?:negative|minus) (.+)", plain, re.IGNORECASE):
         number = symbols_for_words(match[1])
         return f"-{number}" if number[:1].isdigit() else text
+    if part := _part(plain.lower()):
+        return part
+    plain = _A_LARGE.sub("one ", _HALF_A.sub("1/2 ", plain))
+    if plain.startswith("1/2 "):
+        return plain
     words, end = _leading_words(plain)
     value, used = _whole_number(words)
     if not used:
@@ -86,7 +98,25 @@ def symbols_for_words(text: str) -> str:
     else:
         number = str(value)
     rest = plain[end[used - 1] :]
+    if match := _AND_A_PART.match(rest):
+        number, rest = rf"{value}\frac{{1}}{{{PARTS[match[1].lower()]}}}", rest[match.end() :]
     return text if rest.startswith("-") or used < len(words) and words[used] in NUMBER_WORDS else number + rest
+
+
+def _part(plain: str) -> str | None:
+    """ "half" and "a third" as fractions."""
+    article, _, part = plain.rpartition(" ")
+    return f"1/{PARTS[part]}" if article in ("a", "an", "one") and part in PARTS or plain == "half" else None
+
+
+def rank(plain: str) -> str | None:
+    """ "fifth" and "twenty-first", or "5th" and "21st", as one spelling; None for other words."""
+    if match := re.fullmatch(r"(\d+)(?:st|nd|rd|th)", plain):
+        return f"{match[1]}th"
+    tens, _, last = plain.replace("-", " ").rpartition(" ")
+    if last not in RANKS or tens and (tens not in TENS or RANKS[last] >= 10):
+        return None
+    return f"{TENS.get(tens, 0) + RANKS[last]}th"
 
 
 def _leading_words(text: str) -> tuple[list[str], list[int]]:

@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import encodable
+from spo_rlhf.host.files import encodable, parse_json
 
 SHOWN = 5  # rows that an error names
 
@@ -31,6 +32,32 @@ class RowFaults:
             raise UserError(f"{what}: {'; '.join([*self.shown, *more])}")
 
 
+def read_rows(path: str | Path, faults: RowFaults, *, blank: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number, from 1, and object of every line of a JSONL file; lines without one go to `faults`.
+
+    blank: lines with nothing in them are passed over.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if blank and not line.strip():
+                    continue
+                try:
+                    row = parse_json(line)
+                except ValueError as error:
+                    faults.add(number, f"is {error}", "line")
+                    continue
+                if isinstance(row, dict):
+                    yield number, row
+                else:
+                    faults.add(number, "is not a JSON object", "line")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def label_text(label: Any) -> Any:
     """The label as reward functions get it: a number, true or false of the data as text; anything else as it is."""
     return str(label) if isinstance(label, (bool, int, float)) else label
@@ -48,7 +75,12 @@ def value_fault(key: str, value: Any) -> str | None:
 
 
 def answer_fault(key: str, value: Any) -> str | None:
-    """What is wrong with a right answer: a text, a finite number, true or false is none."""
+    """What is wrong with a right answer: a text, a finite number, true or false is none.
+
+    The text "nan" is what programs write for an answer that is missing.
+    """
     if not isinstance(value, (str, bool, int, float)) or (isinstance(value, str) and not value.strip()):
         return f"needs a text or a number as {key!r}"
+    if isinstance(value, str) and value.strip().lower() == "nan":
+        return f"has {value.strip()!r} as {key!r}, which is no answer; fill it, or drop the row"
     return value_fault(key, value)

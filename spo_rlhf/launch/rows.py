@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import parse_json
-from spo_rlhf.host.rows import RowFaults, label_text, value_fault
+from spo_rlhf.host.rows import RowFaults, label_text, read_rows, value_fault
 from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
 
 # Columns, by the option that names them, where a text with nothing in it is a mistake; a rejected response may be empty.
@@ -61,21 +60,6 @@ def _prompt_fault(key: str, value: Any, chat: bool) -> str | None:
     if not all(isinstance(message, Mapping) and "role" in message and "content" in message for message in value):
         return f"has messages without role or content in {key!r}; give both to each"
     return None
-
-
-def read_jsonl(path: str, faults: RowFaults) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number, from 1, and object of every line of a JSONL file; lines without one go to `faults`."""
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                faults.add(number, f"is {error}", "line")
-                continue
-            if isinstance(row, dict):
-                yield number, row
-            else:
-                faults.add(number, "is not a JSON object", "line")
 
 
 class PromptRow(NamedTuple):
@@ -133,7 +117,7 @@ def check_jsonl(
     """
     faults, number = RowFaults(), 0
     kinds: dict[str, dict[str, int]] = {key: {} for key in keys.values()}
-    for number, row in read_jsonl(path, faults):
+    for number, row in read_rows(path, faults):
         fault = row_fault(row, keys, chat=chat) or (prompts.take(number, row) if prompts else None)
         if fault:
             faults.add(number, fault)

@@ -64,6 +64,9 @@ def test_grade_one_pair_and_both_modes(capsys):
     ("arguments", "message"),
     [
         (["grade", "--gold", "5"], "needs --file"),
+        (["grade", "--gold", "nan", "--pred", r"\boxed{nan}"], "--gold: has 'nan'"),
+        (["grade", "--gold", "  ", "--pred", "5"], "--gold: needs a text or a number"),
+        (["grade", "--gold", "5\ud800", "--pred", "5"], "--gold: holds half of a surrogate pair"),
         (["grade", "--file", "missing.jsonl", "--output", "x"], "missing.jsonl: cannot be read"),
         (["report", "nowhere"], "missing or unreadable"),
         (["regrade", "nowhere"], "missing or unreadable"),
@@ -118,7 +121,7 @@ def test_the_sweep_script_shows_its_commands():
 def test_bad_rows_are_named(tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text('{"gold": "5", "pred": "5"}\n{"gold": \n')
     assert main(["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
-    assert "line 2: not JSON" in capsys.readouterr().err
+    assert "line 2 is not JSON" in capsys.readouterr().err
     (tmp_path / "in.jsonl").write_text('{"gold": "5"}\n')
     assert main(["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
     assert 'row 1 needs a text "pred"' in capsys.readouterr().err
@@ -130,6 +133,11 @@ def test_bad_rows_are_named(tmp_path, capsys):
         and "; row 3 needs a text or a number as 'gold'" in told
         and "row 2" not in told
     )
+    (tmp_path / "in.jsonl").write_text('{"gold": "  ", "pred": "5"}\n\n{"gold": "5\\ud800", "pred": "5"}\n{\n')
+    assert main(["grade", "--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    told = capsys.readouterr().err
+    assert "row 1 needs a text or a number as 'gold'; row 3 holds half of a surrogate pair in 'gold'" in told
+    assert "line 4 is not JSON" in told and told.count("\n") == 1
 
 
 def test_settings_get_every_option_under_its_own_name():

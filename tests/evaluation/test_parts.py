@@ -72,7 +72,17 @@ def test_any_jsonl_is_a_task(tmp_path):
         ("mine={path}", '{"problem": " ", "answer": 1}', 'row 1 needs a text "problem"'),
         ("mine={path}", '{"problem": "x", "answer": NaN}', "row 1 has nan as 'answer'"),
         ("mine={path}", '{"problem": "x", "answer": 1e400}', "row 1 has inf as 'answer'"),
-        ("mine={path}", '{"problem": "x", "answer": 1, "answer": 2}', "line 1: an object with the key 'answer' twice"),
+        (
+            "mine={path}",
+            '{"problem": "x", "answer": 1, "answer": 2}',
+            "line 1 is an object with the key 'answer' twice",
+        ),
+        ("mine={path}", '{"problem": "x", "answer": "NaN"}', "row 1 has 'NaN' as 'answer', which is no answer"),
+        (
+            "mine={path}",
+            '{\n\n[1]\n{"problem": "x"}\n' * 2,
+            "line 1 is not JSON .*; line 3 is not a JSON object; row 4 needs .*; line 5 .*; line 7 .*; and 1 more rows",
+        ),
         ("mine={path}", '{"problem": "x"}\n' * 7, "row 5 needs a text or a number as 'answer'; and 2 more rows"),
         ("mine={path}", '{"problem": "\\ud800", "answer": 1}', "row 1 holds half of a surrogate pair"),
         ("math500", None, "no math500.jsonl"),

@@ -1,4 +1,4 @@
-"""`agreement.py` as a module (tests are no package), and the data sets' rows."""
+"""`agreement.py` and `changes.py` as modules (tests are no package), and the data sets' rows."""
 
 import importlib.util
 import sys
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-spec = importlib.util.spec_from_file_location("agreement", Path(__file__).with_name("agreement.py"))
-agreement = importlib.util.module_from_spec(spec)
-sys.modules["agreement"] = agreement
-spec.loader.exec_module(agreement)
+for name in ("agreement", "changes"):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+agreement = sys.modules["agreement"]
 
 
 @pytest.fixture(scope="session")

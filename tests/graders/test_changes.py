@@ -3,12 +3,11 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from changes import few, right, turns
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spo_rlhf.graders.algebra import warm_up
-from spo_rlhf.graders.grade import grade_here
-from spo_rlhf.graders.verdict import Question
 from spo_rlhf.graders.vocabulary import SENSE_OF
 
 UNITS = ("mm", "cm", "m", "km", "inches", "feet", "miles", "seconds", "minutes", "hours", "days", "weeks", "years")
@@ -28,24 +27,12 @@ UNITS += (
 )
 THINGS = ("apples", "pears", "boxes", "people", "ways", "tickets", "zlotys", "parsecs", "gigabytes")
 SENSES = sorted(set(SENSE_OF.values()))
-few = settings(max_examples=60)
 digits = st.text("0123456789", min_size=1, max_size=30).filter(lambda text: text[0] != "0")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def warm():
     warm_up()
-
-
-def right(gold: str, answer: str, problem: str | None = None) -> bool:
-    return grade_here(Question(gold, problem), rf"\boxed{{{answer}}}").correct
-
-
-def turns(gold: str, changed: str, problem: str | None = None) -> None:
-    """Both are right for themselves, and neither for the other."""
-    assert right(gold, gold, problem) and right(changed, changed, problem)
-    assert not right(gold, changed, problem), (gold, changed)
-    assert not right(changed, gold, problem), (changed, gold)
 
 
 @st.composite
