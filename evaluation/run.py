@@ -22,7 +22,7 @@ from evaluation.stored import write_results
 from evaluation.tasks import LoadedTask, data_hash, load_tasks
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.host import model_folder, ray_start
+from spo_rlhf.host import model_class, model_folder, ray_start
 from spo_rlhf.host.files import check_writable, is_local, only_writer
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
 from spo_rlhf.sampling.manifest import Manifest, claim, manifest_of, prompt_keys, request_seed, text_hash
@@ -77,7 +77,7 @@ def _check_folders(settings: RunSettings, options: RunOptions) -> None:
         if not Path(settings.model).is_dir():
             raise UserError(f"--model {settings.model}: no such folder")
         model_folder.check_code(settings.model, "--model", "--trust-remote-code")
-        model_folder.check_folder(Path(settings.model), "--model", with_weights=True)
+        model_folder.check_folder(Path(settings.model), "--model")
 
 
 def _say(line: str) -> None:
@@ -181,6 +181,8 @@ def _load_tokenizer(settings: RunSettings, options: RunOptions) -> tuple[Any, in
         ) from error
     model_folder.check_tokenizer(tokenizer, "--model", settings.model)
     model_folder.check_vocabulary(config.to_dict(), tokenizer, "--model", settings.model)
+    for note in model_class.check_weights(Path(settings.model), "--model") if is_local(settings.model) else ():
+        _say(note)
     return tokenizer, model_folder.positions(config.to_dict())
 
 

@@ -221,6 +221,7 @@ def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, str, list[
     elif r"\n" in (job.template or ""):
         notes.append(r"--template: \n is a backslash and an n in it; a shell makes a line feed of it within $'...'")
     preflight.check_model("actor", job.model, must_load=True)
+    notes += preflight.check_weights("actor", job.model, trains=False)
     preflight.check_fit(options)
     if not is_local(job.model):
         limit = getattr(preflight.model_config(job.model), "max_position_embeddings", None)
