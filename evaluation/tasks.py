@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import read_jsonl
+from spo_rlhf.host.files import AS_WRITTEN, read_jsonl
 from spo_rlhf.host.rows import RowFaults, answer_fault, label_text, value_fault
 from spo_rlhf.sampling.sample_log import UNUSED
 from spo_rlhf.tasks.registry import TASKS
@@ -71,7 +71,7 @@ def load_task(spec: str, data_dir: Path | None, limit: int | None = None) -> Loa
         raise UserError(f"--tasks: no task {name!r}; known are {', '.join(TASKS)}, or give NAME=PATH.jsonl")
     task = TASKS.get(name, Task("problems of a file"))
     if path:
-        rows = list(read_jsonl(Path(path)))
+        rows = list(read_jsonl(Path(path), **AS_WRITTEN))
     else:
         rows = _local_rows(name, task, data_dir) if data_dir else _hub_rows(name, task)
     if not rows:
@@ -118,7 +118,7 @@ def shape_notes(name: str, task: Task, problems: Sequence[Problem], *, whole: bo
 def _local_rows(name: str, task: Task, data_dir: Path) -> list[dict[str, Any]]:
     for file in task.files:
         if (data_dir / file).exists():
-            return list(read_jsonl(data_dir / file))
+            return list(read_jsonl(data_dir / file, **AS_WRITTEN))
     if not task.files:
         raise UserError(f"--tasks {name}: its record names no local files; give {name}=PATH.jsonl")
     raise UserError(f"--tasks {name}: no {' or '.join(task.files)} in --data-dir {data_dir}")
