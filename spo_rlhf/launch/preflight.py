@@ -315,22 +315,23 @@ def load_rows(args: SimpleNamespace, flag: str, names: str, split: str) -> Any:
     return rows
 
 
-def try_reward(args: SimpleNamespace, prompt: str, label: str, *, with_code: bool = False) -> str:
+def try_reward(args: SimpleNamespace, prompt: str, label: str) -> set[Path]:
     """Grade an empty response to the first prompt: a reward function that raises or returns the wrong shape fails here.
 
-    Returns, `with_code`, what `FileReward.code` says then; else "".
+    Returns what `FileReward.files` says then; of another reward than a file nothing.
     """
-    addresses, code = args.reward.remote_url or [], ""
-    if addresses and addresses[0].endswith(".py"):
-        with FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout) as reward:
-            reward.submit(prompt, prompt, label).result()
-            code = reward.code() if with_code else ""
-        if reward.counts.timeouts:
-            raise UserError(
-                f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "
-                f"{args.spo.reward_timeout:g} s; make it faster or raise the limit"
-            )
-    return code
+    addresses = args.reward.remote_url or []
+    if not (addresses and addresses[0].endswith(".py")):
+        return set()
+    with FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout) as reward:
+        reward.submit(prompt, prompt, label).result()
+        files = reward.files()
+    if reward.counts.timeouts:
+        raise UserError(
+            f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "
+            f"{args.spo.reward_timeout:g} s; make it faster or raise the limit"
+        )
+    return files
 
 
 def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | None = None) -> list[PromptRow]:
