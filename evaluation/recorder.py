@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tqdm import tqdm
@@ -19,8 +18,9 @@ from spo_rlhf import graders, plugins
 from spo_rlhf.graders.extract import opens_thought
 from spo_rlhf.graders.parallel import Grader
 from spo_rlhf.graders.verdict import MODES, Mode, Question, Verdict
-from spo_rlhf.host.code import code_hash
+from spo_rlhf.host.code import own_files
 from spo_rlhf.sampling.engine import Response
+from spo_rlhf.sampling.graded_by import GradedBy
 from spo_rlhf.sampling.sample_log import SampleLog
 
 
@@ -40,6 +40,7 @@ class Recorder:
     """Grades responses in the background and stores each one when all its grades are there. Shows progress.
 
     Args:
+        code: names what grades.
         contexts: limits at which responses are graded, in rising order.
         logs: where samples go, by task.
         items: every request's problem, by the request's key.
@@ -50,6 +51,7 @@ class Recorder:
     def __init__(
         self,
         grader: Grader,
+        code: GradedBy,
         settings: RunSettings,
         contexts: list[int],
         logs: dict[str, SampleLog],
@@ -57,7 +59,7 @@ class Recorder:
         decode: Callable[[Sequence[int]], str],
         quiet: bool,
     ) -> None:
-        self.grader, self.settings, self.contexts = grader, settings, contexts
+        self.grader, self.code, self.settings, self.contexts = grader, code, settings, contexts
         self.logs, self.items, self.decode = logs, items, decode
         self.waiting: list[tuple[dict[str, Any], list[Cut], dict[int, dict[Mode, Future[Verdict]]]]] = []
         self.tokens = 0
@@ -103,7 +105,7 @@ class Recorder:
             "prompt_tokens": len(item.token_ids),
             "response_tokens": len(response.token_ids),
             "task": name,
-            **about(item),
+            **about(item, self.code),
         }
         futures = {chars: submit_grades(self.grader, row, chars) for chars in grades_needed(cuts)}
         self.waiting.append((row, cuts, futures))
@@ -125,6 +127,7 @@ class Recorder:
         for entry in entries:
             row, cuts, futures = entry
             row["grades"] = as_rows(cuts, collect_grades(futures))
+            row["grader"] = self.code.name()
             self.logs[row["task"]].append(row)
             self.waiting.remove(entry)
             self.graded += 1
@@ -135,33 +138,29 @@ class Recorder:
             self.bar.update()
 
 
-def about(item: Prompted) -> dict[str, Any]:
+def about(item: Prompted, code: GradedBy) -> dict[str, Any]:
     """What a stored sample says of its problem."""
-    return {"id": item.problem.id, **graded_by(item)}
+    return {"id": item.problem.id, **decides_grade(item, code)}
 
 
-def graded_by(item: Prompted) -> dict[str, Any]:
-    """What of its problem a stored sample is graded by, beside its prompt."""
+def decides_grade(item: Prompted, code: GradedBy) -> dict[str, Any]:
+    """What of its problem a stored sample is graded by, beside its prompt, and what grades it."""
     return {
         "problem": item.problem.text,
         "gold": item.problem.gold,
         "gold_solution": item.problem.gold_solution,
         "kind": item.task.task.kind,
-        "grader": code_of_grades(),
+        "grader": code.name(),
     }
 
 
-def code_of_grades() -> str:
-    """What grades, told by content: the graders, and the plugins with what they import."""
-    return _code_of_grades(tuple(plugins.brought()))
+def graded_by(output: Path, grader: Grader) -> GradedBy:
+    """What grades the samples of a folder: the graders, the plugins with what they import, and what was found to."""
+    known = {*own_files(plugins.brought()), *Path(graders.__file__).parent.glob("*.py")}
+    return GradedBy(output, known, grader.files)
 
 
-@functools.cache
-def _code_of_grades(brought: tuple[ModuleType, ...]) -> str:
-    return code_hash(brought, Path(graders.__file__).parent.glob("*.py"))
-
-
-def update(grader: Grader, log: SampleLog, items: dict[tuple[Any, ...], Prompted]) -> int:
+def update(grader: Grader, log: SampleLog, items: dict[tuple[Any, ...], Prompted], code: GradedBy) -> int:
     """Make stored samples say what their problems are now; how many were graded again for it.
 
     Args:
@@ -170,15 +169,16 @@ def update(grader: Grader, log: SampleLog, items: dict[tuple[Any, ...], Prompted
     pending: list[tuple[dict[str, Any], dict[int, dict[Mode, Future[Verdict]]]]] = []
     for key, item in items.items():
         row = log.rows.get(key)
-        if row is None or all(row.get(name) == value for name, value in about(item).items()):
+        if row is None or all(row.get(name) == value for name, value in about(item, code).items()):
             continue
-        again = any(row.get(name) != value for name, value in graded_by(item).items())
-        row = {**row, **about(item)}
+        again = any(row.get(name) != value for name, value in decides_grade(item, code).items())
+        row = {**row, **about(item, code)}
         chars = {cut["chars"] for cut in row["grades"].values()} if again else set[int]()
         pending.append((row, {count: submit_grades(grader, row, count) for count in chars}))
     for row, futures in pending:
         if grades := collect_grades(futures):
             row["grades"] = {context: {**cut, **grades[cut["chars"]]} for context, cut in row["grades"].items()}
+            row["grader"] = code.name()
         log.append(row)
     return sum(bool(futures) for _, futures in pending)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluation.contexts import check_graded, response_budget
 from evaluation.prompts import choose_prompt, load_examples, prompt_format, published_match, question
-from evaluation.recorder import Prompted, Recorder, update
+from evaluation.recorder import Prompted, Recorder, graded_by, update
 from evaluation.settings import (
     DECIDING,
     HOLDS,
@@ -22,9 +22,10 @@ from evaluation.stored import write_results
 from evaluation.tasks import LoadedTask, data_hash, load_tasks
 from spo_rlhf.errors import UserError
 from spo_rlhf.graders.parallel import Grader
-from spo_rlhf.host import model_folder, ray_start
+from spo_rlhf.host import model_class, model_folder, ray_start
 from spo_rlhf.host.files import check_writable, is_local, only_writer
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response, start_engine
+from spo_rlhf.sampling.graded_by import GradedBy
 from spo_rlhf.sampling.manifest import Manifest, claim, manifest_of, prompt_keys, request_seed, text_hash
 from spo_rlhf.sampling.sample_log import SampleLog
 from spo_rlhf.tasks.task import Prompt
@@ -61,10 +62,13 @@ def run(settings: RunSettings, options: RunOptions) -> dict[str, Any]:
             (options.output / "results.json").unlink(missing_ok=True)
         decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         with Grader(options.grade_workers) as grader:
-            _update(grader, logs, items)
-            recorder = Recorder(grader, settings, graded_contexts(settings), logs, items, decode, options.quiet)
+            code = graded_by(options.output, grader)
+            _update(grader, logs, items, code)
+            recorder = Recorder(grader, code, settings, graded_contexts(settings), logs, items, decode, options.quiet)
             _sample(requests, recorder, engine, options)
             recorder.finish()
+            for log in logs.values():
+                code.settle(log)
         rows = {name: log.close([key[1:] for key in items if key[0] == name]) for name, log in logs.items()}
         return write_results(settings, options.output, tasks_known(prompted), rows)
 
@@ -77,17 +81,19 @@ def _check_folders(settings: RunSettings, options: RunOptions) -> None:
         if not Path(settings.model).is_dir():
             raise UserError(f"--model {settings.model}: no such folder")
         model_folder.check_code(settings.model, "--model", "--trust-remote-code")
-        model_folder.check_folder(Path(settings.model), "--model", with_weights=True)
+        model_folder.check_folder(Path(settings.model), "--model")
 
 
 def _say(line: str) -> None:
     print(f"spo-eval run: {line}", file=sys.stderr)
 
 
-def _update(grader: Grader, logs: dict[str, SampleLog], items: dict[tuple[object, ...], Prompted]) -> None:
+def _update(
+    grader: Grader, logs: dict[str, SampleLog], items: dict[tuple[object, ...], Prompted], code: GradedBy
+) -> None:
     """Make stored samples say what their problems are now, and tell how many were graded again for it."""
     again = {
-        name: update(grader, log, {key[1:]: item for key, item in items.items() if key[0] == name})
+        name: update(grader, log, {key[1:]: item for key, item in items.items() if key[0] == name}, code)
         for name, log in logs.items()
     }
     for name, count in again.items():
@@ -181,6 +187,8 @@ def _load_tokenizer(settings: RunSettings, options: RunOptions) -> tuple[Any, in
         ) from error
     model_folder.check_tokenizer(tokenizer, "--model", settings.model)
     model_folder.check_vocabulary(config.to_dict(), tokenizer, "--model", settings.model)
+    for note in model_class.check_weights(Path(settings.model), "--model") if is_local(settings.model) else ():
+        _say(note)
     return tokenizer, model_folder.positions(config.to_dict())
 
 

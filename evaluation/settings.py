@@ -7,13 +7,14 @@ from typing import TypeVar
 
 from evaluation.contexts import Budget, curve_contexts
 from spo_rlhf.host.files import write_json
+from spo_rlhf.sampling.graded_by import FILE as GRADED_BY
 
 # What a sample is told apart by: key of its prompt's tokens, number of the sample, context it was generated for.
 SAMPLE_KEY = ("prompt_hash", "sample", "context")
 # What decides a sample and where it is graded, beside model, prompt and engine.
 DECIDING = ("contexts", "temperature", "top_p", "seed", "budget", "separate_contexts", "curve", "dtype")
 # What is moved aside with samples of something else.
-HOLDS = ("run.json", "results.json", "samples")
+HOLDS = (GRADED_BY, "run.json", "results.json", "samples")
 Settings = TypeVar("Settings", "RunSettings", "RunOptions")
 
 

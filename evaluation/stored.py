@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.contexts import check_graded
-from evaluation.recorder import code_of_grades, collect_grades, submit_grades
+from evaluation.recorder import collect_grades, graded_by, submit_grades
 from evaluation.results import results
 from evaluation.settings import RunSettings, graded_contexts
 from spo_rlhf.errors import UserError
@@ -96,17 +96,18 @@ def _regrade(output: Path, workers: int | None) -> tuple[int, int]:
         raise UserError(
             f"{output} has answers of kind {', '.join(sorted(unknown))}: name the --plugin it was made with"
         )
-    changed = total = 0
+    files = {output / "samples" / f"{name}.jsonl": samples for name, samples in rows.items()}
+    others = {aside: list(read_jsonl(aside)) for file in files if (aside := unused_file(file)).exists()}
     with Grader(workers) as grader:
-        for name, samples in rows.items():
-            path = output / "samples" / f"{name}.jsonl"
-            counts = _grade_again(grader, samples)
-            changed, total = changed + counts[0], total + counts[1]
-            write_jsonl(path, samples)
-            if (aside := unused_file(path)).exists():  # samples that are not in the results, and may be again
-                others = list(read_jsonl(aside))
-                _grade_again(grader, others)
-                write_jsonl(aside, others)
+        code = graded_by(output, grader)
+        counts = [_grade_again(grader, samples) for samples in files.values()]
+        for samples in others.values():  # that are not in the results, and may be again
+            _grade_again(grader, samples)
+        name = code.name()
+    code.write()
+    for path, samples in {**files, **others}.items():
+        write_jsonl(path, [{**row, "grader": name} for row in samples])
+    changed, total = (sum(column) for column in zip((0, 0), *counts, strict=True))
     write_results(settings, output, known, rows)
     return changed, total
 
@@ -125,5 +126,4 @@ def _grade_again(grader: Grader, samples: list[dict[str, Any]]) -> tuple[int, in
             total += len(new)
             changed += sum(cut[mode]["correct"] != new[mode]["correct"] for mode in new)
             cut.update(new)
-        row["grader"] = code_of_grades()
     return changed, total

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import AS_WRITTEN
 from spo_rlhf.host.rows import RowFaults, answer_fault, label_text, read_rows, value_fault
 from spo_rlhf.sampling.sample_log import UNUSED
 from spo_rlhf.tasks.registry import TASKS
@@ -71,7 +72,7 @@ def load_task(spec: str, data_dir: Path | None, limit: int | None = None) -> Loa
     task = TASKS.get(name, Task("problems of a file"))
     faults, problems, count = RowFaults(), [], 0
     if path or data_dir:
-        rows = read_rows(path or _local_file(name, task, Path(data_dir or ".")), faults, blank=True)
+        rows = read_rows(path or _local_file(name, task, Path(data_dir or ".")), faults, blank=True, **AS_WRITTEN)
     else:
         rows = enumerate(_hub_rows(name, task), start=1)
     for line, row in rows:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spo_rlhf.core.advantages import NORMALIZERS, Normalizer
-from spo_rlhf.core.options import check, choice, option
+from spo_rlhf.core.options import LONGEST_WAIT, check, choice, option
 from spo_rlhf.core.partition import HESITATIONS, PROB_THRESHOLD
 from spo_rlhf.core.prompts import PROMPT_CHOICES, PromptChoice
 from spo_rlhf.core.units import RATIO_LEVELS
@@ -94,13 +94,18 @@ class SpoConfig:
         "a subsentence, or of the whole sample (sequence: GSPO); docs/ratio-levels.md",
     )
     clip_low: float | None = option(
-        parse=float, default_text="--actor.eps_clip", metavar="EPS", help="ratios are clipped below 1 - EPS"
+        parse=float, at_most=1, default_text="--actor.eps_clip", metavar="EPS", help="ratios are clipped below 1 - EPS"
     )
     clip_high: float | None = option(
-        parse=float, default_text="--actor.eps_clip", metavar="EPS", help="ratios are clipped above 1 + EPS"
+        parse=float,
+        at_most=100,
+        default_text="--actor.eps_clip",
+        metavar="EPS",
+        help="ratios are clipped above 1 + EPS",
     )
     dual_clip: float | None = option(
         parse=float,
+        at_most=1000,
         default_text="none",
         metavar="C",
         help="above 1: bound the loss at -C x advantage where the advantage is negative",
@@ -134,7 +139,9 @@ class SpoConfig:
         metavar="N",
         help="stop after the step in which the tokens generated for training, Monte Carlo included, reach N",
     )
-    reward_timeout: float = option(10.0, above=0, metavar="S", help="seconds a reward may take; then it is 0")
+    reward_timeout: float = option(
+        10.0, above=0, at_most=LONGEST_WAIT, metavar="S", help="seconds a reward may take; then it is 0"
+    )
     max_reward_failures: float = option(
         0.05,
         at_least=0,
@@ -147,6 +154,7 @@ class SpoConfig:
     engine_timeout: float = option(
         300.0,
         above=0,
+        at_most=LONGEST_WAIT,
         metavar="S",
         help="an engine that gives no sign of life for so many seconds, at work or while it takes weights, counts as dead",
     )
@@ -213,6 +221,7 @@ class SpoConfig:
     grace: float = option(
         60.0,
         at_least=0,
+        at_most=LONGEST_WAIT,
         metavar="S",
         help="seconds that a step may still take after SIGTERM, SIGHUP or SIGUSR1; then it is abandoned. The checkpoint that "
         "follows may take as long again",

@@ -36,7 +36,14 @@ examples:
   spo-diagnose ... --dry-run
 """
 # What a run of spo-sample has and a diagnosis does not let anybody choose.
-FIXED: dict[str, Any] = {"samples": 1, "select": "all", "per_prompt": None, "min_reward": 1.0, "fresh": False}
+FIXED: dict[str, Any] = {
+    "samples": 1,
+    "select": "all",
+    "per_prompt": None,
+    "min_reward": 1.0,
+    "fresh": False,
+    "regrade": False,
+}
 DROPPED = {"--" + name.replace("_", "-") for name in FIXED}
 
 

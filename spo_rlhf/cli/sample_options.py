@@ -146,6 +146,7 @@ OPTIONS = (
     SampleOption("--trust-remote-code", "spo.trust_remote_code", "run Python code that comes with the model"),
     SampleOption("--output", None, "directory for what is written", Path, metavar="DIR", required=True),
     SampleOption("--fresh", None, "move samples that are of something else to DIR/before-N, and sample anew"),
+    SampleOption("--regrade", None, "grade all stored responses again, as after a change that files do not show"),
     SampleOption("--dry-run", None, "check the options, print what would be sampled"),
 )
 

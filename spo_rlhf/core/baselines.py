@@ -32,6 +32,7 @@ def history_half_life() -> Any:
         64.0,
         flag="history_half_life",
         above=0,
+        at_most=1e9,
         metavar="N",
         help="iterations after which an outcome of a prompt counts half",
     )
@@ -43,6 +44,7 @@ def history_strength() -> Any:
         1.0,
         flag="history_strength",
         above=0,
+        at_most=1e9,
         metavar="K",
         help="outcomes that the pass rate of all prompts together counts as",
     )

@@ -23,6 +23,8 @@ from typing import Any
 
 from spo_rlhf.core.registry import Registry
 
+LONGEST_WAIT = 1_000_000  # seconds; clocks and pipes count none much longer
+HOTTEST = 100  # temperature: all tokens are as good as equally probable there
 Path = tuple[tuple[str, str], ...]  # ((choice, name), ..) from the configuration down to the part that has the option
 
 

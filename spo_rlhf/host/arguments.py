@@ -5,6 +5,8 @@ import math
 import sys
 from collections.abc import Callable
 
+from spo_rlhf.core.options import HOTTEST, LONGEST_WAIT
+
 
 def whole(smallest: int, largest: int = sys.maxsize) -> Callable[[str], int]:
     """Type of an option that is an integer from `smallest` to `largest`."""
@@ -23,7 +25,12 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 1, such as 2048,4096")
-    return tuple(sorted({int(part) for part in parts}))
+    numbers = [int(part) for part in parts]
+    if twice := next((number for number in numbers if numbers.count(number) > 1), None):
+        raise argparse.ArgumentTypeError(f"{text!r} has {twice} twice; give each number once")
+    if max(numbers) > sys.maxsize:
+        raise argparse.ArgumentTypeError(f"{max(numbers)} is larger than any limit can be")
+    return tuple(sorted(numbers))
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -43,18 +50,18 @@ def share(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Type of an option that is a finite time above 0."""
+    """Type of an option that is a time above 0 that a clock can count."""
     value = _float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not 0 < value <= LONGEST_WAIT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, at most {LONGEST_WAIT}")
     return value
 
 
 def temperature(text: str) -> float:
-    """Type of an option that is a finite number from 0."""
+    """Type of an option that is a number from 0 to HOTTEST."""
     value = _float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    if not 0 <= value <= HOTTEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {HOTTEST}")
     return value
 
 

@@ -30,6 +30,32 @@ def is_local(name: str) -> bool:
     )
 
 
+class WrittenInt(int):
+    """A whole number of a JSON file that knows how it is `written` there: -0 is one."""
+
+    written: str
+
+    def __new__(cls, written: str) -> "WrittenInt":
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+
+class WrittenFloat(float):
+    """Another number of a JSON file that knows how it is `written` there: 1.10, 1e5."""
+
+    written: str
+
+    def __new__(cls, written: str) -> "WrittenFloat":
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+
+#: For `parse_json` and `read_jsonl`, where the text of a number counts.
+AS_WRITTEN: dict[str, Any] = {"parse_int": WrittenInt, "parse_float": WrittenFloat}
+
+
 def parse_json(line: bytes, **options: Any) -> Any:
     """The value in one line of a JSONL file. `options` go to `json.loads`.
 
@@ -57,8 +83,8 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that a user wrote. Blank lines are passed over.
+def read_jsonl(path: Path, **options: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a file that a user wrote. Blank lines are passed over. `options` go to `json.loads`.
 
     Raises:
         UserError: no such file, or a line that is no JSON object; names file and line.
@@ -69,7 +95,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    row = parse_json(line)
+                    row = parse_json(line, **options)
                 except ValueError as error:
                     raise UserError(f"{path}, line {number}: {error}") from None
                 if not isinstance(row, dict):

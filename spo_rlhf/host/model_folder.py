@@ -6,12 +6,14 @@ import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import is_local, read_json
 from spo_rlhf.host.weights import EXPONENTS, Tensor, check_pickle, read_safetensors
 
+SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"  # a model's weights in one file
 OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "consolidated*.pth")
 # What lies beside weights and is none, or not a whole model's.
 TRAINING_STATE = ("optimizer*", "scheduler*", "training_args*", "rng_state*", "scaler*")
@@ -19,6 +21,7 @@ ADAPTER = "adapter_*"
 # Entries of a configuration that are read here; each a whole number from 1.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 SIZES = (*POSITIONS, "vocab_size", "hidden_size", "num_hidden_layers")
+WHOLE_NUMBERS = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim")
 # Names of a decoder's tensors: the embedding, and those of a layer.
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
@@ -111,10 +114,8 @@ def _json(path: Path) -> Any:
         return None
 
 
-def check_folder(folder: Path, flag: str, *, with_weights: bool) -> None:
+def check_folder(folder: Path, flag: str) -> None:
     """The folder has a readable config.json, and weights files that are whole, finite and of the same size.
-
-    There are weights at all where `with_weights`.
 
     Raises UserError, which names `flag`.
     """
@@ -125,9 +126,10 @@ def check_folder(folder: Path, flag: str, *, with_weights: bool) -> None:
         for path in others:
             check_pickle(path)
         _check_sizes(config, tensors)
+        _check_ends(folder, config)
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{flag} {folder}: {error}") from None
-    if with_weights and not tensors and not others:
+    if not tensors and not others:
         raise UserError(f"{flag} {folder}: it has no weights (*.safetensors); copy the whole model folder")
 
 
@@ -139,6 +141,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name in SIZES:
         if (size := text.get(name)) is not None and (type(size) is not int or size < 1):
             raise UserError(f"{path}: {name} is {size!r} and has to be a whole number from 1; copy the model again")
+    for name in WHOLE_NUMBERS:  # of some models a list, one for each layer
+        if not isinstance(size := text.get(name), (list, NoneType)) and (type(size) is not int or size < 1):
+            raise UserError(f"{path}: {name} is {size!r} and has to be a whole number from 1; copy the model again")
+    heads, groups = (text.get(name) for name in ("num_attention_heads", "num_key_value_heads"))
+    if type(heads) is int and type(groups) is int and heads % groups:
+        raise UserError(f"{path}: num_key_value_heads {groups} does not divide num_attention_heads {heads}")
     for name in ("rope_scaling", "rope_parameters"):
         factor = _object(text.get(name) or {}, path, name).get("factor")
         if factor is not None and (type(factor) not in (int, float) or not 0 < factor < math.inf):
@@ -154,13 +162,24 @@ def _object(value: Any, path: Path, name: str = "it") -> dict[str, Any]:
 
 def weights_files(folder: Path) -> list[Path]:
     """The safetensors files of the weights: those of the index where there is one, missing ones too. Raises UserError."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return sorted(path for path in folder.glob("*.safetensors") if not fnmatch(path.name, ADAPTER))
+    index = folder / f"{SAFETENSORS}.index.json"
+    if index.is_file():
+        return _indexed(index)
+    return sorted(path for path in folder.glob("*.safetensors") if not fnmatch(path.name, ADAPTER))
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names, those that are not there too. Raises UserError."""
     parts = _object(_object(read_json(index), index).get("weight_map"), index, "weight_map")
     if not parts or not all(isinstance(name, str) and name == Path(name).name for name in parts.values()):
         raise UserError(f"{index}: its weight_map does not name the files of the weights; copy the model again")
-    return [folder / name for name in sorted(set(parts.values()))]
+    return [index.parent / name for name in sorted(set(parts.values()))]
+
+
+def pickled_files(folder: Path) -> list[Path]:
+    """The files of weights as PyTorch saves them, of those names that transformers looks for. Raises UserError."""
+    index = folder / f"{PICKLED}.index.json"
+    return _indexed(index) if index.is_file() else [path for path in [folder / PICKLED] if path.is_file()]
 
 
 def other_weights(folder: Path) -> list[Path]:
@@ -191,6 +210,21 @@ def _check_sizes(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
             f"config.json says num_hidden_layers {text['num_hidden_layers']} and the weights have {max(layers) + 1}; "
             "copy the model again"
         )
+
+
+def _check_ends(folder: Path, config: dict[str, Any]) -> None:
+    """A token of the vocabulary ends a response, where a file says which one does. Raises ValueError."""
+    tokens = vocabulary_size(config)
+    for file in ("config.json", "generation_config.json"):
+        value = _json(folder / file)
+        inner = value.get("text_config") if isinstance(value, dict) else None
+        for told in (value, inner):
+            ends = told.get("eos_token_id") if isinstance(told, dict) else None
+            known = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None]
+            if not all(type(end) is int for end in known) or (
+                known and tokens is not None and not any(0 <= end < tokens for end in known)
+            ):
+                raise ValueError(f"{file} says eos_token_id {ends} and the vocabulary has {tokens} tokens; mend it")
 
 
 def weights_size(name: str) -> int:

@@ -32,10 +32,12 @@ class RowFaults:
             raise UserError(f"{what}: {'; '.join([*self.shown, *more])}")
 
 
-def read_rows(path: str | Path, faults: RowFaults, *, blank: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(
+    path: str | Path, faults: RowFaults, *, blank: bool = False, **options: Any
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number, from 1, and object of every line of a JSONL file; lines without one go to `faults`.
 
-    blank: lines with nothing in them are passed over.
+    blank: lines with nothing in them are passed over. `options` go to `json.loads`.
 
     Raises:
         UserError: the file cannot be read.
@@ -46,7 +48,7 @@ def read_rows(path: str | Path, faults: RowFaults, *, blank: bool = False) -> It
                 if blank and not line.strip():
                     continue
                 try:
-                    row = parse_json(line)
+                    row = parse_json(line, **options)
                 except ValueError as error:
                     faults.add(number, f"is {error}", "line")
                     continue
@@ -59,19 +61,32 @@ def read_rows(path: str | Path, faults: RowFaults, *, blank: bool = False) -> It
 
 
 def label_text(label: Any) -> Any:
-    """The label as reward functions get it: a number, true or false of the data as text; anything else as it is."""
-    return str(label) if isinstance(label, (bool, int, float)) else label
+    """The label as reward functions get it: a number, true or false of the data as text; anything else as it is.
+
+    A number that was read `AS_WRITTEN` is the text that its file has.
+    """
+    return getattr(label, "written", str(label)) if isinstance(label, (bool, int, float)) else label
 
 
 def value_fault(key: str, value: Any) -> str | None:
     """What is wrong with a value that is there: an infinite number, or a text that UTF-8 cannot hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"has {value} as {key!r}; write it as a text, or drop the row"
+    if isinstance(value, (list, Mapping)) and not _is_finite(value):
+        return f"holds an infinite number, or none, in {key!r}; write it as a text, or drop the row"
     if isinstance(value, (str, list, Mapping)) and not encodable(
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     ):
         return f"holds half of a surrogate pair in {key!r}, which no tokenizer takes; mend or drop it"
     return None
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False, default=str)
+    except ValueError:
+        return False
+    return True
 
 
 def answer_fault(key: str, value: Any) -> str | None:

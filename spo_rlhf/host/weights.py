@@ -2,6 +2,7 @@
 
 import json
 import math
+import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +40,20 @@ class Tensor:
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, which hold what the header says, and finite numbers alone. Raises ValueError."""
+    tensors = read_header(path)
+    size = path.stat().st_size
+    data = size - max(tensor.end for tensor in tensors.values())
+    with open(path, "rb") as file:
+        for name, tensor in tensors.items():
+            if MASK in name:
+                continue
+            if (size <= READ_WHOLE or len(tensor.shape) == 1) and not _is_finite(file, data, tensor):
+                raise ValueError(_not_finite(path, name))
+    return tensors
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name; it has as many bytes as its header says. Raises ValueError."""
     if not path.is_file():
         raise ValueError(f"{path.name} is missing, which its index names; copy the whole model folder")
     size = path.stat().st_size
@@ -53,21 +68,42 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             tensors = _header(file.read(length))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{path.name} has no readable header; copy or save it again") from None
-        if not tensors:
-            raise ValueError(f"{path.name} holds no tensors; copy or save it again")
-        wanted = LENGTH_BYTES + length + max(tensor.end for tensor in tensors.values())
-        if size != wanted:
-            raise ValueError(f"{path.name} has {size} bytes and its header says {wanted}; copy or save it again")
-        _check_ranges(path, tensors)
-        for name, tensor in tensors.items():
-            if MASK in name:
-                continue
-            if (size <= READ_WHOLE or len(tensor.shape) == 1) and not _is_finite(file, LENGTH_BYTES + length, tensor):
-                raise ValueError(
-                    f"{path.name} has numbers that are not finite, in {name}: the run that made it has diverged; "
-                    "use an earlier checkpoint"
-                )
+    if not tensors:
+        raise ValueError(f"{path.name} holds no tensors; copy or save it again")
+    wanted = LENGTH_BYTES + length + max(tensor.end for tensor in tensors.values())
+    if size != wanted:
+        raise ValueError(f"{path.name} has {size} bytes and its header says {wanted}; copy or save it again")
+    _check_ranges(path, tensors)
     return tensors
+
+
+def _not_finite(path: Path, name: str) -> str:
+    return (
+        f"{path.name} has numbers that are not finite, in {name}: the run that made it has diverged; "
+        "use an earlier checkpoint"
+    )
+
+
+def read_pickle(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of a file of torch.save, whose numbers are finite; none of its code runs. Raises ValueError."""
+    check_pickle(path)
+    import torch
+
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:100]
+        raise ValueError(
+            f"{path.name} cannot be read ({type(error).__name__}: {reason}); copy or save it again"
+        ) from None
+    if not tensors:
+        raise ValueError(f"{path.name} holds no tensors; copy or save it again")
+    size = path.stat().st_size
+    for name, tensor in tensors.items():
+        if MASK not in name and (size <= READ_WHOLE or tensor.dim() == 1) and not tensor.isfinite().all():
+            raise ValueError(_not_finite(path, name))
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def check_pickle(path: Path) -> None:

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from spo_rlhf.core.options import Bounds, is_finite, shown
+from spo_rlhf.core.options import HOTTEST, Bounds, is_finite, shown
 from spo_rlhf.core.seeds import LARGEST_SEED
 from spo_rlhf.errors import UserError
 
 POSITIVE, SHARE = Bounds(above=0), Bounds(at_least=0, at_most=1)
+LARGE = 1e9  # far above all that is in use, and far below what float32 cannot hold
+WIDEST = 1 << 20  # of a layer
 COUNT, NOT_NEGATIVE, STEPS = Bounds(at_least=1), Bounds(at_least=0), Bounds(at_least=-1)
 
 #: Per option of train_ppo_ray, train_sft or train_dpo what a value, or each of several, has to be. None stands for no value.
@@ -23,8 +25,7 @@ BOUNDS = {
             *("train.batch_size", "train.micro_batch_size", "train.max_epochs", "train.num_episodes"),
             *("train.max_tokens_per_gpu", "data.max_len", "data.max_samples", "eval.n_samples_per_prompt"),
             *("ckpt.max_num", "algo.kl.horizon", "train.async_queue_size"),
-            *("ds.zpg", "ds.lora.alpha", "ds.ring_attn_head_stride"),
-            *(f"{part}.ns_steps" for part in ("actor.muon", "critic.muon", "muon")),
+            *("ds.zpg", "ds.ring_attn_head_stride"),
         ),
         COUNT,
     ),
@@ -32,21 +33,35 @@ BOUNDS = {
         (
             *(f"{part}.lr" for part in ("actor.adam", "critic.adam", "actor.muon", "critic.muon", "adam", "muon")),
             *(f"{part}.eps" for part in ("actor.adam", "critic.adam", "adam")),
-            *("rollout.temperature", "actor.eps_clip", "critic.value_clip", "ckpt.max_mem", "model.beta"),
-            *("algo.kl.target", "reward.overlong_buffer_len"),
         ),
-        POSITIVE,
+        Bounds(above=0, at_most=1),
     ),
+    **dict.fromkeys(("actor.eps_clip", "model.beta"), Bounds(above=0, at_most=100)),
+    # In the units of a reward, or of tokens.
+    **dict.fromkeys(("critic.value_clip", "algo.kl.target", "reward.overlong_buffer_len"), Bounds(above=0, at_most=LARGE)),
+    "rollout.temperature": Bounds(above=0, at_most=HOTTEST),
+    "eval.temperature": Bounds(at_least=0, at_most=HOTTEST),
+    "ckpt.max_mem": POSITIVE,
+    "actor.eps_clip_low_high": Bounds(at_most=100),  # what else they have to be the loss says
+    "actor.dual_clip": Bounds(at_most=1000),
     **dict.fromkeys(
         (
             *(f"{part}.weight_decay" for part in ("actor.adam", "critic.adam", "adam")),
-            *("actor.max_norm", "critic.max_norm", "max_norm", "ds.lora.rank", "eval.temperature", "algo.kl.init_coef"),
-            *("spo.dpo_positive", "actor.aux_loss_coef", "model.aux_loss_coef", "model.nll_loss_coef"),
-            *("data.dataloader_num_workers", "data.max_images_per_prompt"),
+            *("algo.kl.init_coef", "actor.aux_loss_coef", "model.aux_loss_coef", "model.nll_loss_coef"),
+        ),
+        Bounds(at_least=0, at_most=100),
+    ),
+    # A norm, or weight, that bounds nothing is written as a large one.
+    **dict.fromkeys(
+        (
+            *("actor.max_norm", "critic.max_norm", "max_norm", "spo.dpo_positive"),
             *("algo.advantage.is_correction_threshold", "reward.overlong_penalty_factor"),
         ),
-        NOT_NEGATIVE,
+        Bounds(at_least=0, at_most=LARGE),
     ),
+    **dict.fromkeys(("data.dataloader_num_workers", "data.max_images_per_prompt"), Bounds(at_least=0, at_most=10_000)),
+    "ds.lora.rank": Bounds(at_least=0, at_most=WIDEST),
+    "ds.lora.alpha": Bounds(at_least=1, at_most=WIDEST),
     **dict.fromkeys(
         (
             *(f"{role}{name}" for role in ("actor.", "critic.", "") for name in ("lr_warmup_ratio", "min_lr_ratio", "adam.betas")),
@@ -55,13 +70,14 @@ BOUNDS = {
         ),
         SHARE,
     ),
+    **dict.fromkeys((f"{part}.ns_steps" for part in ("actor.muon", "critic.muon", "muon")), Bounds(at_least=1, at_most=100)),
     **dict.fromkeys(("rollout.top_p", "vllm.gpu_memory_utilization"), Bounds(above=0, at_most=1)),
     **dict.fromkeys(("eval.steps", "ckpt.save_steps", "critic.freezing_steps"), STEPS),
     "train.seed": Bounds(at_least=0, at_most=LARGEST_SEED),
     "actor.entropy_coef": Bounds(at_least=-1, at_most=1),
     "model.label_smoothing": Bounds(at_least=0, at_most=0.5),
     # Of a response that was cut: its reward times this, or this in its place where it is negative.
-    "reward.stop_properly_penalty_coef": Bounds(at_most=1),
+    "reward.stop_properly_penalty_coef": Bounds(at_least=-LARGE, at_most=1),
     "logger.logging_steps": NOT_NEGATIVE,
     "ds.zero_stage": Bounds(at_least=0, at_most=3),
 }  # fmt: skip

@@ -56,7 +56,10 @@ def check_options(args: SimpleNamespace) -> list[str]:
 def check_inputs(command: str, args: SimpleNamespace) -> None:
     """Model and data can be read, every row of a local file too, and fill an optimizer step. Raises UserError."""
     check_writable("--spo.run_dir", args.spo.run_dir or ".")
-    preflight.check_model("model", args.model.model_name_or_path, must_load=True)
+    for role in ("model", "ref") if hasattr(args, "ref") else ("model",):
+        if name := getattr(args, role).model_name_or_path:
+            preflight.check_model(role, name, must_load=True)
+            preflight.check_weights(role, name)
     check_writable("--ckpt.output_dir", args.ckpt.output_dir, model_folder.weights_size(args.model.model_name_or_path))
     chat = bool(args.data.apply_chat_template)
     if chat and not args.data.tokenizer_chat_template:

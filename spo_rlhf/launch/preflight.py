@@ -7,7 +7,7 @@ from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import model_folder
+from spo_rlhf.host import model_class, model_folder
 from spo_rlhf.host.files import check_writable, is_local
 from spo_rlhf.host.rows import RowFaults
 from spo_rlhf.launch import gpu_rules
@@ -179,7 +179,7 @@ def check_model(role: str, name: str, *, must_load: bool) -> None:
                 f"{flag} {name}: no such folder with a config.json; give a Hugging Face model folder or name"
             )
         model_folder.check_code(name, flag)
-        model_folder.check_folder(Path(name), flag, with_weights=must_load)
+        model_folder.check_folder(Path(name), flag)
         check_kind(name, flag)
     elif must_load:
         try:
@@ -198,6 +198,12 @@ def model_config(name: str) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(name, trust_remote_code=model_folder.code_is_trusted())
+
+
+def check_weights(role: str, name: str, *, trains: bool = True) -> list[str]:
+    """The weights of a local model are those of the model that its configuration makes. Lines to show. Raises UserError."""
+    flag = f"--{role}.model_name_or_path"
+    return model_class.check_weights(Path(name), flag, role=role, trains=trains) if is_local(name) else []
 
 
 def check_kind(name: str, flag: str) -> None:
@@ -309,22 +315,23 @@ def load_rows(args: SimpleNamespace, flag: str, names: str, split: str) -> Any:
     return rows
 
 
-def try_reward(args: SimpleNamespace, prompt: str, label: str, *, with_code: bool = False) -> str:
+def try_reward(args: SimpleNamespace, prompt: str, label: str) -> set[Path]:
     """Grade an empty response to the first prompt: a reward function that raises or returns the wrong shape fails here.
 
-    Returns, `with_code`, what `FileReward.code` says then; else "".
+    Returns what `FileReward.files` says then; of another reward than a file nothing.
     """
-    addresses, code = args.reward.remote_url or [], ""
-    if addresses and addresses[0].endswith(".py"):
-        with FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout) as reward:
-            reward.submit(prompt, prompt, label).result()
-            code = reward.code() if with_code else ""
-        if reward.counts.timeouts:
-            raise UserError(
-                f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "
-                f"{args.spo.reward_timeout:g} s; make it faster or raise the limit"
-            )
-    return code
+    addresses = args.reward.remote_url or []
+    if not (addresses and addresses[0].endswith(".py")):
+        return set()
+    with FileReward(addresses[0], workers=1, timeout_s=args.spo.reward_timeout) as reward:
+        reward.submit(prompt, prompt, label).result()
+        files = reward.files()
+    if reward.counts.timeouts:
+        raise UserError(
+            f"--reward.remote_url {addresses[0]}: grading an empty response took more than --spo.reward_timeout "
+            f"{args.spo.reward_timeout:g} s; make it faster or raise the limit"
+        )
+    return files
 
 
 def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | None = None) -> list[PromptRow]:
@@ -333,11 +340,14 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
     What is to be shown is added to `notes`. Returns the prompts to train on, none where they are not read.
     """
     train_rows: list[PromptRow] = []
-    check_model("actor", args.actor.model_name_or_path, must_load=must_load)
-    for role in ("critic", "reward"):
+    shown = []
+    for role in ("actor", "critic", "reward"):
         names = getattr(args, role).model_name_or_path
-        for name in names.split(",") if names else []:
-            check_model(role, name.strip(), must_load=must_load)
+        for name in map(str.strip, names.split(",") if names else []):
+            check_model(role, name, must_load=must_load)
+            shown += check_weights(role, name)
+    if notes is not None:
+        notes += shown
     weights = model_folder.weights_size(args.actor.model_name_or_path)
     saves = 0 < args.ckpt.save_steps < NEVER
     check_writable("--spo.run_dir", args.spo.run_dir or ".")

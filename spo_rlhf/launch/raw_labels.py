@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spo_rlhf.host.files import parse_json
+from spo_rlhf.host.files import AS_WRITTEN, DATA_SUFFIXES, parse_json
 from spo_rlhf.host.rows import label_text
 
 AS_TEXT = "write it as a text"
@@ -18,9 +18,12 @@ AS_COLUMN = "give a Parquet file whose column is of texts"  # nothing is inferre
 
 
 class RawLabel(NamedTuple):
-    """A label as its file has it, as a text; None where it is none that could change. `remedy`: what keeps it."""
+    """A label in the form in which the reward would get it from its file itself; None where there is none.
 
-    text: str | None
+    `remedy`: what keeps it.
+    """
+
+    form: str | None
     remedy: str
 
 
@@ -28,31 +31,48 @@ class RawLabels:
     """The labels of files in the order in which they are loaded one behind the other, or, where `mixed`, in any order."""
 
     def __init__(self, files: Sequence[str], key: str, *, mixed: bool):
-        self.key, self.mixed = key, mixed
+        self.key, self.mixed = key, mixed or any(Path(file).is_dir() for file in files)
         self.labels: list[RawLabel] = []
         self.complete = True
-        for file in files:
-            found = _read(Path(file), key)
+        for file in (one for name in files for one in _files_of(Path(name))):
+            found = _read(file, key)
             if found is None:  # a kind with types of its own, or on a hub: where the next file begins is not known
                 self.complete = False
                 break
             self.labels += found
-        self.texts = {label.text for label in self.labels}
+        self.forms = {label.form for label in self.labels}
 
     def fault(self, number: int, value: Any) -> str | None:
         """What is wrong where the row `number`, from 1, was loaded with this label; None where it is as it was."""
-        got = label_text(value)
-        if value is None or value != value or isinstance(value, (list, dict)):
+        if value is None or value != value:
             return None
+        got = _form(value)
         if self.mixed:
-            known = not self.complete or None in self.texts or got in self.texts
+            known = not self.complete or got in self.forms
             return None if known else f"has {got!r} as {self.key!r}, which no file has; {AS_TEXT}"
         if number > len(self.labels):
             return "is in no file as it was loaded; save the data as .jsonl" if self.complete else None
         raw = self.labels[number - 1]
-        if raw.text is None or raw.text == got:
+        if raw.form is None or raw.form == got:
             return None
-        return f"has {raw.text!r} as {self.key!r} and it would reach the reward as {str(got)!r}; {raw.remedy}"
+        return f"has {raw.form!r} as {self.key!r} and it would reach the reward as {got!r}; {raw.remedy}"
+
+
+def _form(value: Any) -> str:
+    """A text, a number, true or false as `label_text` has it; a list or an object as JSON, which tells 1 from 1.0."""
+    text = label_text(value)
+    return (
+        json.dumps(text, ensure_ascii=False, sort_keys=True, default=repr)
+        if isinstance(text, (list, dict))
+        else str(text)
+    )
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The data files of a folder; a file itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES) or [path]
 
 
 def _read(path: Path, key: str) -> list[RawLabel] | None:
@@ -77,7 +97,7 @@ def _json_rows(path: Path) -> Iterable[dict[str, Any]] | None:
 
 def _list_or_lines(path: Path) -> list[Any]:
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        whole = json.loads(path.read_text(encoding="utf-8"), **AS_WRITTEN)
     except ValueError:
         return list(_lines(path))
     return whole if isinstance(whole, list) else [whole]
@@ -85,11 +105,8 @@ def _list_or_lines(path: Path) -> list[Any]:
 
 def _lines(path: Path) -> Iterator[Any]:
     with open(path, "rb") as lines:
-        yield from (parse_json(line) for line in lines if line.strip())
+        yield from (parse_json(line, **AS_WRITTEN) for line in lines if line.strip())
 
 
 def _of_json(value: Any) -> RawLabel:
-    text = label_text(value)
-    if not isinstance(text, str):
-        return RawLabel(None, AS_TEXT)
-    return RawLabel(text, AS_COLUMN if isinstance(value, str) else AS_TEXT)
+    return RawLabel(None if value is None else _form(value), AS_COLUMN if isinstance(value, str) else AS_TEXT)

@@ -30,16 +30,26 @@ from spo_rlhf.sampling.collect import (
     sample_keys,
 )
 from spo_rlhf.sampling.engine import EngineSettings, start_engine
+from spo_rlhf.sampling.graded_by import FILE as GRADED_BY
+from spo_rlhf.sampling.graded_by import GradedBy
 from spo_rlhf.sampling.manifest import claim, manifest_of, text_hash
 from spo_rlhf.sampling.sample_log import SampleLog
 
 PROGRAM = "spo-sample"
 INTERRUPTED = "interrupted; what is finished is kept, the same command continues"
-AGAIN = "their labels have changed, or the code that grades them, or their rewards took too long before"
+AGAIN = "their labels have changed, or the code that grades them, or their rewards took too long before, or --regrade"
 # What decides a sample, beside its prompt, the model and the reward file.
 DECIDING = ("temperature", "top_p", "max_new_tokens", "max_len", "seed")
 # What is moved aside with samples of something else; the log is this run's.
-HOLDS = ("summary.json", "settings.json", "correct.jsonl", "pairs.jsonl", "samples.unused.jsonl", "samples.jsonl")
+HOLDS = (
+    GRADED_BY,
+    "summary.json",
+    "settings.json",
+    "correct.jsonl",
+    "pairs.jsonl",
+    "samples.unused.jsonl",
+    "samples.jsonl",
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class SampleJob:
     trust_remote_code: bool
     output: Path
     fresh: bool  # move samples of something else aside
+    regrade: bool  # grade all that is stored again
 
     def prompt_format(self) -> PromptFormat:
         """How rows become prompts. Raises UserError."""
@@ -155,13 +166,15 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
     console.line(f"{PROGRAM}: loading libraries")
     with processes.leaving_on_interrupt(f"{PROGRAM}: {INTERRUPTED}", console.stream):
         upstream.get_tokenizer  # noqa: B018  the first name that is asked of OpenRLHF loads the stack
-    prompts, tokenizer, grader, notes = load_prompts(job)
+    prompts, tokenizer, files, notes = load_prompts(job)
     for note in notes:
         console.line(f"{PROGRAM}: {note}")
     claim_folder(job, tokenizer.chat_template, console)
     limits = Limits(job.samples, job.max_new_tokens or job.max_len, job.max_len)
     engine = engine_settings(job, longest_prompt=max(len(prompt.token_ids) for prompt in prompts))
     log = SampleLog(job.output / "samples.jsonl", SAMPLE_KEY)
+    if job.regrade:
+        log.rows = {key: {**row, "grader": None} for key, row in log.rows.items()}
     keys = sample_keys(prompts, limits)
     there = sum(key in log.rows for key in keys)
     if there < len(keys):  # until they are there the summary is that of other samples than the folder's
@@ -171,6 +184,7 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
         f"{job.output / 'sample.log'}"
     )
     with FileReward(job.reward, job.reward_workers, job.reward_timeout) as reward:
+        graded_by = GradedBy(job.output, files, reward.files)
         progress = collect(
             prompts,
             limits,
@@ -178,13 +192,14 @@ def sample(job: SampleJob, console: Console) -> dict[str, Any]:
             start_engine=lambda: start_engine(engine, job.engines),
             decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=False),
             reward=reward,
-            grader=grader,
+            grader=graded_by.name,
             log=log,
             report=lambda progress: report(console, progress),
             check=lambda: check_rewards(job, reward.counts),
         )
     if progress.graded_again:
         console.line(f"{PROGRAM}: {progress.graded_again} stored responses graded again: {AGAIN}")
+    graded_by.settle(log)
     rows = log.close(list(keys))
     this_run = {
         "samples": progress.new,
@@ -208,8 +223,8 @@ def check_rewards(job: SampleJob, counts: RewardCounts) -> None:
         )
 
 
-def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, str, list[str]]:
-    """Prompts of the chosen rows, the tokenizer, what grades (`FileReward.code`), and lines to show.
+def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, set[Path], list[str]]:
+    """Prompts of the chosen rows, the tokenizer, what grades (`FileReward.files`), and lines to show.
 
     Tries the reward on an empty response.
 
@@ -221,6 +236,7 @@ def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, str, list[
     elif r"\n" in (job.template or ""):
         notes.append(r"--template: \n is a backslash and an n in it; a shell makes a line feed of it within $'...'")
     preflight.check_model("actor", job.model, must_load=True)
+    notes += preflight.check_weights("actor", job.model, trains=False)
     preflight.check_fit(options)
     if not is_local(job.model):
         limit = getattr(preflight.model_config(job.model), "max_position_embeddings", None)
@@ -230,14 +246,14 @@ def load_prompts(job: SampleJob) -> tuple[list[TokenizedPrompt], Any, str, list[
     chosen = list(zip(own_ids(row.id for row in rows), rows, strict=True))[job.rows]
     if not chosen:
         raise UserError(f"--rows: the data have {len(rows)} rows and none of these")
-    grader = preflight.try_reward(options, chosen[0][1].prompt, chosen[0][1].label, with_code=True)
+    files = preflight.try_reward(options, chosen[0][1].prompt, chosen[0][1].label)
     tokenizer = preflight.load_tokenizer(options)
     ids = job.prompt_format().token_ids(tokenizer)([row.prompt for _, row in chosen])
     prompts = [
         TokenizedPrompt(own, row.prompt, row.label, token_ids)
         for (own, row), token_ids in zip(chosen, ids, strict=True)
     ]
-    return prompts, tokenizer, grader, notes
+    return prompts, tokenizer, files, notes
 
 
 def claim_folder(job: SampleJob, chat_template: Any, console: Console) -> None:

@@ -30,6 +30,7 @@ class Tempo(SegmentMethod):
         1.0,
         flag="shared_strength",
         at_least=0,
+        at_most=1e9,
         metavar="K",
         help="outcomes that the baseline of the shorter shared beginning counts as, beside those that share a longer one",
     )

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerDied, WorkerPool
+from spo_rlhf.host.pool import TaskTimeout, WorkerDied, WorkerPool
 from spo_rlhf.host.rows import label_text
 from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
@@ -53,9 +54,11 @@ class FileReward:
 
     def __init__(self, path: str, workers: int, timeout_s: float, *, supervised: bool = False):
         self.path, self.supervised, self.counts = path, supervised, RewardCounts()
+        self._used: set[str] = set()
+        self._written: set[str] = set()
         self._counting = threading.Lock()
         self._pool = WorkerPool(
-            functools.partial(reward_worker.load, path),
+            functools.partial(reward_worker.start, path),
             workers=workers,
             timeout_s=timeout_s,
             start_limit_s=IMPORT_LIMIT_S,
@@ -67,7 +70,7 @@ class FileReward:
         Cancelling it takes it out of the queue.
         """
         graded: Future[Grade] = Future()
-        answer = self._pool.submit(reward_worker.grade, query, prompt, label_text(label), not self.supervised)
+        answer = self._pool.submit(reward_worker.grade_and_tell, query, prompt, label_text(label), not self.supervised)
         answer.add_done_callback(functools.partial(self._settle, graded))
 
         def give_up(future: "Future[Grade]") -> None:
@@ -90,21 +93,21 @@ class FileReward:
         with self._counting:
             self.counts = self.counts.add(RewardCounts(1, timed_out, crashed))
         if error is None:
-            graded.set_result(Grade(*answer.result()))
+            grade, (used, written) = answer.result()
+            with self._counting:
+                self._used |= used
+                self._written |= written
+            graded.set_result(Grade(*grade))
         elif timed_out or crashed:
             graded.set_result(NOT_GRADED)
         else:
             graded.set_exception(UserError(f"--reward.remote_url {self.path}: {error}"))
 
-    def code(self) -> str:
-        """What grades beside the reward file, told by content: modules of the user's and of this project that it has loaded by now.
-
-        Raises UserError.
-        """
-        try:
-            return self._pool.submit(reward_worker.code).result()
-        except TaskError as error:
-            raise UserError(f"--reward.remote_url {self.path}: {error}") from None
+    def files(self) -> set[Path]:
+        """What has graded by now beside the reward file: modules of the user's and of this project, and files that were read."""
+        with self._counting:
+            found = self._used - self._written
+        return {Path(file) for file in found} - {Path(self.path).resolve(), Path(self.path).absolute()}
 
     def close(self) -> None:
         """End the reward processes; grades that are not there yet raise UserError. Safe to call twice."""

@@ -6,7 +6,6 @@ Imports the standard library only (and plugins, where there are some), so that a
 import importlib.util
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,14 @@ _reward_func: Callable[..., Any] | None = None
 
 class RewardFileError(Exception):
     """The reward file or what it returned is not as OpenRLHF's contract has it; the message is one line."""
+
+
+def start(path: str) -> None:
+    """`load` in a process of its own, which takes down what grades. Raises RewardFileError."""
+    from spo_rlhf.host import code
+
+    code.watch()
+    load(path)
 
 
 def load(path: str) -> None:
@@ -37,6 +44,13 @@ def load(path: str) -> None:
     if not callable(getattr(module, "reward_func", None)):
         raise RewardFileError("it defines no function reward_func(queries, prompts, labels)")
     _reward_func = module.reward_func
+
+
+def grade_and_tell(*asked: Any) -> tuple[tuple[Any, ...], tuple[set[str], set[str]]]:
+    """What `grade` returns, and what has come to it since the last one: `host.code.used`."""
+    from spo_rlhf.host import code
+
+    return grade(*asked), code.used()
 
 
 Steps = tuple[tuple[int, float], ...]
@@ -113,14 +127,6 @@ def line_ends(response: str) -> list[int]:
         if line.strip():
             ends.append(at)
     return ends
-
-
-def code() -> str:
-    """A short name, by content, of what the reward file has loaded by now and is no library; the file itself is left out."""
-    assert _reward_func is not None, "load() comes first"
-    from spo_rlhf.host.code import code_hash
-
-    return code_hash(list(sys.modules.values()))
 
 
 def only_number(values: Any, name: str, finite: bool = True) -> float:

@@ -85,23 +85,28 @@ def requests(prompts: Sequence[TokenizedPrompt], limits: Limits, seed: int, know
 
 
 def correct_grades(
-    keys: dict[tuple, TokenizedPrompt], reward: FileReward, grader: str, log: SampleLog, check: Callable[[], None]
+    keys: dict[tuple, TokenizedPrompt],
+    reward: FileReward,
+    grader: Callable[[], str],
+    log: SampleLog,
+    check: Callable[[], None],
 ) -> int:
     """Give stored samples the row number and label that their prompts have now; how many were graded again, for their label
     or because something else than `grader`, or nothing, has graded them.
     """
     graded: list[tuple[dict[str, Any], Future[Grade] | None]] = []
+    before = grader()
     for key, prompt in keys.items():
         row = log.rows.get(key)
-        if row is None or (row["id"], row["label"], row.get("grader")) == (prompt.id, prompt.label, grader):
+        if row is None or (row["id"], row["label"], row.get("grader")) == (prompt.id, prompt.label, before):
             continue
-        again = (row["label"], row.get("grader")) != (prompt.label, grader) and not row["truncated"]
+        again = (row["label"], row.get("grader")) != (prompt.label, before) and not row["truncated"]
         future = reward.submit(prompt.text + row["response"], prompt.text, prompt.label) if again else None
-        graded.append(({**row, "id": prompt.id, "label": prompt.label, "grader": grader}, future))
+        graded.append(({**row, "id": prompt.id, "label": prompt.label, "grader": before}, future))
     for row, future in graded:
         if future is not None:
             grade = future.result()
-            row |= {"reward": grade.reward, "grader": named(grader, grade)}
+            row |= {"reward": grade.reward, "grader": named(grader(), grade)}
         log.append(row)
         check()
     return sum(future is not None for _, future in graded)
@@ -124,13 +129,13 @@ def collect(
     start_engine: Callable[[], SamplingEngine],
     decode: Callable[[Sequence[int]], str],
     reward: FileReward,
-    grader: str,
+    grader: Callable[[], str],
     log: SampleLog,
     report: Callable[[Progress], None],
     check: Callable[[], None],
 ) -> Progress:
     """Fill `log` with the samples that are missing, and grade those again whose label has changed, or that were not graded by
-    `grader`, which names the code behind `reward`. A truncated response has reward 0 and is not graded.
+    `grader`, which names what grades behind `reward`, as far as it is known by then. A truncated response has reward 0 and is not graded.
     One whose reward had no answer in time is stored with reward 0 and without a grader, so the next call grades it again.
 
     `check` is called after every grade, and may raise. `start_engine` is called where something is missing, and what it returns is closed. Whatever ends this early, what
@@ -149,7 +154,7 @@ def collect(
         for entry in ready:
             response, future = entry
             grade = TRUNCATED if future is None else future.result()
-            log.append(_row(keys[response.key], response, decode, grade, grader))
+            log.append(_row(keys[response.key], response, decode, grade, grader()))
             waiting.remove(entry)
             progress.stored, progress.new = progress.stored + 1, progress.new + 1
             progress.tokens += len(response.token_ids)

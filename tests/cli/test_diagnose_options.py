@@ -3,7 +3,9 @@
 import json
 import math
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from spo_rlhf.cli import diagnose
 from spo_rlhf.cli.diagnose import build_parser, job_of
@@ -14,6 +16,7 @@ def arguments(tmp_path):
     """The least arguments, with changes; a missing value is a switch."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
+    save_file({"weight": numpy.zeros(1)}, tmp_path / "model" / "model.safetensors")
     rows = ({"problem": f"{n}+1?", "answer": str(n + 1)} for n in range(8))
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "reward.py").write_text("def reward_func(queries, prompts, labels): ...\n")

@@ -4,7 +4,9 @@ import json
 import sys
 from dataclasses import fields
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from spo_rlhf.cli import sample
 from spo_rlhf.cli.sample_options import OPTIONS, build_parser
@@ -16,6 +18,7 @@ from spo_rlhf.launch.sample_run import SampleJob
 def files(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
+    save_file({"weight": numpy.zeros(1)}, tmp_path / "model" / "model.safetensors")
     rows = [{"problem": "1+1?", "answer": "2"}, {"problem": "2+2?", "answer": "4"}]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     chat = [{"problem": [{"role": "user", "content": "1+1?"}], "answer": "2"}]

@@ -10,13 +10,15 @@ import time
 
 import pytest
 import stack
-from transformers import ByT5Tokenizer
+from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from spo_rlhf import upstream
 from spo_rlhf.cli.train import build_parser, parse
+from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.options import declared
 from spo_rlhf.errors import UserError
 from spo_rlhf.launch import gpu_rules
-from spo_rlhf.launch.bounds import BOUNDS
+from spo_rlhf.launch.bounds import BOUNDS, MAY_BE_INFINITE
 from spo_rlhf.launch.offline_run import COMMANDS
 from spo_rlhf.rollout import reward
 
@@ -105,7 +107,7 @@ CONTRADICTIONS = [
     (dict(spo__ratio_level="word"), "--spo.ratio_level"),
     (dict(spo__clip_low=0.1, actor__eps_clip_low_high=(0.1, 0.2)), "--actor.eps_clip_low_high"),
     (dict(spo__dual_clip=3, actor__dual_clip=4), "--actor.dual_clip"),
-    (dict(spo__clip_low=1.5), "clip range (1.5, 0.2)"),
+    (dict(spo__clip_low=1.5), "--spo.clip_low 1.5: must be at most 1"),
     (dict(spo__clip_high=-0.1), "clip range (0.2, -0.1)"),
     (dict(spo__dual_clip=0.5), "dual clip is 0.5"),
     (dict(spo__entropy_clip=1.5), "--spo.entropy_clip 1.5"),
@@ -163,8 +165,15 @@ CONTRADICTIONS = [
     (dict(algo__advantage__is_correction_threshold=(5, 0.5)), "is_correction_threshold 5 0.5: give the lower end"),
     (dict(algo__advantage__is_correction_threshold=(-1, 5)), "is_correction_threshold -1: must be at least 0"),
     (dict(reward__overlong_buffer_len=-5), "--reward.overlong_buffer_len -5: must be above 0"),
-    (dict(reward__stop_properly_penalty_coef=7), "--reward.stop_properly_penalty_coef 7: must be at most 1"),
+    (
+        dict(reward__stop_properly_penalty_coef=7),
+        "--reward.stop_properly_penalty_coef 7: must be at least -1e+09 and at most 1",
+    ),
     (dict(actor__entropy_coef=1e30), "--actor.entropy_coef 1e+30: must be at least -1 and at most 1"),
+    (dict(actor__adam__lr=1e10), "--actor.adam.lr 1e+10: must be above 0 and at most 1"),
+    (dict(actor__aux_loss_coef=1e30), "--actor.aux_loss_coef 1e+30: must be at least 0 and at most 100"),
+    (dict(rollout__temperature=1e9), "--rollout.temperature 1e+09: must be above 0 and at most 100"),
+    (dict(spo__reward_timeout=1e30), "--spo.reward_timeout"),
     (dict(train__batch_size=0), "--train.batch_size 0: must be at least 1"),
     (dict(train__batch_size=-64), "--train.batch_size -64: must be at least 1"),
     (dict(train__micro_batch_size=0), "--train.micro_batch_size 0"),
@@ -312,11 +321,12 @@ def test_wrong_version_of_openrlhf(refused, monkeypatch):
         (dict(spo__partition="newline"), "--spo.partition newline"),
     ],
 )
-def test_a_tokenizer_that_does_not_map_tokens_to_text(task, tmp_path, refused, changes, flag):
+def test_a_tokenizer_that_does_not_map_tokens_to_text(tmp_path, capfd, refused, changes, flag):
     model = tmp_path / "model-without-texts"
     ByT5Tokenizer().save_pretrained(model)
-    shutil.copy(task / "model" / "model.safetensors", model)
-    (model / "config.json").write_text((task / "model" / "config.json").read_text().replace("qwen2", "t5"))
+    size = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1)
+    LlamaForCausalLM(LlamaConfig(vocab_size=512, **size)).save_pretrained(model)
+    capfd.readouterr()  # transformers shows a bar
     says = refused(actor__model_name_or_path=model, **changes)
     assert f"{flag} needs the text of each token" in says and "does not map tokens to text" in says
 
@@ -385,9 +395,15 @@ def test_every_number_of_openrlhf_has_bounds():
         for action in upstream.build_parser(cli)._actions
         if action.type in (int, float)
     }
-    # The loss checks the first two; the last is set by DeepSpeed's launcher. A reward may lie anywhere.
-    elsewhere = {"actor.eps_clip_low_high", "actor.dual_clip", "local_rank"}
-    assert numbers - set(BOUNDS) == elsewhere | {"reward.clip_range", "algo.dynamic_filtering_range"}
+    # The first is set by DeepSpeed's launcher. A reward may lie anywhere.
+    assert numbers - set(BOUNDS) == {"local_rank", "reward.clip_range", "algo.dynamic_filtering_range"}
+
+
+def test_every_fraction_has_an_upper_bound():
+    parsers = [build_parser(), *(upstream.build_parser(cli) for cli in ("train_ppo_ray", *COMMANDS.values()))]
+    fractions = {action.dest for parser in parsers for action in parser._actions if action.type is float}
+    bounds = BOUNDS | {f"spo.{one.flag}": one.bounds for one in declared(SpoConfig)}
+    assert {name for name in fractions if name in bounds and bounds[name].at_most is None} == MAY_BE_INFINITE
 
 
 def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp_path):

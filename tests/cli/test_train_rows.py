@@ -7,6 +7,7 @@ import pytest
 import stack
 
 from spo_rlhf.cli.train import parse
+from spo_rlhf.host.rows import label_text
 
 GOOD, LONG = {"problem": "1 + 1?", "answer": "2"}, {"problem": "a" * 900, "answer": "2"}
 MESSAGES = [{"role": "user", "content": "1 + 1?"}]
@@ -90,12 +91,34 @@ def test_rows_of_other_files_are_looked_at_too(refused, tmp_path, name, row):
             "problem,answer\n1?,7\n1?,007\n",
             "row 2 has '007' as 'answer' and it would reach the reward as '7'",
         ),
+        *(
+            (
+                "data.jsonl",
+                lines_of([{"problem": "1?", "answer": answer} for answer in answers]),
+                f"row 1 has {json.dumps(answers[0])!r} as 'answer' and it would reach the reward as {read!r}; write it as",
+            )
+            for read, answers in (
+                ('["datetime.datetime(2024, 1, 2, 0, 0)"]', [["2024-01-02"]] * 4),
+                ('{"a": {"b": [1.0]}}', [{"a": {"b": [1]}}, {"a": {"b": [0.5]}}]),
+                ('{"a": [1e+25]}', [{"a": [10**25 + 1]}, {"a": [10**25 + 2]}]),
+            )
+        ),
     ],
 )
 def test_a_label_that_the_library_changes_is_refused(refused, tmp_path, name, content, says):
     path = tmp_path / name
     path.write_text(content)
     assert says in refused(data__prompt_dataset=path)
+
+
+def test_a_number_that_the_file_writes_in_another_way_is_refused(refused, tmp_path):
+    path, written = tmp_path / "data.jsonl", ["0.5", "1.10", "1e5", "2", "-0", "0.1000000000000000055"]
+    path.write_text("".join(f'{{"problem": "1?", "answer": {number}}}\n' for number in written))
+    told = refused(data__prompt_dataset=path)
+    for row, read in enumerate(["1.1", "100000.0", "2.0", "-0.0", "0.1"], start=2):
+        assert (
+            f"row {row} has {written[row - 1]!r} as 'answer' and it would reach the reward as {read!r}; write" in told
+        )
 
 
 def test_a_changed_label_is_found_wherever_it_comes_to_lie(refused, tmp_path):
@@ -108,6 +131,19 @@ def test_a_changed_label_is_found_wherever_it_comes_to_lie(refused, tmp_path):
     assert "row 1 has '1e+25' as 'answer', which no file has; write it as a text" in told
 
 
+def test_a_changed_label_of_a_folder_is_found(refused, tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "train.csv").write_text("problem,answer\n1?,7\n1?,007\n1?,01\n")
+    assert "row 3 has '1' as 'answer', which no file has" in refused(data__prompt_dataset=folder)
+
+
+def test_an_infinite_number_within_a_label_is_refused(refused, tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text(lines_of([{"problem": "1?", "answer": [1.5]}, '{"problem": "1?", "answer": [1e400]}']))
+    assert "row 2 holds an infinite number, or none, in 'answer'" in refused(data__prompt_dataset=path)
+
+
 def test_a_date_in_a_table_with_types_is_refused_as_a_label(refused, tmp_path):
     from pyarrow import Table, parquet
 
@@ -116,13 +152,13 @@ def test_a_date_in_a_table_with_types_is_refused_as_a_label(refused, tmp_path):
     assert "row 1 has a datetime as 'answer'; write it as a text" in refused(data__prompt_dataset=path)
 
 
-@pytest.mark.parametrize("answer", [21, 2.5, True, "21"])
+@pytest.mark.parametrize("answer", [21, 2.5, 1.0, True, "21", [1, 2], ["a"], {"a": [0.5]}])
 def test_labels_that_are_no_texts_work(task, tmp_path, answer):
     path, checks = tmp_path / "data.jsonl", tmp_path / "reward.py"
     path.write_text(lines_of([{"problem": "1 + 1?", "answer": answer}] * 8))
     checks.write_text(
         "def reward_func(queries, prompts, labels):\n"
-        f"    assert labels == [{str(answer)!r}], labels\n"
+        f"    assert labels == [{label_text(answer)!r}], labels\n"
         "    return {'rewards': [0.0]}\n"
     )
     parse([*stack.options(task, tmp_path, data__prompt_dataset=path, reward__remote_url=checks), "--dry-run"])

@@ -10,7 +10,7 @@ import stack
 import torch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
-STAGES = ("2",)
+STAGES = ("2", "3")
 TWO_RANKS = dict(
     spo__mode="group",
     spo__mc_rollouts=None,
@@ -99,8 +99,15 @@ def test_generated_samples_reach_the_logger(rewarded):
 def test_a_learning_rate_that_blows_up_ends_the_run_and_leaves_the_good_model(task, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_text("good")
+    plugin = tmp_path / "any_rate.py"  # a rate that blows up at once is refused by itself
+    plugin.write_text("from spo_rlhf.launch.bounds import BOUNDS\n\ndel BOUNDS['actor.adam.lr']\n")
     changes = dict(
-        actor__adam__lr=1e8, actor__max_norm=0, train__num_episodes=50, ckpt__save_steps=1, ckpt__save_hf=True
+        spo__plugin=plugin,
+        actor__adam__lr=1e8,
+        actor__max_norm=0,
+        train__num_episodes=50,
+        ckpt__save_steps=1,
+        ckpt__save_hf=True,
     )
     process = stack.start(stack.options(task, tmp_path, **changes))
     run = stack.finish(process, tmp_path, status=1)

@@ -84,7 +84,15 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkey
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run", "--model", "m"], ["run", "--contexts", "a"], ["grade", "--mode", "x"], ["sample"], ["report", "-x"]],
+    [
+        [],
+        ["run", "--model", "m"],
+        ["run", "--contexts", "a"],
+        ["run", "--contexts", "200,200"],
+        ["grade", "--mode", "x"],
+        ["sample"],
+        ["report", "-x"],
+    ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, capsys):
     assert main(arguments) == 2

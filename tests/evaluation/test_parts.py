@@ -95,6 +95,12 @@ def test_wrong_tasks_are_refused(tmp_path, spec, row, message):
         tasks.load_task(spec.format(path=path), tmp_path)
 
 
+def test_a_numeric_answer_is_the_text_of_its_row(tmp_path):
+    path, written = tmp_path / "rows.jsonl", ["1.10", "1e5", "1E5", "-0", "1.0", "7", "10000000000000000000000001"]
+    path.write_text("".join(f'{{"problem": "x?", "answer": {number}}}\n' for number in written))
+    assert [problem.gold for problem in tasks.load_task(f"mine={path}", None).problems] == written
+
+
 def test_two_tasks_of_one_name_are_refused(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text('{"problem": "1+1?", "answer": 2}\n')

@@ -8,8 +8,12 @@ import pytest
 
 import evaluation.run
 from evaluation.__main__ import main
+from spo_rlhf import plugins
+from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.host.files import only_writer, read_json, read_jsonl, write_jsonl
+from spo_rlhf.sampling import graded_by
 from spo_rlhf.sampling.engine import EngineSettings, Request, Response
+from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.small_model import build_model, build_tokenizer
 
 ROWS = [{"id": f"p{n}", "problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(1, 5)]
@@ -149,8 +153,7 @@ def test_what_other_code_has_graded_is_graded_again_without_an_engine(folder, en
     assert main(command(folder, tmp_path, "--samples", "2")) == 0 and len(engine.settings) == 1
     assert "sums: 8 stored samples graded again" in capsys.readouterr().err
     assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
-    monkeypatch.setattr("evaluation.recorder.code_of_grades", lambda: "of a plugin that was changed")
-    monkeypatch.setattr("evaluation.stored.code_of_grades", lambda: "of a plugin that was changed")
+    monkeypatch.setattr(graded_by, "code_hash", lambda *_: "of a plugin that was changed")
     assert main(["regrade", str(tmp_path), "--workers", "1"]) == 0
     capsys.readouterr()
     assert main(command(folder, tmp_path, "--samples", "2")) == 0
@@ -271,3 +274,41 @@ def test_a_stored_sample_without_its_grades_is_refused(folder, engine, tmp_path,
         )
     write_jsonl(file, rows[1:])
     assert main(command(folder, tmp_path)) == 0 and [request.key[2] for request in engine.asked[4:]] == [0]
+
+
+def test_what_a_plugins_kind_loads_late_counts_too(folder, engine, tmp_path, monkeypatch, capsys):
+    for table, name in ((KINDS, "late"), (TASKS, "late_sums")):
+        monkeypatch.setitem(table, name, None)  # so that it is taken out at the end
+        del table[name]
+    monkeypatch.setattr(plugins, "_loaded", [])
+    monkeypatch.setattr(plugins, "_brought", [])
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    (tmp_path / "kind.py").write_text(
+        "from pathlib import Path\n"
+        "from spo_rlhf.graders.kinds import KINDS, AnswerKind\n"
+        "from spo_rlhf.graders.verdict import Verdict\n"
+        "from spo_rlhf.tasks.registry import TASKS\n"
+        "from spo_rlhf.tasks.task import Task\n"
+        "def grade(question, output):\n"
+        "    right = (Path(__file__).parent / 'right.txt').read_text().strip()\n"
+        "    return Verdict(right in output, right, '')\n"
+        "KINDS.register('late')(AnswerKind(grade, grade))\n"
+        "TASKS.register('late_sums')(Task('sums', files=('sums.jsonl',), kind='late'))\n"
+    )
+    (tmp_path / "right.txt").write_text("99")
+    run = ["run", "--plugin", str(tmp_path / "kind.py"), "--model", str(folder / "model"), "--tasks", "late_sums"]
+    run += ["--data-dir", str(folder), "--output", str(tmp_path / "out"), "--contexts", "200", "--no-curve", "--quiet"]
+    run += ["--workers", "1", "--samples", "2"]
+    results = tmp_path / "out" / "results.json"
+    assert main(run) == 0
+    assert read_json(results)["tasks"]["late_sums"]["contexts"]["200"]["strict"]["pass@1"] == 0.5
+    capsys.readouterr()
+    assert main(run) == 0 and "graded again" not in capsys.readouterr().err
+    (tmp_path / "right.txt").write_text("boxed")
+    assert main(run) == 0 and "late_sums: 8 stored samples graded again" in capsys.readouterr().err
+    assert read_json(results)["tasks"]["late_sums"]["contexts"]["200"]["strict"]["pass@1"] == 1.0
+    (tmp_path / "right.txt").write_text("none of them")
+    assert main(["regrade", str(tmp_path / "out"), "--workers", "1", "--plugin", str(tmp_path / "kind.py")]) == 0
+    capsys.readouterr()
+    assert main(run) == 0 and "graded again" not in capsys.readouterr().err
+    assert len(engine.settings) == 1

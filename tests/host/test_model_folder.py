@@ -40,7 +40,7 @@ def refused(tmp_path):
         for name, content in {"config.json": b"{}", **files}.items():
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError) as caught:
-            model_folder.check_folder(tmp_path, "--model", **{"with_weights": True, **options})
+            model_folder.check_folder(tmp_path, "--model", **options)
         assert str(caught.value).startswith(f"--model {tmp_path}: ") and "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -89,6 +89,8 @@ def test_an_index_that_names_no_files(refused, content):
         b"[]",
         b'{"max_position_embeddings": "abc"}',
         b'{"vocab_size": 0}',
+        b'{"intermediate_size": "big"}',
+        b'{"num_attention_heads": 4, "num_key_value_heads": 3}',
         b'{"hidden_size": 1.5}',
         b'{"rope_scaling": {"factor": "x"}}',
         b'{"rope_parameters": {"factor": -1}}',
@@ -114,6 +116,22 @@ def test_weights_of_another_size_than_the_configuration_says(refused, config, sa
     assert says in refused({"config.json": json.dumps(config).encode(), "model.safetensors": DECODER})
 
 
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("ends", [4, -1, [4, 5], "</s>", [1, "</s>"]])
+def test_an_end_that_is_no_token(refused, file, ends):
+    files = {"config.json": {"vocab_size": 4}, "model.safetensors": WHOLE}
+    files[file] = {"vocab_size": 4, "eos_token_id": ends}
+    files = {name: json.dumps(text).encode() if isinstance(text, dict) else text for name, text in files.items()}
+    assert f"{file} says eos_token_id {ends} and the vocabulary has 4 tokens" in refused(files)
+
+
+@pytest.mark.parametrize("ends", [0, 3, [3, 7], None, []])
+def test_ends_that_are_tokens_pass(tmp_path, ends):
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 4, "eos_token_id": ends}))
+    (tmp_path / "model.safetensors").write_bytes(WHOLE)
+    model_folder.check_folder(tmp_path, "--model")
+
+
 def test_weights_of_the_size_of_the_configuration_pass(tmp_path):
     for config in (
         {"hidden_size": 2, "vocab_size": 4, "num_hidden_layers": 1},
@@ -121,7 +139,7 @@ def test_weights_of_the_size_of_the_configuration_pass(tmp_path):
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "model.safetensors").write_bytes(DECODER)
-        model_folder.check_folder(tmp_path, "--model", with_weights=True)
+        model_folder.check_folder(tmp_path, "--model")
 
 
 def test_a_large_file_is_not_read_but_for_its_vectors(refused, tmp_path, monkeypatch):
@@ -129,7 +147,7 @@ def test_a_large_file_is_not_read_but_for_its_vectors(refused, tmp_path, monkeyp
     nan = struct.pack("<f", math.nan)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(weights(("w", "F32", [1, 1], nan), ("mask", "F32", [1], nan)))
-    model_folder.check_folder(tmp_path, "--model", with_weights=True)
+    model_folder.check_folder(tmp_path, "--model")
     assert "not finite, in norm" in refused({"model.safetensors": weights(("norm", "F32", [1], nan))})
 
 
@@ -138,17 +156,16 @@ def test_a_file_of_torch_that_holds_no_weights(refused, content):
     assert "pytorch_model.bin is " in refused({"pytorch_model.bin": content})
 
 
-@pytest.mark.parametrize("name", ["none", "optimizer.pt", "adapter_model.safetensors"])
-def test_no_weights_are_refused_where_they_are_needed(refused, tmp_path, name):
+@pytest.mark.parametrize("name", ["none", "optimizer.pt", "adapter_model.safetensors", "rng_state.pth"])
+def test_no_weights_are_refused(refused, name):
     assert "it has no weights" in refused({name: WHOLE})
-    model_folder.check_folder(tmp_path, "--model", with_weights=False)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_whole_folders_pass(tmp_path, name):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_bytes(WHOLE if name.endswith(".safetensors") else b"PK\x03\x04 and more")
-    model_folder.check_folder(tmp_path, "--model", with_weights=True)
+    model_folder.check_folder(tmp_path, "--model")
 
 
 @pytest.mark.parametrize(

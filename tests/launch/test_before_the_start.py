@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from entry_points import COMMANDS, commands
+from safetensors.torch import load_file, save_file
 
 from spo_rlhf.host import files, ray_start
 from spo_rlhf.launch import sample_run
@@ -51,6 +52,16 @@ def with_config(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def without_a_tensor(path: Path) -> None:
+    tensors = load_file(path)
+    save_file({f"zzz.{name}" if "layers.1.mlp.up" in name else name: part for name, part in tensors.items()}, path)
+
+
+def as_a_broken_file_of_torch(path: Path) -> None:
+    path.with_name("pytorch_model.bin").write_bytes(b"PK\x03\x04" + path.read_bytes())
+    path.unlink()
+
+
 def with_more_tokens(path: Path) -> None:
     told = json.loads(path.read_text())
     kind = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
@@ -59,12 +70,15 @@ def with_more_tokens(path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("command", START)
+@pytest.mark.parametrize("command", [*START, "spo-train --dry-run"])
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
         ("model.safetensors", spoil, "bytes and its header says"),
         ("model.safetensors", os.remove, "it has no weights"),
+        ("model.safetensors", lambda path: path.rename(path.with_name("optimizer.pt")), "it has no weights"),
+        ("model.safetensors", as_a_broken_file_of_torch, "pytorch_model.bin cannot be read"),
+        ("model.safetensors", without_a_tensor, "its weights lack model.layers.1.mlp.up_proj.weight, which"),
         ("config.json", os.remove, "config.json"),
         ("config.json", lambda path: with_config(path, vocab_size=5), "config.json says vocab_size 5 and "),
         ("tokenizer.json", with_more_tokens, " tokens and the model knows "),
@@ -73,6 +87,9 @@ def with_more_tokens(path: Path) -> None:
     ids=[
         "half a file of weights",
         "no weights",
+        "a checkpoint's state alone",
+        "a broken file of torch",
+        "a tensor under another name",
         "no configuration",
         "another vocabulary",
         "more tokens",

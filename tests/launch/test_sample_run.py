@@ -274,6 +274,25 @@ def test_a_module_of_the_reward_file_that_has_changed_grades_what_is_stored_agai
     summary = sample_run.sample(mine, Console(stream))
     assert (summary["reward_mean"], summary["this_run"]["graded_again"], summary["this_run"]["samples"]) == (0.25, 4, 0)
     assert "4 stored responses graded again" in stream.getvalue()
+    for _ in range(2):
+        summary = sample_run.sample(replace(mine, regrade=True), Console(io.StringIO()))
+        assert (summary["reward_mean"], summary["this_run"]["graded_again"]) == (0.25, 4)
+
+
+@pytest.mark.timeout(120)
+def test_what_a_reward_reads_with_its_first_response_grades_what_is_stored_again(tmp_path, monkeypatch):
+    (tmp_path / "late.txt").write_text("1.0")
+    reward = (
+        "def reward_func(queries, prompts, labels):\n"
+        f"    return {{'rewards': [queries != prompts and float(open({str(tmp_path / 'late.txt')!r}).read())]}}\n"
+    )
+    mine = small_job(tmp_path, monkeypatch, reward)
+    assert sample_run.sample(mine, Console(io.StringIO()))["reward_mean"] == 1.0
+    assert sample_run.sample(mine, Console(io.StringIO()))["this_run"]["graded_again"] == 0
+    (tmp_path / "late.txt").write_text("0.25")
+    for again in (4, 0):
+        summary = sample_run.sample(mine, Console(io.StringIO()))
+        assert (summary["reward_mean"], summary["this_run"]["graded_again"]) == (0.25, again)
 
 
 @pytest.mark.timeout(120)

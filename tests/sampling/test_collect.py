@@ -77,7 +77,7 @@ def ignore(*_: object) -> None:
 
 def run(log: SampleLog, engine: Engine | Callable, reward: Reward, report=ignore, check=ignore) -> Progress:
     start = engine if callable(engine) else lambda: engine
-    return collect(PROMPTS, LIMITS, 42, start, decode, reward, GRADER, log, report, check)
+    return collect(PROMPTS, LIMITS, 42, start, decode, reward, lambda: GRADER, log, report, check)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_corrected_labels_are_graded_again_and_no_row_number_decides(log):
     before = dict(log.rows)
     changed = [TokenizedPrompt(0, "2+2?", "c", [5]), TokenizedPrompt(1, "1+1?", "a", [1, 2])]
     reward = Reward()
-    progress = collect(changed, LIMITS, 42, None, decode, reward, GRADER, log, ignore, ignore)
+    progress = collect(changed, LIMITS, 42, None, decode, reward, lambda: GRADER, log, ignore, ignore)
     assert (progress.graded_again, progress.new, progress.stored) == (2, 0, 6)
     assert sorted(reward.asked) == [("2+2?b", "2+2?", "c"), ("2+2?cc", "2+2?", "c")], "the one that was cut is not"
     assert [log.rows[SECOND, sample]["reward"] for sample in range(3)] == [0.0, 0.0, 1.0]
@@ -177,7 +177,7 @@ def test_only_new_prompts_are_sampled_and_equal_ones_apart(log):
     run(log, Engine(), Reward())
     engine = Engine()
     prompts = [TokenizedPrompt(0, "0?", "a", [9]), *PROMPTS[:1], TokenizedPrompt(2, "1+1?", "a", [1, 2])]
-    progress = collect(prompts, LIMITS, 42, lambda: engine, decode, Reward(), GRADER, log, ignore, ignore)
+    progress = collect(prompts, LIMITS, 42, lambda: engine, decode, Reward(), lambda: GRADER, log, ignore, ignore)
     assert {request.key[0] for request in engine.asked} == {prompt_keys([[9]])[0], f"{FIRST}-2"}
     assert len({request.seed for request in engine.asked}) == 6
     assert (progress.stored, progress.total, progress.new) == (9, 9, 6)

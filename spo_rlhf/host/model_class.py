@@ -1,0 +1,148 @@
+"""A model folder's weights held against the model that its configuration makes: names and shapes, no bytes.
+
+transformers fills what a folder lacks with random numbers, and trains or answers with them. What it would load is asked
+of transformers itself, on the device without memory, so tied weights, old names and merged experts are taken as it takes
+them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.model_folder import SAFETENSORS, code_is_trusted, pickled_files, read_config, weights_files
+from spo_rlhf.host.weights import read_header, read_pickle
+
+HEAD = "score"  # of a reward model, where its configuration gives no `value_head_prefix`
+COPY = "copy the whole model folder again"
+
+
+def check_weights(folder: Path, flag: str, *, trains: bool = False, role: str = "actor") -> list[str]:
+    """The folder's weights have every tensor that its model needs, in its shape, and the model writes text.
+
+    Nothing is said where transformers alone cannot tell: it does not know the model, the model brings its own code and
+    is not trusted, or its weights are packed (quantized).
+
+    Args:
+        trains: transformers itself has to load the model, so one that it has no class for is refused.
+        role: "critic" and "reward" are models with another head than a language model's.
+
+    Returns:
+        Lines to show. Raises UserError, which names `flag`.
+    """
+    try:
+        return _check(folder, trains=trains, role=role)
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{flag} {folder}: {error}") from None
+
+
+def _check(folder: Path, *, trains: bool, role: str) -> list[str]:
+    from transformers import AutoConfig
+
+    if "model_type" not in read_config(folder):
+        return []
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=code_is_trusted())
+    except Exception:  # the engine may know it; where it must not be, `check_kind` refuses it
+        return []
+    writes = role in ("actor", "ref", "model")
+    if writes and _is_encoder(config):
+        raise ValueError(f"{config.model_type} reads text and writes none; give a model that continues a prompt")
+    model_class = _class_of(config, writes)
+    if model_class is None:
+        if trains and not hasattr(config, "auto_map"):
+            raise ValueError(f"transformers has no {config.model_type} that continues a prompt; give another model")
+        return []
+    shapes = _shapes(folder)
+    if not shapes or getattr(config, "quantization_config", None):
+        return []
+    missing, other, unused = _compare(model_class, config, shapes)
+    if role == "reward" and not any(
+        name.startswith(f"{getattr(config, 'value_head_prefix', HEAD)}.") for name in shapes
+    ):
+        missing.append(f"{getattr(config, 'value_head_prefix', HEAD)}.weight")
+    if missing:
+        raise ValueError(f"its weights lack {_some(missing)}, which would be random numbers; {COPY}")
+    if other:
+        raise ValueError(f"its config.json wants another shape than its weights have: {_some(other)}; {COPY}")
+    return [f"{folder}: no part of its model takes {_some(unused)} of the weights"] if unused and writes else []
+
+
+def _some(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _is_encoder(config: Any) -> bool:
+    """Whether a model of this configuration sees what is to come: that of a masked language model, or one of two halves."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    if getattr(config, "is_encoder_decoder", False):
+        return not hasattr(config, "vision_config")
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and getattr(config, "is_decoder", None) is False
+
+
+def _class_of(config: Any, writes: bool) -> Any:
+    """The class that OpenRLHF loads; None where transformers has none."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    language = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    known = (language if writes else AutoModel)._model_mapping
+    found = known.get(type(config), None)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of all tensors, from the files that transformers reads."""
+    whole = folder / SAFETENSORS  # where it is there, it goes before an index
+    if files := [whole] if whole.is_file() else weights_files(folder):
+        return {name: tensor.shape for path in files for name, tensor in read_header(path).items()}
+    return {name: shape for path in pickled_files(folder) for name, shape in read_pickle(path).items()}
+
+
+def _compare(
+    model_class: Any, config: Any, shapes: dict[str, tuple[int, ...]]
+) -> tuple[list[str], list[str], list[str]]:
+    """What transformers would find of these weights: names without a tensor, tensors of another shape, unused ones."""
+    import torch
+
+    stored = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    try:
+        with _quiet():
+            _, found = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=stored,
+                device_map={"": "meta"},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except ImportError:  # a library that the model's class wants; the engine may do without
+        return [], [], []
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:150]
+        raise ValueError(
+            f"its config.json and weights make no model ({type(error).__name__}: {reason}); {COPY}"
+        ) from None
+    shape = {name: f"{name} {_told(wanted)} there {_told(got)}" for name, got, wanted in found["mismatched_keys"]}
+    return sorted(found["missing_keys"]), [shape[name] for name in sorted(shape)], sorted(found["unexpected_keys"])
+
+
+def _told(shape: Any) -> str:
+    return " x ".join(map(str, shape)) or "a number"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers shows nothing of what it finds."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
