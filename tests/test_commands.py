@@ -22,7 +22,8 @@ import stack
 import stored_run
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.files import write_jsonl
+from spo_rlhf.host.files import read_jsonl, write_jsonl
+from spo_rlhf.tasks import knights_knaves
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,6 +35,7 @@ EXCEPTIONS = {
     "pip ": "installs",
     "inspect ": "the viewer of Inspect; tests/evaluation/test_export.py opens the logs with its reader",
     "bash tests/run.sh": "the test suite itself",
+    "bash tests/gpu/run.sh": "needs a GPU",
     "bash requirements/build_docs.sh": "installs; continuous integration runs it",
     "bash examples/scripts/quickstart.sh": "makes a model first; tests/e2e/test_scripts.py dry-runs it",
 }
@@ -70,7 +72,8 @@ def excused(command: str) -> str | None:
 
 def words_of(command: str) -> list[list[str]]:
     """The words of each part of a pipe, comments and variables left out."""
-    lexer = shlex.shlex(command.replace("$'", "'"), posix=True, punctuation_chars="|;&")
+    plain = re.sub(r"\$'([^']*)'", lambda found: shlex.quote(found[1].replace("\\n", "\n")), command)
+    lexer = shlex.shlex(plain, posix=True, punctuation_chars="|;&")
     lexer.whitespace_split = True
     parts: list[list[str]] = [[]]
     for word in lexer:
@@ -87,16 +90,26 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     for name in ("examples", "spo_rlhf", "benchmarks", "requirements", "evaluation"):
         (folder / name).symlink_to(ROOT / name)
-    task = stack.make_task(folder / "runs" / "quickstart" / "task", train=8, test=4)
+    task = stack.make_task(folder / "runs" / "quickstart" / "task", train=128, test=4)
     shutil.copytree(task / "model", folder / "MODEL")
     for name in ("train.jsonl", "gsm8k_train.jsonl", "math_train.jsonl"):
         shutil.copy(task / "train.jsonl", folder / name)
     for name in ("test.jsonl", "gsm8k_test.jsonl", "math500.jsonl"):
         shutil.copy(task / "test.jsonl", folder / name)
     (folder / "runs" / "quickstart" / "model").symlink_to(task / "model")
-    for name in ("quickstart/train", "seed1", "seed2"):
+    for name in ("quickstart/train", "seed1", "seed2", "grpo", "chain"):
         made_up_run.write(folder / "runs" / name)
-    for name in ("mine", "base", "my-model", "MODEL"):
+    for name in ("plan", "knights", "spo_tree_math"):
+        shutil.copytree(task, folder / "runs" / name)
+    knights_knaves.write_task(folder / "runs" / "knights", 0, 128, 4, 1, people=2)
+    lengthen(folder / "runs" / "spo_tree_math" / "model")
+    for name in ("train", "test"):
+        rows = [
+            {**row, "label": json.dumps({"task": "leg_counting", "entry": row})}
+            for row in read_jsonl(task / f"{name}.jsonl")
+        ]
+        write_jsonl(folder / "runs" / "legs" / f"{name}.jsonl", rows)
+    for name in ("mine", "base", "my-model", "MODEL", "many", "model"):
         stored_run.make(folder / "runs" / "eval" / name, name, [[5, 5], [5, 6]])
     write_jsonl(folder / "answers.jsonl", [{"gold": "4", "pred": "\\boxed{4}"}])
     [kind] = re.findall(r"```python\n(.*?KINDS.register.*?)```", (ROOT / "docs/graders.md").read_text(), re.DOTALL)
@@ -107,6 +120,12 @@ def made(tmp_path_factory) -> Path:
         (folder / name).write_text(as_yaml(stack.options(task, folder / "runs" / "other")), encoding="utf-8")
     (folder / "mine.yaml").write_text("train.seed: 7\n", encoding="utf-8")
     return folder
+
+
+def lengthen(model: Path) -> None:
+    """Let a model take what the second stage of a recipe asks of it."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
 
 
 def as_yaml(arguments: list[str]) -> str:
@@ -169,6 +188,12 @@ def parse_preparation(words: list[str]) -> None:
     shutil.copytree("runs/quickstart/task", settings["output"], dirs_exist_ok=True)  # for what follows in a script
 
 
+def parse_openrlhf(words: list[str]) -> None:
+    from spo_rlhf import upstream
+
+    upstream.build_parser("train_ppo_ray").parse_args(words)
+
+
 def parse_gym(words: list[str]) -> None:
     from spo_rlhf.tasks.gym_tasks import build_parser
 
@@ -180,6 +205,7 @@ PARSERS = {
     "evaluation.__main__ run": parse_evaluation,
     "spo_rlhf.cli.diagnose": parse_diagnosis,
     "spo_rlhf.cli.prepare": parse_preparation,
+    "openrlhf.cli.train_ppo_ray": parse_openrlhf,
     **({} if importlib.util.find_spec("reasoning_gym") else {"spo_rlhf.tasks.gym_tasks": parse_gym}),
 }
 
@@ -220,7 +246,9 @@ def test_pages_have_commands() -> None:
 def test_every_command_stands_in_a_console_block_and_every_exception_has_one() -> None:
     """So that none is missed, and none is excepted for nothing."""
     for page in PAGES:
-        languages = set(re.findall(r"^```(\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+        text = page.read_text(encoding="utf-8")
+        assert text.count("```console\n") == text.count("```console\n$ "), f"{page.name}: commands stand behind $"
+        languages = set(re.findall(r"^```(\w+)", text, re.MULTILINE))
         assert languages <= {"console", "python", "yaml", "text", "json"}, f"{page.name}: commands stand behind $"
     used = {excused(command) for _, command in commands()}
     assert set(EXCEPTIONS) - used <= {"pip ", "inspect ", "bash requirements/build_docs.sh"}
