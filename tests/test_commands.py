@@ -185,7 +185,8 @@ def parse_preparation(words: list[str]) -> None:
 
     settings = vars(prepare.build_parser().parse_args(words))
     prepare.settle(settings)
-    shutil.copytree("runs/quickstart/task", settings["output"], dirs_exist_ok=True)  # for what follows in a script
+    if not settings["output"].exists():  # for what follows in a script
+        shutil.copytree("runs/quickstart/task", settings["output"])
 
 
 def parse_openrlhf(words: list[str]) -> None:
