@@ -25,7 +25,7 @@ def test_names_with_a_place_match_what_stands_there() -> None:
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:
-    pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
+    pages = [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -114,8 +114,8 @@ def test_an_example_does_what_the_page_says(name: str, tmp_path: Path) -> None:
 
 
 def test_the_site_has_every_page_and_its_tools_are_pinned() -> None:
-    listed = re.findall(r"[\w-]+\.md", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
-    assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))
+    listed = re.findall(r"[\w/-]+\.md", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
     pins = (DOCS.parent / "requirements" / "docs.txt").read_text(encoding="utf-8").splitlines()
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in pins if not line.startswith("#"))
 

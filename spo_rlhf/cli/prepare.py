@@ -26,6 +26,8 @@ examples:
   python -m spo_rlhf.cli.prepare --output runs/long --min-steps 8 --max-steps 12 --warm-up-from 2 --warm-up-optimizer muon \
       --warm-up-average 50 --max-seconds 1800
   python -m spo_rlhf.cli.prepare --output runs/knights --task knights_knaves --max-seconds 900
+  python -m spo_rlhf.cli.prepare --output runs/plan --task plan_first --changes 6 --warm-up-from 2 --warm-up-optimizer muon \
+      --warm-up-average 20 --max-seconds 1200
 """
 
 

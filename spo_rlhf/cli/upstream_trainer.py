@@ -11,7 +11,7 @@ from spo_rlhf.cli.spo_options import explicit_options
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder
 from spo_rlhf.host.command import refuse_in_one_line, run_command
-from spo_rlhf.launch import bounds, preflight
+from spo_rlhf.launch import bounds, preflight, settings_file
 from spo_rlhf.launch.offline_run import COMMANDS, PROGRAM, check_inputs, check_options, train
 from spo_rlhf.launch.output import flatten, output_to, plain
 from spo_rlhf.launch.rows import settle_template
@@ -94,7 +94,7 @@ def run(command: str, argv: list[str]) -> int:
         print("\n".join(f"  {name} = {value!r}" for name, value in sorted(flatten(plain(args)).items())))
         print(*(f"note: {note}" for note in notes), "dry run: nothing was started", sep="\n")
         return 0
-    return train(command, args, notes, early)
+    return train(command, args, notes, early, settings_file.said(build_parser(command), argv))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,14 +5,17 @@ generation_config.json  the sampling of the evaluation, beside what the model ha
 chat_template.jinja     the chat template of the prompts, where they were made with one
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from spo_rlhf.core.intervals import wilson_interval
 from spo_rlhf.core.options import name_of
+from spo_rlhf.host.console import Console
 from spo_rlhf.host.files import is_local, read_json, replace_text, write_json
 from spo_rlhf.host.versions import versions
 from spo_rlhf.methods import METHODS
@@ -21,6 +24,26 @@ CARD, GENERATION, TEMPLATE = "README.md", "generation_config.json", "chat_templa
 PAPER = "https://arxiv.org/abs/2505.23564"
 # Settings that have a line of their own, or say only where things lie.
 ELSEWHERE = ("ckpt.", "logger.", "spo.run_dir", "spo.push_to_hub", "spo.verbose", "spo.plugin")
+
+
+@contextlib.contextmanager
+def told(folder: str, console: Console) -> Iterator[None]:
+    """Context that writes a card behind a run whose model is saved: what goes wrong is told, and changes nothing of that."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        console.line(f"note: no model card in {folder} ({type(error).__name__}: {error})")
+
+
+def finish_offline_folder(
+    command: str, args: SimpleNamespace, summary: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """The same of supervised ("sft") or preference ("dpo") training: its card, and the chat template. Raises OSError."""
+    folder = Path(args.ckpt.output_dir)
+    if args.data.apply_chat_template and not args.data.tokenizer_chat_template:
+        write_chat_template(folder, args.model.model_name_or_path)
+    replace_text(folder / CARD, offline_card(command, args, summary, settings))
 
 
 def finish_folder(args: SimpleNamespace, summary: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -78,20 +101,49 @@ def card(args: SimpleNamespace, summary: Mapping[str, Any], settings: Mapping[st
         "## Accuracy\n\n" + accuracy_text(args, summary),
         "## How it was asked\n\n" + prompt_text(args),
         "## Training\n\n" + training_text(summary) + settings_table(settings),
-        "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "## Versions\n\n" + versions_text(),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def head(base: str, data: list[str]) -> str:
+def versions_text() -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions().items())
+
+
+def offline_card(command: str, args: SimpleNamespace, summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The model card of supervised ("sft") or preference ("dpo") training, which measures no accuracy."""
+    base, data = public_name(args.model.model_name_or_path), [name.strip() for name in args.data.dataset.split(",")]
+    names = [("trained on", args.data.dataset), ("held out", args.eval.dataset)]
+    minutes = f"{summary['steps']} optimizer steps, {summary['seconds_total'] / 60:.1f} minutes.\n\n"
+    parts = [
+        head(base, data, tags=(command,)),
+        f"# {Path(args.ckpt.output_dir).resolve().name}\n\n{base}, trained by {offline_method(command, args)}.",
+        "## Data\n\n" + "\n".join(f"- {what}: {shown(text)}" for what, text in names if text),
+        "## Accuracy\n\nNot measured in training.",
+        "## How it was asked\n\n" + form_text(args),
+        "## Training\n\n" + minutes + settings_table(settings),
+        "## Versions\n\n" + versions_text(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def offline_method(command: str, args: SimpleNamespace) -> str:
+    """Supervised or preference training in a few words."""
+    if command == "sft":
+        each = "mean of each response, then over responses" if args.spo.sequence_mean else "mean over all tokens"
+        return f"supervised training (OpenRLHF through spo_rlhf; loss: {each})"
+    positive = f" with DPO-positive's penalty, lambda {args.spo.dpo_positive:g}" if args.spo.dpo_positive else ""
+    return f"direct preference optimization{positive} (OpenRLHF through spo_rlhf; beta {args.model.beta:g})"
+
+
+def head(base: str, data: list[str], tags: Iterable[str] = ("spo", "reinforcement-learning")) -> str:
     """The metadata that the hub reads. It names no licence: that of the base model and the data decides."""
     listed = [name.partition("@")[0] for name in data if not is_local(name)]
     lines = [
         "library_name: transformers",
         "pipeline_tag: text-generation",
         "tags:",
-        "- spo",
-        "- reinforcement-learning",
+        *(f"- {tag}" for tag in tags),
     ]
     lines += [] if is_local(base) or base.startswith("a local") else [f"base_model: {json.dumps(base)}"]
     lines += ["datasets:", *(f"- {json.dumps(name)}" for name in listed)] if listed else []
@@ -114,15 +166,15 @@ def method_name(args: SimpleNamespace) -> str:
 def data_lines(args: SimpleNamespace) -> list[str]:
     """Prompts, reward and held-out problems."""
     names = [("trained on", args.data.prompt_dataset), ("held out", args.eval.dataset)]
-    lines = [
-        f"- {what}: "
-        + ", ".join(f"`{Path(one).name if is_local(one) else one}`" for one in map(str.strip, text.split(",")))
-        for what, text in names
-        if text
-    ]
+    lines = [f"- {what}: {shown(text)}" for what, text in names if text]
     reward = args.reward.remote_url or args.reward.model_name_or_path
     named = ", ".join(reward) if isinstance(reward, list) else str(reward)
     return [*lines, *([f"- reward: `{Path(named).name if is_local(named) else named}`"] if reward else [])]
+
+
+def shown(names: str) -> str:
+    """Data sets, separated by commas; of a folder or file its last part."""
+    return ", ".join(f"`{Path(one).name if is_local(one) else one}`" for one in map(str.strip, names.split(",")))
 
 
 def accuracy_text(args: SimpleNamespace, summary: Mapping[str, Any]) -> str:
@@ -149,18 +201,22 @@ def interval_text(share: float, problems: int | None) -> str:
 
 def prompt_text(args: SimpleNamespace) -> str:
     """The form of the prompts and the sampling."""
-    system = f", system message {args.spo.system_prompt!r}" if args.spo.system_prompt else ""
+    sampling = ", ".join(f"{name} {value}" for name, value in evaluation_sampling(args).items())
+    return f"{form_text(args)}\n\nThe evaluation sampled with {sampling}; `{GENERATION}` says the same."
+
+
+def form_text(args: SimpleNamespace) -> str:
+    """The form of the prompts. Supervised and preference training have no system message of their own."""
+    message = getattr(args.spo, "system_prompt", None)
+    system = f", system message {message!r}" if message else ""
     if args.data.apply_chat_template:
-        form = f"Prompts were made with the chat template in this folder{system}."
-    elif args.data.input_template:
-        form = (
+        return f"Prompts were made with the chat template in this folder{system}."
+    if args.data.input_template:
+        return (
             "Prompts were this text with the problem in the place of `{}`, without a chat template:\n\n"
             f"```python\n{args.data.input_template!r}\n```"
         )
-    else:
-        form = "Prompts were the problems as they are, without a chat template."
-    sampling = ", ".join(f"{name} {value}" for name, value in evaluation_sampling(args).items())
-    return f"{form}\n\nThe evaluation sampled with {sampling}; `{GENERATION}` says the same."
+    return "Prompts were the problems as they are, without a chat template."
 
 
 def training_text(summary: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from spo_rlhf.host import model_folder, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import check_writable, is_local, write_json
 from spo_rlhf.host.rows import RowFaults
-from spo_rlhf.launch import preflight
+from spo_rlhf.launch import model_card, preflight
 from spo_rlhf.launch.output import attempt, flatten, output_to, plain
 from spo_rlhf.launch.rows import check_jsonl, row_fault
 from spo_rlhf.rollout.prompts import PromptFormat
@@ -125,8 +125,13 @@ class StepRecord:
         return f"{self.summary['steps']} steps in {duration(seconds)}, model in {output_dir}"
 
 
-def train(command: str, args: SimpleNamespace, notes: list[str], early_log: bytes) -> int:
-    """Run a resolved configuration; exit status. The first rank records the run, the others only log."""
+def train(
+    command: str, args: SimpleNamespace, notes: list[str], early_log: bytes, settings: dict[str, Any] | None = None
+) -> int:
+    """Run a resolved configuration; exit status. The first rank records the run, the others only log.
+
+    settings: what the command said (launch/settings_file.py), for the model card.
+    """
     set_up_process()
     is_first = os.environ["RANK"] == "0"
     run_dir = Path(args.spo.run_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
@@ -144,6 +149,9 @@ def train(command: str, args: SimpleNamespace, notes: list[str], early_log: byte
         record = StepRecord(run_dir, terminal)
         status, message = attempt(lambda: run_openrlhf(command, args, record.take), log)
         done = record.finish(status == 0, args.ckpt.output_dir)
+        if status == 0:
+            with model_card.told(args.ckpt.output_dir, terminal):
+                model_card.finish_offline_folder(command, args, record.summary, settings or {})
         terminal.line(f"{PROGRAM} {command}: {message or done}")
     return status
 

@@ -180,11 +180,8 @@ def leave_model(args: SimpleNamespace, summary: dict[str, Any], settings: dict[s
 
     The run is over and its model saved: what goes wrong here is told and changes nothing of that.
     """
-    try:
+    with model_card.told(args.ckpt.output_dir, console):
         model_card.finish_folder(args, summary, settings)
-    except Exception as error:
-        traceback.print_exc()
-        console.line(f"note: no model card in {args.ckpt.output_dir} ({type(error).__name__}: {error})")
     if args.spo.push_to_hub:
         console.line(hub.push_or_tell(Path(args.ckpt.output_dir), args.spo.push_to_hub))
 

@@ -48,6 +48,7 @@ def check_training(task: Path, output: Path) -> None:
     assert config["model.model_name_or_path"] == str(task / "model")
     before, after = stack.weights(task / "model"), stack.weights(output / "model")
     assert all(not torch.equal(before[name].float(), after[name].float()) for name in before)
+    assert "Not measured in training." in (output / "model" / "README.md").read_text(encoding="utf-8")
     AutoModelForCausalLM.from_pretrained(output / "model")
     AutoTokenizer.from_pretrained(output / "model")
 

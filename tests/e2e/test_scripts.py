@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import recording
 import stack
 
 FOLDER = stack.ROOT / "examples" / "scripts"
@@ -119,24 +120,13 @@ def test_dry_run(script, tmp_path):
 
 @pytest.fixture
 def recorder(tmp_path) -> Path:
-    """Stands for Python in a script: writes down what it was called with, so that many dry runs share one process.
-
-    What a script asks of a task's record it gets from Python.
-    """
-    path = tmp_path / "python"
-    path.write_text(
-        f'#!/bin/sh\ncase "$*" in *spo_rlhf.tasks*) exec {sys.executable} "$@" ;; esac\n'
-        f'exec {sys.executable} -S -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@"\n'
-    )
-    path.chmod(0o755)
-    return path
+    return recording.make(tmp_path / "python")
 
 
 def calls(done: subprocess.CompletedProcess, module: str) -> list[list[str]]:
     """Arguments of the calls of a module that the recorder wrote down."""
     assert done.returncode == 0, done.stderr
-    recorded = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    return [one[one.index(module) + 1 :] for one in recorded if module in one]
+    return [arguments for name, arguments in recording.calls(done.stdout) if name == module]
 
 
 @pytest.mark.timeout(300)

@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import stored_run
 
 from evaluation import tables
 from evaluation.__main__ import main, parse
 from evaluation.contexts import as_rows
 from evaluation.results import summarize
 from evaluation.settings import RunOptions, RunSettings, from_arguments
-from evaluation.stored import regrade, write_results
-from spo_rlhf.host.files import read_json, read_jsonl, write_json, write_jsonl
+from evaluation.stored import regrade
+from spo_rlhf.host.files import read_json, read_jsonl, write_jsonl
 from spo_rlhf.sampling.sample_log import unused_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,7 +219,7 @@ def test_a_plugin_file_adds_a_task(tmp_path):
 
 
 def test_stored_answers_of_a_kind_that_is_not_there_are_refused(tmp_path, capsys):
-    folder = make_run(tmp_path / "run", "m", [[5]], samples=1)
+    folder = stored_run.make(tmp_path / "run", "m", [[5]], samples=1)
     path = folder / "samples" / "demo.jsonl"
     write_jsonl(path, [{**row, "kind": "word"} for row in read_jsonl(path)])
     assert main(["regrade", str(folder)]) == 2
@@ -247,54 +248,10 @@ def test_evaluation_never_imports_training_or_the_command_lines_not_even_through
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
 
-def make_run(folder, model, answers, samples=2):
-    """A stored run of one task: per problem the numbers that its samples box.
-
-    A response is 20 tokens, cut short at context 25.
-    """
-    settings = RunSettings(model, ("demo",), (25, 64), samples=samples, curve=False)
-    rows = []
-    for number, boxed in enumerate(answers):
-        for sample, value in enumerate(boxed):
-            response = rf"Let me think about it. So \boxed{{{value}}}"
-            cuts = {
-                "25": {"tokens": 15, "chars": 18, "truncated": True},
-                "64": {"tokens": 20, "chars": len(response), "truncated": False},
-            }
-            nothing = {"correct": False, "extracted": None, "reason": ""}
-            rows.append(
-                {
-                    "id": f"p{number}",
-                    "sample": sample,
-                    "context": 64,
-                    "prompt": "?",
-                    "response": response,
-                    "finished": True,
-                    "prompt_tokens": 10,
-                    "response_tokens": 20,
-                    "problem": "?",
-                    "gold": "5",
-                    "gold_solution": None,
-                    "task": "demo",
-                    "kind": "math",
-                    "grades": {key: {**cut, "strict": nothing, "lenient": nothing} for key, cut in cuts.items()},
-                }
-            )
-    write_json(folder / "run.json", {**settings.__dict__, "tasks": ["demo"], "contexts": [25, 64]})
-    write_jsonl(folder / "samples" / "demo.jsonl", rows)
-    write_results(
-        settings,
-        folder,
-        {"demo": {"kind": "math", "problems": len(answers), "data": "", "published_prompts": None}},
-        {"demo": rows},
-    )
-    return folder
-
-
 @pytest.fixture
 def two_runs(tmp_path):
-    first = make_run(tmp_path / "first", "base", [[5, 5], [5, 6], [6, 6], [6, 7]])
-    second = make_run(tmp_path / "second", "tuned", [[5, 5], [5, 5], [5, 6], [6, 6]])
+    first = stored_run.make(tmp_path / "first", "base", [[5, 5], [5, 6], [6, 6], [6, 7]])
+    second = stored_run.make(tmp_path / "second", "tuned", [[5, 5], [5, 5], [5, 6], [6, 6]])
     for folder in (first, second):
         regrade(folder, workers=1)
     return first, second
@@ -333,7 +290,7 @@ def test_comparison_pairs_problems(two_runs):
 
 def test_a_comparison_goes_by_what_was_asked_not_by_row_numbers(tmp_path):
     """The second run's file has a row in front, one right answer corrected, and one problem twice."""
-    folders = [make_run(tmp_path / name, name, [[5], [5], [6], [6]], samples=1) for name in ("a", "b")]
+    folders = [stored_run.make(tmp_path / name, name, [[5], [5], [6], [6]], samples=1) for name in ("a", "b")]
     problems = {"a": ["w", "x", "y", "y"], "b": ["new", "w", "x", "y"]}
     for folder in folders:
         rows = list(read_jsonl(folder / "samples" / "demo.jsonl"))
@@ -394,13 +351,13 @@ def test_best_of_k_shows_the_largest_k(two_runs):
 
 
 def test_runs_of_one_model_are_told_apart_by_folder(tmp_path):
-    folders = [make_run(tmp_path / name, "base", [[5], [6]], samples=1) for name in ("a", "b")]
+    folders = [stored_run.make(tmp_path / name, "base", [[5], [6]], samples=1) for name in ("a", "b")]
     assert [run.label for run in tables.load_runs(folders)] == ["a", "b"]
 
 
 def test_runs_with_one_label_are_called_by_their_folders_and_one_run_is_not_compared_with_itself(tmp_path, capsys):
     made = {"a/x": "y", "b/y": "base", "c/z": "base"}  # the first one's model is called as the second one's folder
-    folders = [make_run(tmp_path / name, model, [[5], [6]], samples=1) for name, model in made.items()]
+    folders = [stored_run.make(tmp_path / name, model, [[5], [6]], samples=1) for name, model in made.items()]
     assert [run.label for run in tables.load_runs(folders)] == list(map(str, folders))
     assert main(["report", str(folders[0]), str(folders[0].parent / "." / "x")]) == 2
     assert "is there twice" in capsys.readouterr().err

@@ -7,9 +7,10 @@ import pytest
 import stack
 import yaml
 
+from spo_rlhf.cli import upstream_trainer
 from spo_rlhf.cli.train import parse
 from spo_rlhf.core.intervals import wilson_interval
-from spo_rlhf.launch import model_card, run
+from spo_rlhf.launch import model_card, run, settings_file
 
 SUMMARY = {
     "steps": 40,
@@ -106,6 +107,37 @@ def test_the_chat_template_of_the_prompts_is_in_the_folder(task, tmp_path):
     (folder / "chat_template.jinja").write_text("its own")
     model_card.write_chat_template(folder, str(base))
     assert (folder / "chat_template.jinja").read_text() == "its own"
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "says"),
+    [
+        ("sft", ["--spo.sequence_mean"], "supervised training (OpenRLHF through spo_rlhf; loss: mean of each response"),
+        ("dpo", ["--spo.dpo_positive", "50", "--model.beta", "0.3"], "DPO-positive's penalty, lambda 50"),
+    ],
+)
+def test_supervised_and_preference_training_leave_a_card_without_an_accuracy(task, tmp_path, command, options, says):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    given = ["--model.model_name_or_path", str(task / "model"), "--data.dataset", "owner/rows,/home/me/rows.jsonl"]
+    given += ["--ckpt.output_dir", str(folder), "--data.input_template", "Q: {}", "--adam.lr", "1e-6", *options]
+    args, _ = upstream_trainer.parse(command, given)
+    settings = settings_file.said(upstream_trainer.build_parser(command), given)
+    model_card.finish_offline_folder(command, args, {"steps": 2, "seconds_total": 90.0}, settings)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for said in (
+        says,
+        "- trained on: `owner/rows`, `rows.jsonl`",
+        "Not measured in training.",
+        "'Q: {}'",
+        "2 optimizer steps, 1.5 minutes",
+        "| `adam.lr` | `1e-6` |",
+        "openrlhf 0.11.2",
+    ):
+        assert said in text, said
+    assert "%" not in text and "/home/me" not in text and str(task) not in text
+    metadata = yaml.safe_load(text.split("---")[1])
+    assert (metadata["tags"], metadata["datasets"]) == ([command], ["owner/rows"])
 
 
 def test_what_goes_wrong_after_the_run_is_told_and_changes_nothing(saved, tmp_path):
