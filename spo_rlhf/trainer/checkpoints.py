@@ -29,6 +29,10 @@ LEFTOVER = re.compile(rf"\.(best_)?global_step\d+(_hf)?({re.escape(MAKING)}|{re.
 ROOM_TO_SPARE = 1.05  # of the size of the last checkpoint: replay and history grow
 
 
+class NoRoom(RunStopped):
+    """A checkpoint would not find the space that it needs."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A whole one. `number`: they are counted as they are written, over all starts; `size`: bytes."""
@@ -130,7 +134,7 @@ def spared_for_room(whole: Sequence[Checkpoint], missing: float) -> list[Checkpo
 def make_room(folder: Path, least: int, step: int, note: Callable[[str], None]) -> None:
     """See to the space that the checkpoint of `step` will need: that of the largest so far, or `least`.
 
-    Raises RunStopped where it is not there and cannot be made without giving up the newest checkpoint.
+    Raises NoRoom where it is not there and cannot be made without giving up the newest checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     whole, _ = found_in(folder)
@@ -139,7 +143,7 @@ def make_room(folder: Path, least: int, step: int, note: Callable[[str], None]) 
     gone = spared_for_room(whole, needed - free)
     if gone is None:
         last = f"the newest checkpoint is {whole[-1].path}" if whole else "there is no checkpoint yet"
-        raise RunStopped(
+        raise NoRoom(
             f"the checkpoint of step {step} needs {needed / 1e6:,.0f} MB in {folder} and {free / 1e6:,.0f} MB are free; free "
             f"some and go on by --spo.resume auto ({last})"
         )

@@ -8,6 +8,8 @@ import run_processes
 import stack
 import torch
 
+from spo_rlhf.trainer import checkpoints
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
 STEPS = 120  # of about a second: an engine is back after half a minute
 TWO_ENGINES = dict(
@@ -76,7 +78,7 @@ def test_a_run_whose_engines_die_and_hang_is_the_unbroken_run(task, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_too_many_deaths_stop_the_run_with_one_line(task, tmp_path):
+def test_too_many_deaths_stop_the_run_with_one_line_and_a_checkpoint(task, tmp_path):
     process = stack.start(
         stack.options(task, tmp_path, spo__max_engine_restarts=0, spo__engine_timeout=30, train__num_episodes=50)
     )
@@ -88,3 +90,6 @@ def test_too_many_deaths_stop_the_run_with_one_line(task, tmp_path):
     print(f"survived: {last}")
     assert last.startswith("spo-train: stopped: engine 0 ") and "--spo.max_engine_restarts 0" in last
     assert run["summary"]["engine_restarts"] == 1 and not run["summary"]["finished"]
+    left = checkpoints.newest(tmp_path / "checkpoints")
+    assert left is not None and left.step == len(run["steps"]), "no finished step is lost"
+    assert f"; the checkpoint is {left.path}. --spo.resume auto goes on" in last
