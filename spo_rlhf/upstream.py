@@ -341,7 +341,6 @@ class WeightSender:
 
     def __init__(self, engines: list[Any], limit_s: float):
         self.engines, self.limit_s = engines, limit_s
-        self._group: tuple[str, ...] | None = None  # the processes of the NCCL group, where there is one
 
     def send(self, trainer: Any, chosen: list[int], version: int) -> list[int]:
         """Weights of the ActorPPOTrainer to the engines of these numbers; every rank calls it. Returns those that failed."""
@@ -350,37 +349,47 @@ class WeightSender:
         if dist.get_rank():
             trainer.broadcast_to_vllm()
             return []
-        found = self._ask(chosen, "prepare_weights")
+        asked = ask_all([self.engines[engine] for engine in chosen], "prepare_weights", limit_s=self.limit_s)
+        found = {engine: one for engine, one in zip(chosen, asked, strict=True) if not isinstance(one, Exception)}
         reached = [engine for engine in chosen if engine in found]
         trainer.vllm_engines, trainer.failed_engines = [self.engines[engine] for engine in reached], []
-        self._join(trainer, tuple(found[engine] for engine in reached))
+        self._join(trainer, [found[engine][1] for engine in reached])
         try:
             trainer.broadcast_to_vllm()
         finally:
             trainer.vllm_engines = self.engines
         took = [engine for i, engine in enumerate(reached) if i not in trainer.failed_engines]
         done = ask_each(
-            [self.engines[i] for i in took], "finish_weights", [(found[i], version) for i in took], self.limit_s
+            [self.engines[i] for i in took], "finish_weights", [(found[i][0], version) for i in took], self.limit_s
         )
         whole = {engine for engine, result in zip(took, done, strict=True) if not isinstance(result, Exception)}
         return [engine for engine in chosen if engine not in whole]
 
-    def _ask(self, chosen: list[int], method: str) -> dict[int, Any]:
-        results = ask_all([self.engines[engine] for engine in chosen], method, limit_s=self.limit_s)
-        return {engine: one for engine, one in zip(chosen, results, strict=True) if not isinstance(one, Exception)}
+    def _join(self, trainer: Any, groups: list["SyncGroup | None"]) -> None:
+        """Make the NCCL group anew where it is not of just these processes; `groups`: the last one that each has joined.
 
-    def _join(self, trainer: Any, processes: tuple[str, ...]) -> None:
-        """Make the NCCL group anew where it is not of these processes."""
-        before, self._group = self._group, processes
-        first = before is None and len(processes) == len(self.engines)  # OpenRLHF has made it
-        if cpu.is_cpu() or trainer.use_cuda_ipc or first or before == processes:
-            return
+        A process that was started again has joined none, so it needs no memory here of what OpenRLHF made at the start.
+        """
         vllm = trainer.strategy.args.vllm
-        engines, vllm.num_engines = vllm.num_engines, len(processes)
+        size = 1 + len(groups) * vllm.tensor_parallel_size
+        if cpu.is_cpu() or trainer.use_cuda_ipc or not groups:
+            return
+        if groups[0] is not None and groups[0].size == size and set(groups) == {groups[0]}:
+            return
+        engines, vllm.num_engines = vllm.num_engines, len(groups)
         try:
             trainer._init_vllm_sync_group(vllm.sync_backend)
         finally:
             vllm.num_engines = engines
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncGroup:
+    """The NCCL group of one making: where its processes met, and how many they are, the policy's first rank included."""
+
+    address: str
+    port: int
+    size: int
 
 
 def bind(*, engine, policy, critic, reference, reward, trainer) -> None:

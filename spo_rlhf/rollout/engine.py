@@ -88,6 +88,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         self._prompt_ids = PromptTokenizer(self.tokenizer, chat=chat_template)
         self.identity = uuid.uuid4().hex
         self.weight_version: int | None = 0  # None while weights are on their way
+        self.sync_group: upstream.SyncGroup | None = None  # which it has joined, where weights come by NCCL
         self._state_values: dict[
             tuple[str, str], StateValues
         ] = {}  # (prompt, label) -> values asked for in this iteration
@@ -165,10 +166,18 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         """Answers when the engine's core does, between two steps of it."""
         await self.llm.is_sleeping()
 
-    async def prepare_weights(self) -> str:
-        """Weights come now: no request is taken until all of them are there. Returns which process this is."""
+    async def init_process_group(
+        self, master_address: str, master_port: int, rank_offset: int, world_size: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """OpenRLHF's: join the group by which weights come."""
+        joined = await super().init_process_group(master_address, master_port, rank_offset, world_size, *args, **kwargs)
+        self.sync_group = upstream.SyncGroup(master_address, master_port, world_size)
+        return joined
+
+    async def prepare_weights(self) -> tuple[str, upstream.SyncGroup | None]:
+        """Weights come now: no request is taken until all of them are there. Returns which process this is, and its group."""
         self.weight_version = None
-        return self.identity
+        return self.identity, self.sync_group
 
     async def finish_weights(self, identity: str, version: int) -> None:
         """All weights have come; `version`: number of policy updates behind them, every sample records it.
