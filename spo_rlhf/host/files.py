@@ -109,16 +109,18 @@ def check_writable(flag: str, folder: str, needed: int = 0) -> None:
 
 
 @contextmanager
-def only_writer(flag: str, folder: Path) -> Iterator[None]:
+def only_writer(flag: str, folder: Path, *, beside: bool = False) -> Iterator[None]:
     """Nobody else is `only_writer` of the folder, which is made, within the block, in whatever process or on whatever machine.
 
     The system itself ends the hold of a process that is killed. Where the folder's file system knows no locks, nothing is held.
+    `beside`: the folder may get another name within the block, so what is held, and made, is beside it.
 
     Raises:
         UserError: somebody else is; names `flag`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as file:
+    lock = folder.with_name(f".{folder.name}{LOCK}") if beside else folder / LOCK
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

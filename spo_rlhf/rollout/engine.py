@@ -10,14 +10,12 @@ from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.core.finite import Fault, first, with_zeros
-from spo_rlhf.host.rows import label_text
 from spo_rlhf.rollout.chain import StateValues
 from spo_rlhf.rollout.job import PromptJob, RolloutRequest
 from spo_rlhf.rollout.prompts import PromptTokenizer
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
-from spo_rlhf.rollout.reward import FileReward, PromptGrader, RewardCounts
-from spo_rlhf.rollout.reward_worker import only_number
+from spo_rlhf.rollout.reward import AddressReward, FileReward, PromptGrader, RewardCounts
 from spo_rlhf.rollout.texts import token_texts
 
 
@@ -96,7 +94,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         if reward_addresses and reward_addresses[0].endswith(".py"):
             self._reward = FileReward(reward_addresses[0], reward_workers, reward_timeout, supervised=True)
         elif reward_addresses and reward_addresses != ["agent"]:
-            self._reward = self._reward_over_http
+            self._reward = AddressReward(self._reward_over_http, " ".join(reward_addresses), reward_timeout)
         else:
             self._reward = None
 
@@ -189,8 +187,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         self.weight_version = version
 
     async def reward_counts(self) -> tuple[str, RewardCounts]:
-        """Which process this is; rewards of a reward file that it was asked for, and those without an answer."""
-        return self.identity, self._reward.counts if isinstance(self._reward, FileReward) else RewardCounts()
+        """Which process this is; rewards that it was asked for, and those without an answer."""
+        return self.identity, self._reward.counts if self._reward else RewardCounts()
 
     def _whole_weights(self) -> int:
         assert self.weight_version is not None, "`rollout` takes no request before that"
@@ -207,11 +205,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
     def _token_texts(self, token_ids: Sequence[int]) -> list[str]:
         return token_texts(self.tokenizer, token_ids)
 
-    async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
-        [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label_text(label)]))[:1]
-        reward = only_number(result["rewards"], "rewards", finite=False)
-        scores = result.get("scores")
-        return Grade(reward, reward if scores is None else only_number(scores, "scores", finite=False))
+    async def _reward_over_http(self, query: str, prompt: str, label: str) -> Any:
+        return (await self.executor._fetch_rewards_via_http([query], [prompt], [label]))[0]
 
 
 class Ungraded:

@@ -8,6 +8,7 @@ import run_processes
 import stack
 
 from spo_rlhf.host import watcher
+from spo_rlhf.host.files import only_writer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -84,3 +85,5 @@ def test_a_killed_run_leaves_no_process_no_folder_and_no_shared_memory(killed):
     run_processes.wait_for(lambda: not killed.folder.exists(), 10, "the folder is left")
     assert killed.folder.name.startswith(watcher.PREFIX)
     assert [path for path in killed.shared if path.exists()] == []
+    with only_writer("--spo.run_dir", killed.directory / "run"):
+        pass  # nobody holds it any more
