@@ -19,12 +19,14 @@ import os
 import re
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream_logits
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import loopback, model_folder
+from spo_rlhf.host.files import whole_files
 from spo_rlhf.host.ray_calls import ask_all, ask_each
 from spo_rlhf.upstream_logits import rebound
 
@@ -105,7 +107,7 @@ def _stack() -> SimpleNamespace:
     _add_step_fields(stack.Experience)
     _lock_model_code()
     _format_prompts(stack)
-    _save_whole_tokenizers(stack.DeepspeedStrategy)
+    _save_whole(stack.DeepspeedStrategy)
     if cpu.is_cpu():
         cpu.adapt()
     elif architectures := os.environ.get(_ARCHITECTURES):
@@ -190,14 +192,19 @@ def _format_prompts(stack: SimpleNamespace) -> None:
     stack.ppo_trainer.PromptDataset = FormattedPrompts
 
 
-def _save_whole_tokenizers(strategy: type) -> None:
-    """Let no saved tokenizer cut texts, in place: OpenRLHF's data sets set a length that would go into its file."""
+def _save_whole(strategy: type) -> None:
+    """Let models be saved whole or not at all, in place; one that was there before stays where the disk is full.
+
+    And let no saved tokenizer cut texts: OpenRLHF's data sets set a length that would go into its file.
+    """
     save = strategy.save_model
 
     @functools.wraps(save)
     def save_model(self, model, tokenizer, output_dir, **kwargs):
         model_folder.uncut(tokenizer)
-        return save(self, model, tokenizer, output_dir, **kwargs)
+        # The other ranks take part and write nothing.
+        with whole_files(Path(output_dir)) if self.is_rank_0() else contextlib.nullcontext(output_dir) as making:
+            save(self, model, tokenizer, str(making), **kwargs)
 
     strategy.save_model = save_model
 

@@ -228,6 +228,30 @@ def whole_or_nothing(output: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_files(output: Path) -> Iterator[Path]:
+    """A directory whose files take the places of those with the same names in `output`, which is made, when the block ends.
+
+    They vanish when it fails. What else is in `output` stays.
+    """
+    making = output / ".saving"
+    shutil.rmtree(making, ignore_errors=True)  # of a process that was killed
+    making.mkdir(parents=True)
+    try:
+        with named_errors(output):
+            yield making
+            for path in making.rglob("*"):
+                if path.is_file():
+                    with open(path, "rb") as written:
+                        os.fsync(written.fileno())
+            for path in making.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(output / path.name, ignore_errors=True)
+                path.replace(output / path.name)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+@contextmanager
 def whole_output(target: str) -> Iterator[TextIO]:
     """A text file that reaches ``target`` ('-': standard output) whole, or, on an error, not at all."""
     path = Path(target).resolve()

@@ -18,7 +18,7 @@ from spo_rlhf.host.files import only_writer
 from spo_rlhf.launch import gpu_rules, hub, model_card
 from spo_rlhf.launch.follow import Silence, following
 from spo_rlhf.launch.history import store_config
-from spo_rlhf.launch.output import explain, output_to, resolved, root_cause
+from spo_rlhf.launch.output import explain, older, output_to, resolved, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
 from spo_rlhf.launch.resume import set_aside
@@ -214,6 +214,8 @@ def _train(
     args: SimpleNamespace, notes: list[str], early_log: bytes, settings: dict[str, Any] | None, run_dir: Path
 ) -> int:
     resume, log = bool(args.ckpt.load_enable), run_dir / "train.log"
+    if not resume:
+        older(log).unlink(missing_ok=True)
     with open(log, "ab" if resume else "wb") as file:
         file.write(early_log)
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
@@ -251,7 +253,7 @@ def _train(
                 summary = record.finish(status == 0)
             except OSError as error:  # a full disk, say: what ended the run before is told first
                 traceback.print_exc()
-                status, message = status or 1, message or f"error: {error}"
+                status, message = (status, message) if status else explain(error, where)
         if status == 0 and not summary["finished"]:
             status, message = 1, has_not_trained(summary)
         if status:

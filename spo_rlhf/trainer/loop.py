@@ -17,7 +17,7 @@ from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.rollout.ledger import EngineLedger
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import random_state
-from spo_rlhf.trainer.checkpoints import NoRoom
+from spo_rlhf.trainer.checkpoints import NotSaved
 from spo_rlhf.trainer.engine_calls import RayEngineCalls, first_line
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
@@ -120,7 +120,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.train()
         except StopAsked as asked:
             raise Preempted(f"{asked} ended the run; {self.leave_checkpoint()}. --spo.resume auto goes on") from None
-        except NoRoom:
+        except NotSaved:
             raise  # a checkpoint is what there is no room for
         except RunStopped as stopped:
             if self.whole is None:

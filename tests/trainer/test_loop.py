@@ -13,7 +13,7 @@ from spo_rlhf.core.finite import Fault
 from spo_rlhf.errors import Preempted, RunStopped
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import loop
-from spo_rlhf.trainer.checkpoints import NoRoom
+from spo_rlhf.trainer.checkpoints import NotSaved
 from spo_rlhf.trainer.loop import SegmentTrainer
 from spo_rlhf.trainer.saving import Progress
 from spo_rlhf.trainer.stopping import StopAsked
@@ -186,7 +186,7 @@ WHOLE = {"progress": {}}
         (RunStopped("engines die"), WHOLE, None, "engines die; there is nothing to go on from yet. --spo.resume auto goes on"),
         (RunStopped("engines die"), WHOLE, OSError("disk"), "engines die; no checkpoint could be written (disk), the last one counts"),
         (RunStopped("in a step"), None, "here", "in a step"),
-        (NoRoom("full"), WHOLE, "here", "full"),
+        (NotSaved("full"), WHOLE, "here", "full"),
     ],
 )  # fmt: skip
 def test_a_run_that_ends_before_its_time_leaves_a_checkpoint_of_what_is_done(monkeypatch, error, whole, left, said):
