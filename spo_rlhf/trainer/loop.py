@@ -13,12 +13,13 @@ import torch
 from spo_rlhf import upstream
 from spo_rlhf.core.finite import Fault, finite_only
 from spo_rlhf.errors import Preempted, RunStopped
+from spo_rlhf.host.ray_calls import first_line
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.rollout.ledger import EngineLedger
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import random_state
 from spo_rlhf.trainer.checkpoints import NotSaved
-from spo_rlhf.trainer.engine_calls import RayEngineCalls, first_line
+from spo_rlhf.trainer.engine_calls import RayEngineCalls
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
 from spo_rlhf.trainer.experience import SegmentExperienceMaker

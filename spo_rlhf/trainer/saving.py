@@ -12,9 +12,9 @@ import torch
 from spo_rlhf import upstream_checkpoints
 from spo_rlhf.errors import RunStopped, UserError
 from spo_rlhf.host import model_folder
+from spo_rlhf.host.ray_calls import deaths, first_line
 from spo_rlhf.methods.base import Supply
 from spo_rlhf.trainer import checkpoints
-from spo_rlhf.trainer.engine_calls import DEATHS, first_line
 from spo_rlhf.trainer.events import Reporter
 
 STATE = "run.pt"
@@ -76,7 +76,7 @@ class Saver:
             path = self._write(state, best=best, metric=metric)
         except Exception as error:
             cause = getattr(error, "cause", None) or error
-            if isinstance(cause, (UserError, RunStopped)) or isinstance(error, DEATHS):
+            if isinstance(cause, (UserError, RunStopped)) or isinstance(error, deaths()):
                 raise
             raise checkpoints.NotSaved(
                 f"the checkpoint of step {state['progress']['step']} could not be written ({first_line(error)}); "
