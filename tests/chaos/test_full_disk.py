@@ -1,13 +1,15 @@
-"""A disk that is really full, a small one mounted for the test: it is told, and what was there before stays whole."""
+"""A disk that is really full, a small one mounted for the test: it is told, and what was there before stays whole.
 
-import contextlib
+A whole run on such a disk: test_killed.py.
+"""
+
 import json
-import os
 import subprocess
 
 import pytest
-import stack
+import small_disk
 import torch
+from small_disk import MB, fill
 
 from spo_rlhf.errors import RunStopped
 from spo_rlhf.host.console import Console
@@ -17,30 +19,14 @@ from spo_rlhf.launch.record import RunRecord
 from spo_rlhf.rollouts.store import RolloutStore
 from spo_rlhf.trainer import checkpoints
 
-MB = 1 << 20
-SIZE = 64 * MB
-
 
 @pytest.fixture
 def disk(tmp_path):
     """A folder that is a disk of 64 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may mount")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(folder, leave: int = 0) -> None:
-    """Somebody else's file takes all but so many bytes."""
-    with open(folder / "of somebody else", "wb", buffering=0) as file:
-        with contextlib.suppress(OSError):
-            while file.write(bytes(MB)) == MB:
-                pass
-        file.truncate(max(0, file.tell() - leave))
-    print(f"injected: {folder} has {os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize} bytes left")
+    with small_disk.mounted(tmp_path / "disk") as mounted:
+        if not mounted:
+            pytest.skip("only root may mount")
+        yield tmp_path / "disk"
 
 
 def checkpoint(folder, step: int, size: int, most: int = 3) -> None:
@@ -123,29 +109,3 @@ def test_a_log_has_a_bound(tmp_path, monkeypatch):
     both = older(log).read_text() + log.read_text()
     assert both.endswith("line 3000\n") and len(both) < 36_000 and older(log).stat().st_size > 10_000
     assert "\0" not in both, "whoever has it open appends"
-
-
-@pytest.mark.e2e
-@pytest.mark.timeout(900)
-def test_a_run_whose_disk_gets_full_ends_with_one_line_and_goes_on_when_there_is_room(disk, tmp_path):
-    task = stack.make_task(tmp_path / "task", train=16, test=8)
-    options = stack.options(
-        task, disk, ckpt__save_steps=1, train__num_episodes=50, spo__resume="auto", ckpt__output_dir=tmp_path / "model"
-    )
-    process = stack.start(options)
-    stack.wait_for_events(process, disk, "step", 2)
-    fill(disk)
-    run = stack.finish(process, disk, status=1)
-    last = run["stdout"].splitlines()[-1]
-    print(f"survived: {last}")
-    assert last.startswith("spo-train: ") and ("No space left" in last or "MB are free" in last)
-    whole, broken = checkpoints.found_in(disk / "checkpoints")
-    assert broken == {} and whole[-1].step >= 1 and whole[-1].step <= len(run["steps"])
-    if os.environ.get("SPO_SLOW"):
-        (disk / "of somebody else").unlink()
-        steps = len(run["steps"])
-        process = stack.start(options)
-        stack.wait_for_events(process, disk, "step", steps + 1)
-        process.terminate()
-        run = stack.finish(process, disk, status=75)
-        assert f"goes on from {whole[-1].path}" in run["stdout"]
