@@ -60,6 +60,22 @@ def test_a_record_on_a_full_disk_names_its_file(disk):
     assert json.loads((disk / "metrics.jsonl").read_text().splitlines()[0])["text"] == "one"
 
 
+def test_a_disk_that_became_read_only_is_told_by_the_file_that_it_does_not_take(disk):
+    checkpoint(disk, 1, MB)
+    record = RunRecord(disk, Console())
+    record.take({"event": "note", "text": "one", "time": record.start})
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    print(f"injected: {disk} is read-only")
+    with pytest.raises(OSError, match="Read-only") as refused:
+        record.take({"event": "note", "text": "two", "time": record.start})
+    told = explain(refused.value, "train.log")[1]
+    assert told == f"error: {disk / 'metrics.jsonl'}: Read-only file system (log: train.log)"
+    with pytest.raises(OSError, match="Read-only"):
+        checkpoint(disk, 2, MB)
+    [one], broken = checkpoints.found_in(disk)
+    assert (one.step, broken) == (1, {})
+
+
 def test_rollouts_that_find_no_room_are_told_once_and_do_not_end_the_run(disk):
     said: list[str] = []
     store = RolloutStore(disk, 50, said.append)
