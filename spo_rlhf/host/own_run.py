@@ -60,6 +60,9 @@ class OwnRun:
             watcher.MARK: str(self.folder),
             "SPT_NOENV": "1",  # a process that gives itself a title then leaves its environment readable
             "TMPDIR": str(self.folder),
+            "VLLM_RPC_BASE_PATH": str(
+                self.folder
+            ),  # its sockets, also those of a process that has asked for TMPDIR before
             **compiled_here(),
         }
 

@@ -85,7 +85,7 @@ def init(**options: Any) -> None:
     ray_constants.ENABLE_RAY_CLUSTER, joins = False, ray_constants.ENABLE_RAY_CLUSTER  # read at the import
     loopback = {name: os.environ.get(name, value) for name, value in LOOPBACK.items()}
     try:
-        with _environment(loopback | _own.environment):
+        with changed_environment(loopback | _own.environment):
             _try_init(ray, {**options, "_temp_dir": str(_own.folder)})
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = joins
@@ -106,7 +106,7 @@ def _try_init(ray: Any, options: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+def changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
     """Context in which this process, and what it starts, has these environment variables."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)

@@ -15,7 +15,8 @@ from typing import Any, Protocol, cast
 
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
 from spo_rlhf.errors import RunStopped
-from spo_rlhf.host import device, ray_start
+from spo_rlhf.host import device, ray_start, watcher
+from spo_rlhf.host.own_run import OwnRun
 from spo_rlhf.host.ray_calls import deaths, first_line
 
 # Requests handed to vLLM ahead of those it is working on: enough to keep its batches full, few enough to start at
@@ -90,6 +91,9 @@ class LocalEngine:
             # Everything in this process: further ones would only load the same libraries again, which takes longer
             # than a small run.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # What the engine leaves among the temporary files, its sockets, goes with this process, whatever ends it; in an actor,
+        # with whoever started Ray. The process of its core, which may be forked and bear no mark, is bound below.
+        self._own = None if device.is_cpu() or watcher.MARK in os.environ else OwnRun()
         from vllm import EngineArgs, LLMEngine
 
         arguments: dict[str, Any] = {
@@ -103,9 +107,14 @@ class LocalEngine:
             "trust_remote_code": settings.trust_remote_code,
             "use_tqdm_on_load": False,  # its bar would stand between those of the evaluation
         }
+        if settings.tensor_parallel == 1:
+            from spo_rlhf.host.engine_core import BoundExecutor
+
+            arguments["distributed_executor_backend"] = BoundExecutor
         if device.is_cpu():
             arguments |= cpu_engine_kwargs(settings.max_model_len)
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
+        with ray_start.changed_environment(self._own.environment if self._own else {}):
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
         self._settings = settings
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
@@ -151,6 +160,8 @@ class LocalEngine:
     def close(self) -> None:
         """Stop the engine's processes."""
         self._engine.engine_core.shutdown()
+        if self._own:
+            self._own.end()
 
 
 class RayEngines:
