@@ -126,6 +126,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         except RunStopped as stopped:
             if self.whole is None:
                 raise
+            stopped = getattr(stopped, "cause", None) or stopped  # where an actor raised it
             raise RunStopped(f"{stopped}; {self.leave_checkpoint_if_possible()}") from None
         self.supply.report_end()
         self.rewards.report_rest()
