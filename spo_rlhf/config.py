@@ -158,6 +158,12 @@ class SpoConfig:
         metavar="S",
         help="an engine that gives no sign of life for so many seconds, at work or while it takes weights, counts as dead",
     )
+    stall_timeout: float = option(
+        7200.0,
+        above=0,
+        metavar="S",
+        help="a run of which nothing is heard for so many seconds, at its start, in a training step or while it saves, is stopped",
+    )
     max_engine_restarts: int = option(
         3,
         at_least=0,

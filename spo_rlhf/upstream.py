@@ -19,12 +19,14 @@ import os
 import re
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream_logits
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import loopback, model_folder
+from spo_rlhf.host.files import whole_files
 from spo_rlhf.host.ray_calls import ask_all, ask_each
 from spo_rlhf.upstream_logits import rebound
 
@@ -105,7 +107,7 @@ def _stack() -> SimpleNamespace:
     _add_step_fields(stack.Experience)
     _lock_model_code()
     _format_prompts(stack)
-    _save_whole_tokenizers(stack.DeepspeedStrategy)
+    _save_whole(stack.DeepspeedStrategy)
     if cpu.is_cpu():
         cpu.adapt()
     elif architectures := os.environ.get(_ARCHITECTURES):
@@ -190,14 +192,19 @@ def _format_prompts(stack: SimpleNamespace) -> None:
     stack.ppo_trainer.PromptDataset = FormattedPrompts
 
 
-def _save_whole_tokenizers(strategy: type) -> None:
-    """Let no saved tokenizer cut texts, in place: OpenRLHF's data sets set a length that would go into its file."""
+def _save_whole(strategy: type) -> None:
+    """Let models be saved whole or not at all, in place; one that was there before stays where the disk is full.
+
+    And let no saved tokenizer cut texts: OpenRLHF's data sets set a length that would go into its file.
+    """
     save = strategy.save_model
 
     @functools.wraps(save)
     def save_model(self, model, tokenizer, output_dir, **kwargs):
         model_folder.uncut(tokenizer)
-        return save(self, model, tokenizer, output_dir, **kwargs)
+        # The other ranks take part and write nothing.
+        with whole_files(Path(output_dir)) if self.is_rank_0() else contextlib.nullcontext(output_dir) as making:
+            save(self, model, tokenizer, str(making), **kwargs)
 
     strategy.save_model = save_model
 
@@ -358,7 +365,6 @@ class WeightSender:
 
     def __init__(self, engines: list[Any], limit_s: float):
         self.engines, self.limit_s = engines, limit_s
-        self._group: tuple[str, ...] | None = None  # the processes of the NCCL group, where there is one
 
     def send(self, trainer: Any, chosen: list[int], version: int) -> list[int]:
         """Weights of the ActorPPOTrainer to the engines of these numbers; every rank calls it. Returns those that failed."""
@@ -367,37 +373,47 @@ class WeightSender:
         if dist.get_rank():
             trainer.broadcast_to_vllm()
             return []
-        found = self._ask(chosen, "prepare_weights")
+        asked = ask_all([self.engines[engine] for engine in chosen], "prepare_weights", limit_s=self.limit_s)
+        found = {engine: one for engine, one in zip(chosen, asked, strict=True) if not isinstance(one, Exception)}
         reached = [engine for engine in chosen if engine in found]
         trainer.vllm_engines, trainer.failed_engines = [self.engines[engine] for engine in reached], []
-        self._join(trainer, tuple(found[engine] for engine in reached))
+        self._join(trainer, [found[engine][1] for engine in reached])
         try:
             trainer.broadcast_to_vllm()
         finally:
             trainer.vllm_engines = self.engines
         took = [engine for i, engine in enumerate(reached) if i not in trainer.failed_engines]
         done = ask_each(
-            [self.engines[i] for i in took], "finish_weights", [(found[i], version) for i in took], self.limit_s
+            [self.engines[i] for i in took], "finish_weights", [(found[i][0], version) for i in took], self.limit_s
         )
         whole = {engine for engine, result in zip(took, done, strict=True) if not isinstance(result, Exception)}
         return [engine for engine in chosen if engine not in whole]
 
-    def _ask(self, chosen: list[int], method: str) -> dict[int, Any]:
-        results = ask_all([self.engines[engine] for engine in chosen], method, limit_s=self.limit_s)
-        return {engine: one for engine, one in zip(chosen, results, strict=True) if not isinstance(one, Exception)}
+    def _join(self, trainer: Any, groups: list["SyncGroup | None"]) -> None:
+        """Make the NCCL group anew where it is not of just these processes; `groups`: the last one that each has joined.
 
-    def _join(self, trainer: Any, processes: tuple[str, ...]) -> None:
-        """Make the NCCL group anew where it is not of these processes."""
-        before, self._group = self._group, processes
-        first = before is None and len(processes) == len(self.engines)  # OpenRLHF has made it
-        if cpu.is_cpu() or trainer.use_cuda_ipc or first or before == processes:
-            return
+        A process that was started again has joined none, so it needs no memory here of what OpenRLHF made at the start.
+        """
         vllm = trainer.strategy.args.vllm
-        engines, vllm.num_engines = vllm.num_engines, len(processes)
+        size = 1 + len(groups) * vllm.tensor_parallel_size
+        if cpu.is_cpu() or trainer.use_cuda_ipc or not groups:
+            return
+        if groups[0] is not None and groups[0].size == size and set(groups) == {groups[0]}:
+            return
+        engines, vllm.num_engines = vllm.num_engines, len(groups)
         try:
             trainer._init_vllm_sync_group(vllm.sync_backend)
         finally:
             vllm.num_engines = engines
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncGroup:
+    """The NCCL group of one making: where its processes met, and how many they are, the policy's first rank included."""
+
+    address: str
+    port: int
+    size: int
 
 
 def bind(*, engine, policy, critic, reference, reward, trainer) -> None:

@@ -14,10 +14,14 @@ class Engine:
 
     def __init__(self, name: str):
         self.name, self.process, self.version, self.dead, self.dies = name, 0, 0, False, False
+        self.group = None
+
+    def start_again(self):
+        self.process, self.group, self.version = self.process + 1, None, 0
 
     def prepare_weights(self):
         self.version = None
-        return f"{self.name}{self.process}"
+        return f"{self.name}{self.process}", self.group
 
     def finish_weights(self, identity, version):
         if identity != f"{self.name}{self.process}":
@@ -31,17 +35,22 @@ class Trainer:
     def __init__(self, engines):
         self.vllm_engines, self.sent, self.groups, self.use_cuda_ipc = engines, [], [], False
         self.refuses = []
-        self.strategy = SimpleNamespace(args=SimpleNamespace(vllm=SimpleNamespace(num_engines=3, sync_backend="nccl")))
+        vllm = SimpleNamespace(num_engines=3, tensor_parallel_size=2, sync_backend="nccl")
+        self.strategy = SimpleNamespace(args=SimpleNamespace(vllm=vllm))
+        self._init_vllm_sync_group("nccl")
 
     def broadcast_to_vllm(self):
         self.sent.append([engine.name for engine in self.vllm_engines])
         for engine in self.vllm_engines:
-            engine.process += engine.dies
+            if engine.dies:
+                engine.start_again()
         self.failed_engines = self.refuses
 
     def _init_vllm_sync_group(self, backend):
         assert self.strategy.args.vllm.num_engines == len(self.vllm_engines)
         self.groups.append([f"{engine.name}{engine.process}" for engine in self.vllm_engines])
+        for engine in self.vllm_engines:
+            engine.group = upstream.SyncGroup("here", len(self.groups), 1 + 2 * len(self.vllm_engines))
 
 
 @pytest.fixture
@@ -82,21 +91,37 @@ def test_a_process_that_was_started_again_meanwhile_does_not_pass_for_one_with_t
     engines, trainer, sender = parts
     engines[1].dies = True
     assert sender.send(trainer, [0, 1], 5) == [1]
-    assert trainer.sent == [["a", "b"]] and engines[1].version is None
+    assert trainer.sent == [["a", "b"]] and engines[1].version == 0, "those of the model's folder"
 
 
 def test_the_group_is_made_anew_only_for_other_processes(parts):
     engines, trainer, sender = parts
     sender.send(trainer, [0, 1, 2], 1)
     sender.send(trainer, [0, 1, 2], 2)
-    assert trainer.groups == [], "OpenRLHF made the first"
+    assert trainer.groups == [["a0", "b0", "c0"]], "OpenRLHF made the first"
     sender.send(trainer, [0, 2], 3)
-    assert trainer.groups == [["a0", "c0"]]
-    engines[1].process += 1
+    assert trainer.groups[1:] == [["a0", "c0"]]
+    engines[1].start_again()
     sender.send(trainer, [0, 1, 2], 4)
     sender.send(trainer, [0, 1, 2], 5)
-    assert trainer.groups == [["a0", "c0"], ["a0", "b1", "c0"]]
+    assert trainer.groups[2:] == [["a0", "b1", "c0"]]
     assert trainer.strategy.args.vllm.num_engines == 3
+
+
+def test_an_engine_that_was_started_again_before_the_first_broadcast_is_in_no_group_yet(parts):
+    engines, trainer, sender = parts
+    engines[1].start_again()
+    assert sender.send(trainer, [0, 1, 2], 1) == []
+    assert trainer.groups[1:] == [["a0", "b1", "c0"]]
+
+
+def test_the_group_of_others_is_left_by_the_one_that_was_alone(parts):
+    """One engine got its weights alone; those that it left have a group that has its name no more."""
+    _, trainer, sender = parts
+    sender.send(trainer, [1], 1)
+    sender.send(trainer, [0, 1, 2], 2)
+    assert trainer.groups[1:] == [["b0"], ["a0", "b0", "c0"]]
+    assert sender.send(trainer, [], 3) == [] and len(trainer.groups) == 3
 
 
 def test_other_ranks_take_part_and_ask_nobody(parts, monkeypatch):

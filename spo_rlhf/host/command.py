@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from spo_rlhf.errors import UserError
+from spo_rlhf.errors import RunStopped, UserError
 
-WRONG_INPUT, INTERRUPTED = 2, 130  # exit status; the latter as a shell has it, 128 + SIGINT
+STOPPED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit status; the latter as a shell has it, 128 + SIGINT
 # OpenMP's threads sleep while they wait for work; read when torch loads, here and in every process that is started from here.
 # Threads that spin make a training step twice as long, or many times, where another program uses a core too; on idle cores
 # sleeping costs it a tenth at most.
@@ -50,7 +50,7 @@ def run_command(
 ) -> int:
     """Exit status of `command`: what it returns (0 for None), or that of the error that ended it, told in one line.
 
-    UserError, and OSError (a folder that cannot be written, a full disk): 2. Ctrl-C: 130. A reader of standard output
+    UserError, and OSError (a folder that cannot be written, a full disk): 2. RunStopped: 1. Ctrl-C: 130. A reader of standard output
     that left: 1, without a word. Other errors are faults of the program and pass.
 
     Args:
@@ -63,6 +63,9 @@ def run_command(
         return command() or 0
     except UserError as error:
         reason = str(error)
+    except RunStopped as error:
+        to_stderr(f"{program}: stopped: {error}")
+        return STOPPED
     except BrokenPipeError:
         # Keeps the interpreter's last flush from failing too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -135,16 +135,18 @@ def check_writable(flag: str, folder: str, needed: int = 0) -> None:
 
 
 @contextmanager
-def only_writer(flag: str, folder: Path) -> Iterator[None]:
+def only_writer(flag: str, folder: Path, *, beside: bool = False) -> Iterator[None]:
     """Nobody else is `only_writer` of the folder, which is made, within the block, in whatever process or on whatever machine.
 
     The system itself ends the hold of a process that is killed. Where the folder's file system knows no locks, nothing is held.
+    `beside`: the folder may get another name within the block, so what is held, and made, is beside it.
 
     Raises:
         UserError: somebody else is; names `flag`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as file:
+    lock = folder.with_name(f".{folder.name}{LOCK}") if beside else folder / LOCK
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -249,6 +251,30 @@ def whole_or_nothing(output: Path) -> Iterator[Path]:
             replaced.rename(output)
         shutil.rmtree(making, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def whole_files(output: Path) -> Iterator[Path]:
+    """A directory whose files take the places of those with the same names in `output`, which is made, when the block ends.
+
+    They vanish when it fails. What else is in `output` stays.
+    """
+    making = output / ".saving"
+    shutil.rmtree(making, ignore_errors=True)  # of a process that was killed
+    making.mkdir(parents=True)
+    try:
+        with named_errors(output):
+            yield making
+            for path in making.rglob("*"):
+                if path.is_file():
+                    with open(path, "rb") as written:
+                        os.fsync(written.fileno())
+            for path in making.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(output / path.name, ignore_errors=True)
+                path.replace(output / path.name)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
 
 
 @contextmanager

@@ -27,6 +27,12 @@ def own_folder(base: str | None = None) -> Iterator[Path]:
         os.close(lock)
 
 
+def compiled_here() -> dict[str, str]:
+    """Environment of those with temporary files of their own: torch keeps what it has compiled among them, for the next run too."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    return {name: os.environ.get(name, f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")}
+
+
 class OwnRun:
     """A folder `folder` for the temporary files of a run, watched from its start until `end`.
 
@@ -54,10 +60,10 @@ class OwnRun:
             watcher.MARK: str(self.folder),
             "SPT_NOENV": "1",  # a process that gives itself a title then leaves its environment readable
             "TMPDIR": str(self.folder),
-            # torch keeps what it has compiled among the temporary files; the next run can use it again.
-            "TORCHINDUCTOR_CACHE_DIR": os.environ.get(
-                "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
-            ),
+            "VLLM_RPC_BASE_PATH": str(
+                self.folder
+            ),  # its sockets, also those of a process that has asked for TMPDIR before
+            **compiled_here(),
         }
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Calls of Ray actors that have a limit."""
+"""Calls of Ray actors that have a limit, and what their errors say."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,3 +23,21 @@ def _result(ray: Any, ref: Any) -> Any:
         return ray.get(ref)
     except Exception as error:
         return error
+
+
+def deaths() -> tuple[type[Exception], ...]:
+    """What a call raises where the actor's process has ended, or Ray cannot reach it."""
+    from ray import exceptions
+
+    return exceptions.RayActorError, exceptions.OutOfMemoryError, exceptions.WorkerCrashedError
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says; of what a method of an actor raised, not of Ray's account of it.
+
+    Where the actor's start raised, Ray has only the text of it, in the last line of its account.
+    """
+    if getattr(error, "actor_init_failed", False):
+        return str(error).strip().splitlines()[-1][:200]
+    error = getattr(error, "cause", None) or error
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -24,6 +24,7 @@ import psutil
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, processes
 from spo_rlhf.host.files import replace_text
+from spo_rlhf.host.own_run import compiled_here
 from spo_rlhf.host.ray_start import ATTEMPTS, search_path
 
 PROGRAM = "ray_node"
@@ -99,6 +100,11 @@ def start(node: Node) -> int:
     without_gpu = device.is_cpu()
     command = start_command(node, device.logical_resources(node.gpus) if without_gpu else {"num_gpus": node.gpus})
     environment = (device.RAY_ENVIRONMENT if without_gpu else {}) | os.environ | {"PATH": search_path()}
+    environment |= {
+        # What the engines here keep among the temporary files, sockets above all, goes with the node.
+        "TMPDIR": str(temp_dir),
+        **compiled_here(),
+    }
     environment.pop("RAY_ADDRESS", None)  # this node is the cluster, or told which by --address
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):

@@ -66,21 +66,26 @@ def init(**options: Any) -> None:
     """`ray.init(**options)`, tried again where Ray found its own start too slow; what it left of that has ended by then.
 
     A Ray that is started here (address "local") listens on the loopback interface alone, keeps its files in a folder of its own,
-    and ends with this process, whatever ends it; `shut_down` ends it before.
+    and ends with this process, whatever ends it; `shut_down` ends it before. Raises UserError where another wants a secret.
     """
     global _own
     import ray
 
     os.environ["PATH"] = search_path()
     if options.get("address") != "local":
-        return _try_init(ray, options)
+        try:
+            return _try_init(ray, options)
+        except Exception as error:
+            if is_refusal(error):
+                raise wants_token(os.environ.get("RAY_ADDRESS")) from None
+            raise
     from ray._private import ray_constants
 
     _own = OwnRun(os.environ.get("RAY_TMPDIR"))
     ray_constants.ENABLE_RAY_CLUSTER, joins = False, ray_constants.ENABLE_RAY_CLUSTER  # read at the import
     loopback = {name: os.environ.get(name, value) for name, value in LOOPBACK.items()}
     try:
-        with _environment(loopback | _own.environment):
+        with changed_environment(loopback | _own.environment):
             _try_init(ray, {**options, "_temp_dir": str(_own.folder)})
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = joins
@@ -101,7 +106,7 @@ def _try_init(ray: Any, options: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+def changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
     """Context in which this process, and what it starts, has these environment variables."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
@@ -141,6 +146,10 @@ def cluster_nodes(address: str) -> list[dict[str, Any]]:
         return ray.nodes()
     except ConnectionError:
         raise no_cluster(address) from None
+    except Exception as error:
+        if is_refusal(error):
+            raise wants_token(address) from None
+        raise
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has set its own
@@ -158,6 +167,19 @@ def check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except OSError:
         raise no_cluster(address) from None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Ray did not let this process in, for want of the cluster's secret."""
+    return type(error).__name__ == "AuthenticationError"
+
+
+def wants_token(address: str | None) -> UserError:
+    """The error of a cluster that asks for a secret which this process does not have."""
+    return UserError(
+        f"RAY_ADDRESS {address}: this Ray asks for another secret; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or "
+        "RAY_AUTH_TOKEN_PATH, as it was started with"
+    )
 
 
 def no_cluster(address: str | None) -> UserError:

@@ -7,6 +7,7 @@ from pathlib import Path
 ACTORS = {
     "SegmentPolicyActor": "the policy",
     "SegmentRolloutActor": "an engine",
+    "LocalEngine": "an engine",
     "SegmentTrainer": "the trainer",
     "CriticActor": "the critic",
     "ReferenceActor": "the reference model",

@@ -3,11 +3,38 @@
 import _thread
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from spo_rlhf.errors import RunStopped
+
 POLL_S = 0.2
 LAST_ROUND_S = 10.0  # for the events of the end
+
+
+class Silence:
+    """The limit of all calls that have none of their own: of the policy, the critic, the models beside it, and of Ray itself.
+
+    How long a training step takes nobody knows beforehand, but a run that works tells of it: a stage, a response, a step.
+    """
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic):
+        self.limit_s, self._clock = limit_s, clock
+        self._since, self._last = clock(), "its start"
+
+    def heard(self, event: dict[str, Any]) -> None:
+        """The run has told of something."""
+        self._since = self._clock()
+        self._last = " ".join(str(event[name]) for name in ("event", "stage", "step") if name in event)
+
+    def check(self) -> None:
+        """Raise RunStopped where it has told of nothing for too long."""
+        if self._clock() - self._since > self.limit_s:
+            raise RunStopped(
+                f"nothing was heard of the run for {self.limit_s:g} s (--spo.stall_timeout), the last was: {self._last}. "
+                "A process of it, or the disk, hangs; --spo.resume auto goes on from the last checkpoint"
+            )
 
 
 @contextlib.contextmanager

@@ -1,14 +1,18 @@
 """What a command says of a run: its configuration as text, its output in a log, the error that ended it in one line."""
 
 import contextlib
+import errno
+import io
 import logging
 import os
+import shutil
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import options
@@ -19,6 +23,8 @@ from spo_rlhf.host.live import console_for
 from spo_rlhf.launch.deaths import dead_process
 from spo_rlhf.launch.stopping import PREEMPTED
 
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG}
+LOG_BYTES, LOG_POLL_S = 64 << 20, 5.0
 OF_THE_START = ("identity", "resume_from")  # launch/resume.py
 
 
@@ -46,12 +52,15 @@ def resolved(args: SimpleNamespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def output_to(path: str | Path) -> Iterator[Console]:
-    """Append all that this process, its libraries and Ray's workers print to a file; yields a console on the real terminal."""
+    """Append all that this process, its libraries and Ray's workers print to a file; yields a console on the real terminal.
+
+    A file above LOG_BYTES becomes `older(path)` and begins anew, so that both together have a bound.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     console: Console | None = None
-    with open(path, "a", encoding="utf-8", buffering=1) as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
+    with _bounded(Path(path)), _open_log(path) as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
@@ -66,6 +75,47 @@ def output_to(path: str | Path) -> Iterator[Console]:
             for number, target in zip(saved, (1, 2)):
                 os.dup2(number, target)
                 os.close(number)
+
+
+def older(path: Path) -> Path:
+    """Where the part of a log goes that is too much for its file."""
+    return path.with_name(f"{path.name}.1")
+
+
+@contextlib.contextmanager
+def _bounded(path: Path) -> Iterator[None]:
+    """Within the block a log that grows is cut off. Many processes have it open, for appending, so it cannot be renamed."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOG_POLL_S):
+            with contextlib.suppress(OSError):  # a full disk takes no copy; then it takes no more of the log either
+                if path.stat().st_size > LOG_BYTES:
+                    shutil.copyfile(path, older(path))
+                    os.truncate(path, 0)
+
+    thread = threading.Thread(target=watch, name="log-bound", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class _Dropping(io.FileIO):
+    """A log: what a full disk does not take of it is lost, and whoever writes goes on."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _open_log(path: str | Path) -> TextIO:
+    # Without a buffer, which would keep what was not taken and raise at its end.
+    return io.TextIOWrapper(cast(Any, _Dropping(path, "a")), encoding="utf-8", errors="replace", write_through=True)
 
 
 def _leave(stream: TextIO) -> None:
@@ -103,6 +153,9 @@ def explain(error: BaseException, log: str | Path) -> tuple[int, str]:
         return PREEMPTED, first_line
     if isinstance(error, RunStopped):
         return 1, f"stopped: {first_line}"
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        named = f"{error.filename}: " if error.filename else ""
+        return 1, f"error: {named}{error.strerror} (log: {log})"
     if died := dead_process(str(error), log):
         return 1, f"error: {died}"
     return 1, f"error: {type(error).__name__}: {first_line} (log: {log})"

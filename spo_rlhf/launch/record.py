@@ -6,7 +6,7 @@ from typing import Any
 
 from spo_rlhf.core.finite import speakable
 from spo_rlhf.host.console import Console, count, duration
-from spo_rlhf.host.files import write_json
+from spo_rlhf.host.files import named_errors, write_json
 from spo_rlhf.host.versions import versions
 from spo_rlhf.launch import history
 from spo_rlhf.launch.totals import Totals, mean_accuracy
@@ -102,7 +102,8 @@ class RunRecord:
         if self._earlier is not None:
             self._waiting.append(event)
             return
-        with open(self.run_dir / history.METRICS, "a", encoding="utf-8") as file:
+        path = self.run_dir / history.METRICS
+        with named_errors(path), open(path, "a", encoding="utf-8") as file:
             file.write(history.line(event))
 
     def _keep_samples(self, event: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from spo_rlhf.errors import Preempted, RunStopped, UserError
 from spo_rlhf.host import device, model_folder, processes, ray_start
 from spo_rlhf.host.command import INTERRUPTED
 from spo_rlhf.host.console import Console, duration
+from spo_rlhf.host.files import only_writer
 from spo_rlhf.launch import gpu_rules, hub, model_card
-from spo_rlhf.launch.follow import following
+from spo_rlhf.launch.follow import Silence, following
 from spo_rlhf.launch.history import store_config
-from spo_rlhf.launch.output import explain, output_to, resolved, root_cause
+from spo_rlhf.launch.output import explain, older, output_to, resolved, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
 from spo_rlhf.launch.resume import set_aside
@@ -25,6 +26,7 @@ from spo_rlhf.launch.stopping import PREEMPTED, SIGNALS, Stopping
 from spo_rlhf.rollouts.store import RolloutStore
 
 PROGRAM = "spo-train"
+FETCH_LIMIT_S = 600.0  # for Ray to hand over what a run has told
 
 
 def describe(args: SimpleNamespace, notes: list[str]) -> str:
@@ -106,6 +108,7 @@ def start_ray(args: SimpleNamespace, stopping: Stopping) -> None:
 def run(args: SimpleNamespace, record: RunRecord, stopping: Stopping) -> None:
     """Start everything, train, save. Returns when the model is saved. Raises Preempted where it was asked to end before."""
     import ray
+    from ray.exceptions import GetTimeoutError
 
     from spo_rlhf.rollout.engine import engine_factory
     from spo_rlhf.trainer import actor, events, loop
@@ -127,11 +130,18 @@ def run(args: SimpleNamespace, record: RunRecord, stopping: Stopping) -> None:
         trainer=loop.RemoteSegmentTrainer,
     )
 
+    silence = Silence(args.spo.stall_timeout)
+
     def fetch() -> list[dict[str, Any]]:
         stopping.end_overdue()
-        return ray.get(args.event_log.take.remote(stopping.request()))
+        silence.check()
+        try:
+            return ray.get(args.event_log.take.remote(stopping.request()), timeout=FETCH_LIMIT_S)
+        except GetTimeoutError:
+            raise RunStopped(f"Ray has not answered for {FETCH_LIMIT_S:g} s") from None
 
     def take(event: dict[str, Any]) -> None:
+        silence.heard(event)
         record.take(event)
         stopping.training = stopping.training or event["event"] == "plan"
 
@@ -189,11 +199,20 @@ def leave_model(args: SimpleNamespace, summary: dict[str, Any], settings: dict[s
 def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: dict[str, Any] | None = None) -> int:
     """Run a resolved configuration in its run directory; exit status. `settings` repeat it (launch/settings_file.py).
 
-    With --ckpt.load_enable the record of that folder goes on, else it is replaced.
+    With --ckpt.load_enable the record of that folder goes on, else it is replaced. Raises UserError where another run is at work
+    in that folder, or writes the same checkpoints.
     """
     run_dir = Path(args.spo.run_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    with only_writer("--spo.run_dir", run_dir), only_writer("--ckpt.path", Path(args.ckpt.path), beside=True):
+        return _train(args, notes, early_log, settings, run_dir)
+
+
+def _train(
+    args: SimpleNamespace, notes: list[str], early_log: bytes, settings: dict[str, Any] | None, run_dir: Path
+) -> int:
     resume, log = bool(args.ckpt.load_enable), run_dir / "train.log"
+    if not resume:
+        older(log).unlink(missing_ok=True)
     with open(log, "ab" if resume else "wb") as file:
         file.write(early_log)
     with contextlib.nullcontext(Console()) if args.spo.verbose else output_to(log) as console:
@@ -231,7 +250,7 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: d
                 summary = record.finish(status == 0)
             except OSError as error:  # a full disk, say: what ended the run before is told first
                 traceback.print_exc()
-                status, message = status or 1, message or f"error: {error}"
+                status, message = (status, message) if status else explain(error, where)
         if status == 0 and not summary["finished"]:
             status, message = 1, has_not_trained(summary)
         if status:

@@ -10,14 +10,12 @@ from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.core.finite import Fault, first, with_zeros
-from spo_rlhf.host.rows import label_text
 from spo_rlhf.rollout.chain import StateValues
 from spo_rlhf.rollout.job import PromptJob, RolloutRequest
 from spo_rlhf.rollout.prompts import PromptTokenizer
 from spo_rlhf.rollout.protocol import Completion, Grade
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
-from spo_rlhf.rollout.reward import FileReward, PromptGrader, RewardCounts
-from spo_rlhf.rollout.reward_worker import only_number
+from spo_rlhf.rollout.reward import AddressReward, FileReward, PromptGrader, RewardCounts
 from spo_rlhf.rollout.texts import token_texts
 
 
@@ -88,6 +86,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         self._prompt_ids = PromptTokenizer(self.tokenizer, chat=chat_template)
         self.identity = uuid.uuid4().hex
         self.weight_version: int | None = 0  # None while weights are on their way
+        self.sync_group: upstream.SyncGroup | None = None  # which it has joined, where weights come by NCCL
         self._state_values: dict[
             tuple[str, str], StateValues
         ] = {}  # (prompt, label) -> values asked for in this iteration
@@ -95,7 +94,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         if reward_addresses and reward_addresses[0].endswith(".py"):
             self._reward = FileReward(reward_addresses[0], reward_workers, reward_timeout, supervised=True)
         elif reward_addresses and reward_addresses != ["agent"]:
-            self._reward = self._reward_over_http
+            self._reward = AddressReward(self._reward_over_http, " ".join(reward_addresses), reward_timeout)
         else:
             self._reward = None
 
@@ -165,10 +164,18 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         """Answers when the engine's core does, between two steps of it."""
         await self.llm.is_sleeping()
 
-    async def prepare_weights(self) -> str:
-        """Weights come now: no request is taken until all of them are there. Returns which process this is."""
+    async def init_process_group(
+        self, master_address: str, master_port: int, rank_offset: int, world_size: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """OpenRLHF's: join the group by which weights come."""
+        joined = await super().init_process_group(master_address, master_port, rank_offset, world_size, *args, **kwargs)
+        self.sync_group = upstream.SyncGroup(master_address, master_port, world_size)
+        return joined
+
+    async def prepare_weights(self) -> tuple[str, upstream.SyncGroup | None]:
+        """Weights come now: no request is taken until all of them are there. Returns which process this is, and its group."""
         self.weight_version = None
-        return self.identity
+        return self.identity, self.sync_group
 
     async def finish_weights(self, identity: str, version: int) -> None:
         """All weights have come; `version`: number of policy updates behind them, every sample records it.
@@ -180,8 +187,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         self.weight_version = version
 
     async def reward_counts(self) -> tuple[str, RewardCounts]:
-        """Which process this is; rewards of a reward file that it was asked for, and those without an answer."""
-        return self.identity, self._reward.counts if isinstance(self._reward, FileReward) else RewardCounts()
+        """Which process this is; rewards that it was asked for, and those without an answer."""
+        return self.identity, self._reward.counts if self._reward else RewardCounts()
 
     def _whole_weights(self) -> int:
         assert self.weight_version is not None, "`rollout` takes no request before that"
@@ -198,11 +205,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
     def _token_texts(self, token_ids: Sequence[int]) -> list[str]:
         return token_texts(self.tokenizer, token_ids)
 
-    async def _reward_over_http(self, query: str, prompt: str, label: str) -> Grade:
-        [result] = (await self.executor._fetch_rewards_via_http([query], [prompt], [label_text(label)]))[:1]
-        reward = only_number(result["rewards"], "rewards", finite=False)
-        scores = result.get("scores")
-        return Grade(reward, reward if scores is None else only_number(scores, "scores", finite=False))
+    async def _reward_over_http(self, query: str, prompt: str, label: str) -> Any:
+        return (await self.executor._fetch_rewards_via_http([query], [prompt], [label]))[0]
 
 
 class Ungraded:

@@ -16,6 +16,8 @@ from spo_rlhf.rollout import reward_worker
 from spo_rlhf.rollout.protocol import Grade
 
 IMPORT_LIMIT_S = 60.0  # for the reward file to be imported
+# For an address: a server lets requests wait for their turn, which a time of one reward does not know of.
+ADDRESS_LIMIT_S = 180.0
 AT_LEAST = 64  # rewards that a share is taken of: one slow start among few is no reason to stop
 NOT_GRADED = Grade(reward=0.0, score=0.0, answered=False)  # this very object: there was no answer
 
@@ -118,6 +120,39 @@ class FileReward:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class AddressReward:
+    """A reward at an address, `--reward.remote_url http://...`, by the same contract.
+
+    `fetch(query, prompt, label)` asks there, several times if need be, and raises RuntimeError when it gives up. One without an
+    answer by then (`counts.crashes`), or after `limit_s` seconds (`counts.timeouts`), counts as 0.
+    """
+
+    def __init__(self, fetch: Callable[[str, str, str], Awaitable[Any]], address: str, timeout_s: float):
+        self.fetch, self.address, self.counts = fetch, address, RewardCounts()
+        self.limit_s = max(timeout_s, ADDRESS_LIMIT_S)
+
+    async def __call__(self, query: str, prompt: str, label: str) -> Grade:
+        """Raises UserError for an answer that is none."""
+        try:
+            result = await asyncio.wait_for(self.fetch(query, prompt, label_text(label)), self.limit_s)
+        except TimeoutError:
+            self.counts = self.counts.add(RewardCounts(rewards=1, timeouts=1))
+            return NOT_GRADED
+        except RuntimeError:
+            self.counts = self.counts.add(RewardCounts(rewards=1, crashes=1))
+            return NOT_GRADED
+        self.counts = self.counts.add(RewardCounts(rewards=1))
+        try:
+            if not isinstance(result, dict) or "rewards" not in result:
+                raise reward_worker.RewardFileError('it must answer with an object that has "rewards"')
+            reward = reward_worker.only_number(result["rewards"], "rewards", finite=False)
+            scores = result.get("scores")
+            score = reward if scores is None else reward_worker.only_number(scores, "scores", finite=False)
+        except reward_worker.RewardFileError as error:
+            raise UserError(f"--reward.remote_url {self.address}: {error}") from None
+        return Grade(reward, score)
 
 
 class PromptGrader:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+OUT_OF_MEMORY = 137  # the exit status of what the kernel ends for it
 _reward_func: Callable[..., Any] | None = None
 
 
@@ -61,11 +62,16 @@ def grade(
 ) -> tuple[float, float, dict[str, float]] | tuple[float, float, dict[str, float], Steps]:
     """(reward, score, logs) of one response, and its steps where there are some. `query` is the prompt and the response.
 
-    Raises RewardFileError; for a reward or score that is not finite only with `finite`.
+    Raises RewardFileError; only with `finite` for a reward or score that is not finite, and for one that needs more memory than
+    it has, which else ends this process.
     """
     assert _reward_func is not None, "load() comes first"
     try:
         result = _reward_func([query], [prompt], [label])
+    except MemoryError as error:
+        if not finite:
+            os._exit(OUT_OF_MEMORY)
+        raise RewardFileError(f"reward_func raised {type_and_first_line(error)}") from error
     except Exception as error:
         raise RewardFileError(f"reward_func raised {type_and_first_line(error)}") from error
     if not isinstance(result, dict) or "rewards" not in result:

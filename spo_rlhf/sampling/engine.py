@@ -1,19 +1,30 @@
-"""vLLM: one engine in this process, or one per GPU through Ray. Responses come out as they finish."""
+"""vLLM: one engine in this process, or one per GPU through Ray. Responses come out as they finish.
+
+An engine in an actor that dies is replaced, and the requests that it had are sent again; with seeds of their own they have the
+responses that they would have had. What cannot go on ends with one line, and whoever keeps the responses goes on from them.
+"""
 
 import itertools
 import os
 import signal
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from spo_rlhf.cpu import engine_kwargs as cpu_engine_kwargs
-from spo_rlhf.host import device, ray_start
+from spo_rlhf.errors import RunStopped
+from spo_rlhf.host import device, ray_start, watcher
+from spo_rlhf.host.own_run import OwnRun
+from spo_rlhf.host.ray_calls import deaths, first_line
 
 # Requests handed to vLLM ahead of those it is working on: enough to keep its batches full, few enough to start at
 # once.
 QUEUED_AHEAD = 512
+MOST_DEATHS = 3  # engines that die and are replaced
+GOES_ON = "what was sampled is kept, and the same command goes on"
+SILENCE_S = 3600.0  # without any response, the start of the engines included
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,9 @@ class LocalEngine:
             # Everything in this process: further ones would only load the same libraries again, which takes longer
             # than a small run.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # What the engine leaves among the temporary files, its sockets, goes with this process, whatever ends it; in an actor,
+        # with whoever started Ray. The process of its core, which may be forked and bear no mark, is bound below.
+        self._own = None if device.is_cpu() or watcher.MARK in os.environ else OwnRun()
         from vllm import EngineArgs, LLMEngine
 
         arguments: dict[str, Any] = {
@@ -93,15 +107,21 @@ class LocalEngine:
             "trust_remote_code": settings.trust_remote_code,
             "use_tqdm_on_load": False,  # its bar would stand between those of the evaluation
         }
+        if settings.tensor_parallel == 1:
+            from spo_rlhf.host.engine_core import BoundExecutor
+
+            arguments["distributed_executor_backend"] = BoundExecutor
         if device.is_cpu():
             arguments |= cpu_engine_kwargs(settings.max_model_len)
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
+        with ray_start.changed_environment(self._own.environment if self._own else {}):
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings.engine_args))
         self._settings = settings
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """Each request's response, in the order in which they finish."""
+        """Each request's response, in the order in which they finish. Raises RunStopped where the engine's core died."""
         from vllm import RequestOutput, SamplingParams
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         queue, running = deque(requests), {}
         names = map(str, itertools.count())
@@ -122,7 +142,11 @@ class LocalEngine:
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     ),
                 )
-            for output in cast("list[RequestOutput]", self._engine.step()):
+            try:
+                outputs = cast("list[RequestOutput]", self._engine.step())
+            except EngineDeadError as error:
+                raise RunStopped(f"the engine died ({first_line(error)}); {GOES_ON}") from None
+            for output in outputs:
                 if output.finished:
                     # vLLM's own name of a request has a random end; its output carries the name given above.
                     request = running.pop(output.request_id)
@@ -136,6 +160,8 @@ class LocalEngine:
     def close(self) -> None:
         """Stop the engine's processes."""
         self._engine.engine_core.shutdown()
+        if self._own:
+            self._own.end()
 
 
 class RayEngines:
@@ -156,34 +182,62 @@ class RayEngines:
         asked, cluster = device.asked_for(), device.cluster_of(ray.nodes()) if os.environ.get("RAY_ADDRESS") else None
         device.settle(device.decide(asked, device.has_gpu(), cluster))
         gpus = 0 if device.is_cpu() else settings.tensor_parallel
-        actor = ray.remote(num_gpus=gpus, num_cpus=1, runtime_env={"env_vars": device.environment()})(LocalEngine)
-        self._actors: list[Any] = [actor.remote(settings) for _ in range(replicas)]
+        self._actor = ray.remote(num_gpus=gpus, num_cpus=1, runtime_env={"env_vars": device.environment()})(LocalEngine)
+        self._settings = settings
+        self._actors: list[Any] = [self._actor.remote(settings) for _ in range(replicas)]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """Each request's response, in the order in which they finish.
+        """Each request's response, once, in the order in which they finish.
 
         Raises:
-            ray.exceptions.RayError: an engine failed.
+            RunStopped: more than MOST_DEATHS engines died, or none has answered for SILENCE_S seconds.
+            ray.exceptions.RayError: an engine failed, or did not start.
         """
         import ray
 
-        shards: list[list[Request]] = [[] for _ in self._actors]
+        open_by_engine: list[dict[tuple, Request]] = [{} for _ in self._actors]
         shard_of: dict[tuple, int] = {}
         for request in requests:
-            shard = shard_of.setdefault(tuple(request.prompt_ids), len(shard_of) % len(shards))
-            shards[shard].append(request)
-        streams: list[Any] = [
-            actor.generate.options(num_returns="streaming").remote(shard)
-            for actor, shard in zip(self._actors, shards)
-            if shard
-        ]
+            shard = shard_of.setdefault(tuple(request.prompt_ids), len(shard_of) % len(self._actors))
+            open_by_engine[shard][request.key] = request
+        streams = {self._ask(engine, waiting): engine for engine, waiting in enumerate(open_by_engine) if waiting}
+        deaths_so_far = 0
         while streams:
-            ready, _ = ray.wait(streams, num_returns=1)
+            ready, _ = ray.wait(list(streams), num_returns=1, timeout=SILENCE_S)
+            if not ready:
+                raise RunStopped(f"no engine has answered for {SILENCE_S:g} s; {GOES_ON}")
             for stream in cast("list[Any]", ready):
+                engine = streams[stream]
+                waiting = open_by_engine[engine]
                 try:
-                    yield cast(Response, ray.get(next(stream)))
+                    response = cast(Response, ray.get(next(stream)))
                 except StopIteration:
-                    streams.remove(stream)
+                    del streams[stream]
+                    continue
+                except Exception as error:
+                    if not has_died(error):
+                        raise
+                    deaths_so_far += 1
+                    died = f"engine {engine} died ({first_line(error)})"
+                    if deaths_so_far > MOST_DEATHS:
+                        raise RunStopped(f"{died}, the {deaths_so_far}th; {GOES_ON}") from None
+                    print(f"{died}: it is started again, {len(waiting)} requests are sent again", file=sys.stderr)
+                    del streams[stream]
+                    self._replace(engine)
+                    if waiting:
+                        streams[self._ask(engine, waiting)] = engine
+                    continue
+                if waiting.pop(response.key, None):
+                    yield response
+
+    def _ask(self, engine: int, waiting: Mapping[tuple, Request]) -> Any:
+        return self._actors[engine].generate.options(num_returns="streaming").remote(list(waiting.values()))
+
+    def _replace(self, engine: int) -> None:
+        import ray
+
+        ray.kill(self._actors[engine])  # its process may be there still, without the engine's core
+        self._actors[engine] = self._actor.remote(self._settings)
 
     def close(self) -> None:
         """Stop the engines, and Ray if this object started it."""
@@ -193,6 +247,13 @@ class RayEngines:
             ray.kill(actor)
         if self._started_ray:
             ray_start.shut_down()
+
+
+def has_died(error: Exception) -> bool:
+    """An engine that has started has ended, by what a call of its actor raised; not one whose start failed."""
+    if isinstance(getattr(error, "cause", None), RunStopped):  # `LocalEngine.generate`
+        return True
+    return isinstance(error, deaths()) and not getattr(error, "actor_init_failed", False)
 
 
 def start_engine(settings: EngineSettings, data_parallel: int) -> SamplingEngine:

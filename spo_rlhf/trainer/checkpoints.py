@@ -29,6 +29,10 @@ LEFTOVER = re.compile(rf"\.(best_)?global_step\d+(_hf)?({re.escape(MAKING)}|{re.
 ROOM_TO_SPARE = 1.05  # of the size of the last checkpoint: replay and history grow
 
 
+class NotSaved(RunStopped):
+    """A checkpoint did not get onto the disk, or would not find the space that it needs."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A whole one. `number`: they are counted as they are written, over all starts; `size`: bytes."""
@@ -130,7 +134,7 @@ def spared_for_room(whole: Sequence[Checkpoint], missing: float) -> list[Checkpo
 def make_room(folder: Path, least: int, step: int, note: Callable[[str], None]) -> None:
     """See to the space that the checkpoint of `step` will need: that of the largest so far, or `least`.
 
-    Raises RunStopped where it is not there and cannot be made without giving up the newest checkpoint.
+    Raises NotSaved where it is not there and cannot be made without giving up the newest checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     whole, _ = found_in(folder)
@@ -138,14 +142,21 @@ def make_room(folder: Path, least: int, step: int, note: Callable[[str], None]) 
     free = shutil.disk_usage(folder).free
     gone = spared_for_room(whole, needed - free)
     if gone is None:
-        last = f"the newest checkpoint is {whole[-1].path}" if whole else "there is no checkpoint yet"
-        raise RunStopped(
-            f"the checkpoint of step {step} needs {needed / 1e6:,.0f} MB in {folder} and {free / 1e6:,.0f} MB are free; free "
-            f"some and go on by --spo.resume auto ({last})"
-        )
+        raise NotSaved(f"the checkpoint of step {step} needs {needed / 1e6:,.0f} MB; {room_told(folder)}")
     for one in gone:
         note(f"{folder} is nearly full: {one.path.name} is removed to make room for step {step}")
         remove(one.path)
+
+
+def room_told(folder: Path) -> str:
+    """What is free, and what there is to go on from, for the line that ends a run whose checkpoint has no place."""
+    last = newest(folder)
+    try:
+        free = f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free in {folder}"
+    except OSError as error:
+        free = f"{folder} cannot be read ({error.strerror})"
+    found = f"the newest checkpoint is {last.path}" if last else "there is no checkpoint yet"
+    return f"{free}; free some and go on by --spo.resume auto ({found})"
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

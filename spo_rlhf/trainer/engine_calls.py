@@ -9,11 +9,9 @@ from ray import exceptions
 
 from spo_rlhf import upstream
 from spo_rlhf.errors import RunStopped
+from spo_rlhf.host.ray_calls import deaths, first_line
 from spo_rlhf.rollout.engine import OtherWeights
 from spo_rlhf.trainer.engine_pool import EngineGone
-
-# The process has ended, or Ray cannot reach it.
-DEATHS = (exceptions.RayActorError, exceptions.OutOfMemoryError, exceptions.WorkerCrashedError)
 
 
 class RayEngineCalls:
@@ -37,7 +35,7 @@ class RayEngineCalls:
             return ray.get(handle)
         except exceptions.ActorUnavailableError:  # it may be back before Ray knows that it was gone
             raise EngineGone("is gone") from None
-        except DEATHS as error:
+        except deaths() as error:
             final = isinstance(error, exceptions.ActorDiedError)
             raise EngineGone(f"died ({first_line(error)})", final=final) from None
         except upstream.engine_dead_error() as error:
@@ -60,14 +58,3 @@ class RayEngineCalls:
             return ray.get(self.policy("broadcast_to_vllm", engines), timeout=limit_s)[0]
         except exceptions.GetTimeoutError:
             raise RunStopped(f"new weights did not reach the engines within {limit_s:g} s") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Of what an error says; of what a method of an actor raised, not of Ray's account of it.
-
-    Where the actor's start raised, Ray has only the text of it, in the last line of its account.
-    """
-    if getattr(error, "actor_init_failed", False):
-        return str(error).strip().splitlines()[-1][:200]
-    error = getattr(error, "cause", None) or error
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -99,6 +99,7 @@ class EnginePool:
         self._identity: dict[int, str] = {}
         self._taken = RequestCounts()
         self._last_look = self._last_beat = float("-inf")
+        self._too_many = ""  # why the run has to end, once more engines died than may
 
     # ---- requests ----------------------------------------------------------------------------------------------------------
 
@@ -116,9 +117,11 @@ class EnginePool:
     def take(self, limit_s: float) -> list[Rollout]:
         """Answers that have come, after `limit_s` seconds at the latest; each request's once. Raises RunStopped.
 
-        What an engine raised is raised here, unless it was its death.
+        What an engine raised is raised here, unless it was its death. Too many deaths end the run here and nowhere else: those
+        in a training step, by new weights, let the step come to its end.
         """
         self._look()
+        self._stop_if_too_many()
         limit_s = min(limit_s, RETRY_S if self._dead else self._beat_s)
         answers = []
         for handle in self.calls.ready(list(self._calls), limit_s):
@@ -135,6 +138,7 @@ class EnginePool:
                     self._not_up_yet(call.engine, gone)
                 else:
                     self._bury(call.engine, str(gone), kill=gone.runs)
+                    self._stop_if_too_many()
                 continue
             if call.kind == "rollout" and self.ledger.answer(call.request, call.engine):
                 del self._requests[call.request]
@@ -247,11 +251,11 @@ class EnginePool:
         try:
             moved = self.ledger.died(engine, now)
         except TooManyDeaths as deaths:
-            self.report_rest()
-            raise RunStopped(
+            self._too_many = (
                 f"engine {engine} {why}; {deaths} engines died within {self.ledger.window_s / 60:g} minutes, more than "
                 f"--spo.max_engine_restarts {self.ledger.max_restarts}"
-            ) from None
+            )
+            return
         self._calls = {handle: call for handle, call in self._calls.items() if call.engine != engine}
         self._dead[engine] = _Revival(since=now, next_try=now)
         if kill:
@@ -259,6 +263,11 @@ class EnginePool:
         self.reporter.note(f"engine {engine} {why}: it is started again, {len(moved)} requests are sent again")
         for name, to in moved.items():
             self._ask(int(str(name)), to)
+
+    def _stop_if_too_many(self) -> None:
+        if self._too_many:
+            self.report_rest()
+            raise RunStopped(self._too_many)
 
     def _not_up_yet(self, engine: int, gone: EngineGone) -> None:
         revival = self._dead[engine]

@@ -2,6 +2,7 @@
 
 import random
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.core.finite import Fault, finite_only
-from spo_rlhf.errors import Preempted
+from spo_rlhf.errors import Preempted, RunStopped
+from spo_rlhf.host.ray_calls import first_line
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.rollout.ledger import EngineLedger
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import random_state
+from spo_rlhf.trainer.checkpoints import NotSaved
 from spo_rlhf.trainer.engine_calls import RayEngineCalls
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
@@ -104,7 +107,7 @@ class SegmentTrainer(upstream.PPOTrainer):
     def fit(self, global_step: int = 0) -> None:
         """Train for --train.num_episodes passes over the prompts, from the checkpoint if there is one.
 
-        Raises Preempted where the run was asked to end, its checkpoint written.
+        Raises Preempted where the run was asked to end, and RunStopped where going on would not help, its checkpoint written.
         """
         self.engines.start()  # in the background they have begun
         self.restore(self.saver.load())
@@ -117,9 +120,14 @@ class SegmentTrainer(upstream.PPOTrainer):
         try:
             self.train()
         except StopAsked as asked:
-            left = self.whole and self.saver.leave(self.whole)
-            where = f"the checkpoint is {left}" if left else "there is nothing to go on from yet"
-            raise Preempted(f"{asked} ended the run; {where}. --spo.resume auto goes on") from None
+            raise Preempted(f"{asked} ended the run; {self.leave_checkpoint()}. --spo.resume auto goes on") from None
+        except NotSaved:
+            raise  # a checkpoint is what there is no room for
+        except RunStopped as stopped:
+            if self.whole is None:
+                raise
+            stopped = getattr(stopped, "cause", None) or stopped  # where an actor raised it
+            raise RunStopped(f"{stopped}; {self.leave_checkpoint_if_possible()}") from None
         self.supply.report_end()
         self.rewards.report_rest()
         self.engines.report_rest()
@@ -143,6 +151,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                     self.report_untrained(at.step)
                     continue
                 self.reporter.stage("train")
+                self.whole = None  # until the step is done and told
                 status, at.step = self.train_step(samples, at.step, batch.faults)
                 status = self.complete(status, measured, batch.pass_rate)
                 self.report_step(at.step, status)
@@ -186,6 +195,19 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.broadcast_to_vllm()
         self.samples_generator.go_on_from(state["prompts"])
         random_state.restore(state["random"])  # last: an iterator over the prompts has drawn from it
+
+    def leave_checkpoint(self) -> str:
+        """Save what there is to go on from, where that is not done; says where it is."""
+        left = self.whole and self.saver.leave(self.whole)
+        return f"the checkpoint is {left}" if left else "there is nothing to go on from yet"
+
+    def leave_checkpoint_if_possible(self) -> str:
+        """The same where something else has ended the run: what goes wrong here is told and does not hide that."""
+        try:
+            return f"{self.leave_checkpoint()}. --spo.resume auto goes on"
+        except Exception as error:
+            traceback.print_exc()
+            return f"no checkpoint could be written ({first_line(error)}), the last one counts"
 
     def check_stop(self) -> None:
         """Abandon a step that is still being sampled, or an evaluation, where the run was asked to end."""

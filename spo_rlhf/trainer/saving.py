@@ -10,7 +10,9 @@ import ray
 import torch
 
 from spo_rlhf import upstream_checkpoints
+from spo_rlhf.errors import RunStopped, UserError
 from spo_rlhf.host import model_folder
+from spo_rlhf.host.ray_calls import deaths, first_line
 from spo_rlhf.methods.base import Supply
 from spo_rlhf.trainer import checkpoints
 from spo_rlhf.trainer.events import Reporter
@@ -65,9 +67,26 @@ class Saver:
         checkpoints.make_room(self.folder, COPIES * sum(sizes), step, self.reporter.note)
 
     def save(self, state: Mapping[str, Any], *, best: bool = False, metric: float | None = None) -> Path:
-        """Write a checkpoint, when the record of the run has all that was reported before; its folder."""
-        progress, ckpt = state["progress"], self.args.ckpt
+        """Write a checkpoint, when the record of the run has all that was reported before; its folder.
+
+        Raises NotSaved where the disk does not take it.
+        """
         self.reporter.wait_until_recorded()
+        try:
+            path = self._write(state, best=best, metric=metric)
+        except Exception as error:
+            cause = getattr(error, "cause", None) or error
+            if isinstance(cause, (UserError, RunStopped)) or isinstance(error, deaths()):
+                raise
+            raise checkpoints.NotSaved(
+                f"the checkpoint of step {state['progress']['step']} could not be written ({first_line(error)}); "
+                f"{checkpoints.room_told(self.folder)}"
+            ) from error
+        self.last = state["progress"]["iteration"], path
+        return path
+
+    def _write(self, state: Mapping[str, Any], *, best: bool, metric: float | None) -> Path:
+        progress, ckpt = state["progress"], self.args.ckpt
         with checkpoints.writing(self.folder, checkpoints.name_of(progress["step"], best=best)) as one:
             folder = str(one.path.absolute())
             ray.get([ref for group in self.groups for ref in group.async_run_method("save_checkpoint", folder=folder)])
@@ -75,9 +94,7 @@ class Saver:
             torch.save(dict(state), one.path / STATE)
             if (exported := upstream_checkpoints.exported(one.path)).exists():
                 checkpoints.replace(exported, self.folder / f"{one.name}_hf")
-            path = one.finish(metric=metric, run=self.args.identity, most=ckpt.max_num, most_bytes=ckpt.max_mem * 2**30)
-        self.last = progress["iteration"], path
-        return path
+            return one.finish(metric=metric, run=self.args.identity, most=ckpt.max_num, most_bytes=ckpt.max_mem * 2**30)
 
     def leave(self, state: Mapping[str, Any]) -> Path | None:
         """A checkpoint of this state, unless the last one is or nothing was done yet (None)."""

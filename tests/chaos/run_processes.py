@@ -83,10 +83,10 @@ def kill(process: psutil.Process, what: str) -> None:
     print(f"injected: kill -9 of {what} (process {process.pid})")
 
 
-def wait_for(condition: Callable[[], object], limit_s: float, what: str) -> float:
+def wait_for(condition: Callable[[], object], limit_s: float, what: str, poll_s: float = 0.1) -> float:
     """Seconds until the condition holds."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < limit_s, f"not within {limit_s} s: {what}"
-        time.sleep(0.1)
+        time.sleep(poll_s)
     return time.monotonic() - began

@@ -8,6 +8,8 @@ import run_processes
 import stack
 import torch
 
+from spo_rlhf.trainer import checkpoints
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
 STEPS = 120  # of about a second: an engine is back after half a minute
 TWO_ENGINES = dict(
@@ -29,14 +31,26 @@ def task(tmp_path_factory):
     return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
 
 
-def at_work(pid: int, engine: int):
-    """The process of an engine while it has a request."""
+def at_work(pid: int, engine: int, method: str = "rollout"):
+    """The process of an engine while it has a request, or another call."""
     run_processes.wait_for(
         lambda: len(run_processes.named(pid, run_processes.ENGINE)) == 2, stack.LIMIT_S, "two engines"
     )
     process = run_processes.named(pid, run_processes.ENGINE)[engine]
-    run_processes.wait_for(lambda: process.cmdline()[0].endswith(".rollout"), stack.LIMIT_S, "a request")
+    run_processes.wait_for(
+        lambda: process.cmdline()[0].endswith(f".{method}"), stack.LIMIT_S, f"its {method}", poll_s=0.001
+    )
     return process
+
+
+def wait_until_back(process, directory, times: int) -> None:
+    """Until engines have come back so often."""
+    run_processes.wait_for(
+        lambda: sum(" is back after " in event["text"] for event in stack.events(directory, "note")) == times,
+        stack.LIMIT_S,
+        "an engine that is back",
+    )
+    assert process.poll() is None
 
 
 def core_of(pid: int, engine):
@@ -51,10 +65,11 @@ def test_a_run_whose_engines_die_and_hang_is_the_unbroken_run(task, tmp_path):
     whole = stack.train(stack.options(task, tmp_path / "whole", **changes), tmp_path / "whole")
 
     process = stack.start(stack.options(task, tmp_path / "broken", **changes))
-    stack.wait_for_events(process, tmp_path / "broken", "step", 1)
-    before = len(stack.events(tmp_path / "broken", "note"))
-    run_processes.kill(at_work(process.pid, 0), "an engine at work")
-    stack.wait_for_events(process, tmp_path / "broken", "note", before + 2)  # it died, it is back
+    run_processes.kill(at_work(process.pid, 0), "an engine at work, before it ever got weights")
+    wait_until_back(process, tmp_path / "broken", 1)
+    loading = at_work(process.pid, 1, "load_weights")
+    run_processes.kill(loading, "an engine while it takes new weights")
+    wait_until_back(process, tmp_path / "broken", 2)
     core = core_of(process.pid, at_work(process.pid, 0))
     os.kill(core.pid, signal.SIGSTOP)
     print(f"injected: the core of an engine is stopped (process {core.pid})")
@@ -69,14 +84,17 @@ def test_a_run_whose_engines_die_and_hang_is_the_unbroken_run(task, tmp_path):
         assert two["rollout/requests"] == two["rollout/answers"]
     deaths = broken["summary"]["engine_restarts"]
     print(f"survived: {deaths} deaths, {broken['summary']['requests_resent']} requests sent again, {STEPS} equal steps")
-    assert deaths == 2 and whole["summary"]["engine_restarts"] == 0
-    assert "2 times an engine died and was started again" in broken["stdout"].splitlines()[-1]
+    notes = [event["text"] for event in stack.events(tmp_path / "broken", "note")]
+    print(*(text for text in notes if text.startswith("engine ")), sep="\n")
+    assert any(" did not take new weights: it is started again" in text for text in notes)
+    assert deaths == 3 and whole["summary"]["engine_restarts"] == 0
+    assert "3 times an engine died and was started again" in broken["stdout"].splitlines()[-1]
     assert whole["evals"] == broken["evals"]
     one, two = stack.weights(tmp_path / "whole" / "model"), stack.weights(tmp_path / "broken" / "model")
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_too_many_deaths_stop_the_run_with_one_line(task, tmp_path):
+def test_too_many_deaths_stop_the_run_with_one_line_and_a_checkpoint(task, tmp_path):
     process = stack.start(
         stack.options(task, tmp_path, spo__max_engine_restarts=0, spo__engine_timeout=30, train__num_episodes=50)
     )
@@ -88,3 +106,6 @@ def test_too_many_deaths_stop_the_run_with_one_line(task, tmp_path):
     print(f"survived: {last}")
     assert last.startswith("spo-train: stopped: engine 0 ") and "--spo.max_engine_restarts 0" in last
     assert run["summary"]["engine_restarts"] == 1 and not run["summary"]["finished"]
+    left = checkpoints.newest(tmp_path / "checkpoints")
+    assert left is not None and left.step == len(run["steps"]), "no finished step is lost"
+    assert f"; the checkpoint is {left.path}. --spo.resume auto goes on" in last

@@ -1,4 +1,4 @@
-"""The quickstart's model on the real engine: every context from one pass, a killed run resumed, more engines."""
+"""The quickstart's model on the real engine: every context from one pass, a killed run resumed, more engines, one of which dies."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import run_processes
 
 from evaluation.__main__ import main
 from spo_rlhf.cli import quickstart
@@ -51,6 +52,26 @@ def evaluate(task: Path, output: Path, *more: str) -> dict:
     return json.loads((output / "results.json").read_text())
 
 
+def evaluate_while_an_engine_dies(task: Path, output: Path, *more: str) -> dict:
+    """With two engines, of which one is killed when the first responses have come."""
+    log = output / "samples" / "arithmetic.jsonl"
+    run = subprocess.Popen(
+        command(task, output, *more, "--data-parallel", "2"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while run.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 5):
+        time.sleep(0.02)
+    run_processes.kill(run_processes.named(run.pid, "ray::LocalEngine.generate")[0], "an engine of an evaluation")
+    _, told = run.communicate(timeout=600)
+    assert run.returncode == 0, told[-3000:]
+    [line] = [line for line in told.splitlines() if "it is started again" in line]
+    print(f"survived: {line}")
+    return json.loads((output / "results.json").read_text())
+
+
 def scores(results: dict, context: str) -> dict:
     return results["tasks"]["arithmetic"]["contexts"][context]
 
@@ -83,9 +104,9 @@ def test_one_pass_gives_the_grades_of_separate_runs(task, tmp_path):
     assert abs(long["strict"]["pass@1"] - json.loads((task / "prepare.json").read_text())["accuracy"]) <= 0.02
 
 
-def test_a_killed_run_goes_on_and_grows_to_what_two_engines_sample_at_once(task, tmp_path, capsys):
+def test_a_killed_run_goes_on_and_grows_to_what_two_engines_sample_of_which_one_dies(task, tmp_path, capsys):
     sampled = ("--temperature", "0.3", "--limit", "128", "--seed", "3")
-    whole = evaluate(task, tmp_path / "whole", *sampled, "--samples", "3", "--data-parallel", "2")
+    whole = evaluate_while_an_engine_dies(task, tmp_path / "whole", *sampled, "--samples", "3")
     strict = scores(whole, LONGEST)["strict"]
     assert 0 < strict["pass@1"] <= strict["pass@k"]["2"] <= strict["pass@k"]["3"] < 1
 

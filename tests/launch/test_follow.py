@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from spo_rlhf.launch.follow import following
+from spo_rlhf.errors import RunStopped
+from spo_rlhf.launch.follow import Silence, following
 
 
 class Source:
@@ -72,3 +73,16 @@ def test_ctrl_c_stays_ctrl_c():
             wait_for(lambda: taken)
             raise KeyboardInterrupt
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("Thread") and thread.daemon]
+
+
+def test_a_run_that_tells_of_nothing_for_too_long_is_stopped_with_what_it_told_last():
+    now = 0.0
+    silence = Silence(10.0, clock=lambda: now)
+    now = 10.0
+    silence.check()
+    silence.heard({"event": "stage", "stage": "train", "done": 0, "total": None})
+    now = 20.0
+    silence.check()
+    now = 20.1
+    with pytest.raises(RunStopped, match=r"^nothing was heard of the run for 10 s .*, the last was: stage train\. "):
+        silence.check()

@@ -10,6 +10,7 @@ import pytest
 
 from spo_rlhf.errors import Preempted, UserError
 from spo_rlhf.host import device, model_folder, ray_start
+from spo_rlhf.host.files import only_writer
 from spo_rlhf.launch import run
 from spo_rlhf.launch.follow import following
 from spo_rlhf.launch.output import explain, resolved, root_cause
@@ -218,11 +219,24 @@ def test_a_resumed_run_appends_to_the_log_and_says_what_differs_and_a_new_one_re
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
     assert json.loads((folder / "config.json").read_text())["spo.seed"] == 3
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".checkpoints.lock",
+        ".lock",
         "config.json",
         "metrics.jsonl",
         "summary.json",
         "train.log",
     ]
+
+
+@pytest.mark.parametrize(("taken", "flag"), [("run", "--spo.run_dir"), ("run/checkpoints", "--ckpt.path")])
+def test_a_run_in_a_folder_of_another_that_is_at_work_is_refused_and_changes_nothing(trains, tmp_path, taken, flag):
+    assert trains(raises(UserError("no such model")))[0] == 2
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with only_writer("", tmp_path / taken, beside="/" in taken):
+        with pytest.raises(UserError, match=f"^{flag} .*{taken}: another command writes into it now"):
+            trains(raises(AssertionError("started")))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert trains(raises(UserError("no such model")))[0] == 2, "and not refused"
 
 
 class WrappedByRay(Exception):
@@ -242,7 +256,7 @@ def test_the_error_that_a_worker_raised_is_said_in_one_line():
 @pytest.mark.parametrize(
     ("work", "status", "told"),
     [
-        (lambda record: None, 1, "error: [Errno 28] No space left on device"),
+        (lambda record: None, 1, "error: No space left on device"),
         (raises(UserError("no such model")), 2, "error: no such model"),
         (raises(KeyboardInterrupt()), 130, "interrupted"),
     ],

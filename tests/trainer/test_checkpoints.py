@@ -142,7 +142,7 @@ def test_a_disk_without_room_stops_the_run_before_the_step_and_says_where_it_is(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk(100))
     notes: list[str] = []
     checkpoints.make_room(tmp_path, 100, 5, notes.append)
-    with pytest.raises(RunStopped, match=r"step 5 needs 0 MB .*\(there is no checkpoint yet\)"):
+    with pytest.raises(RunStopped, match=r"step 5 needs 0 MB; .*\(there is no checkpoint yet\)"):
         checkpoints.make_room(tmp_path, 101, 5, notes.append)
     write(tmp_path, 1, size=99)
     with pytest.raises(RunStopped, match="global_step1"):

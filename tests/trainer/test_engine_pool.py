@@ -254,6 +254,16 @@ def test_too_many_deaths_end_the_run_with_one_line():
     assert event == "engines" and values["metrics"]["rollout/engine_restarts"] == 2
 
 
+def test_too_many_deaths_by_new_weights_let_the_step_come_to_its_end():
+    pool, cluster, heard = make_pool(2, max_restarts=0)
+    cluster.dies_while_sent = {1}
+    pool.broadcast()
+    assert pool.ask("reward_counts") == [0] and heard.events == []
+    with pytest.raises(RunStopped, match="^engine 1 did not take new weights; 1 engines died"):
+        pool.take(1.0)
+    assert len(heard.events) == 1
+
+
 def test_an_engine_that_does_not_start_again_ends_the_run():
     pool, cluster, _ = make_pool(1)
     submit(pool, range(2))

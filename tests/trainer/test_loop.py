@@ -10,10 +10,13 @@ from test_watch import Heard
 
 from spo_rlhf import upstream
 from spo_rlhf.core.finite import Fault
-from spo_rlhf.errors import RunStopped
+from spo_rlhf.errors import Preempted, RunStopped
 from spo_rlhf.rollout.records import RolloutCounts
+from spo_rlhf.trainer import loop
+from spo_rlhf.trainer.checkpoints import NotSaved
 from spo_rlhf.trainer.loop import SegmentTrainer
 from spo_rlhf.trainer.saving import Progress
+from spo_rlhf.trainer.stopping import StopAsked
 from spo_rlhf.trainer.watch import FaultWatch, NonFinite
 
 KEY = "eval_default_pass1"
@@ -170,3 +173,49 @@ def test_iterations_that_left_nothing_to_train_tell_what_they_sampled():
     assert (event["event"], event["step"]) == ("untrained", 4), "a resume from the checkpoint of step 3 cuts it"
     told = [event["metrics"][f"rollout/{name}"] for name in ("response_tokens", "mc_tokens", "total_tokens")]
     assert told == [50, 14, 164]
+
+
+WHOLE = {"progress": {}}
+
+
+def stopped_in_an_actor(text: str) -> RunStopped:
+    """As Ray raises it: an error of the same type, with an account of many lines."""
+
+    class FromRay(RunStopped):
+        cause = RunStopped(text)
+
+    return FromRay(f"ray::Policy.save()\n  File ...\n{text}")
+
+
+@pytest.mark.parametrize(
+    ("error", "whole", "left", "said"),
+    [
+        (StopAsked("SIGTERM"), WHOLE, "here", "SIGTERM ended the run; the checkpoint is here. --spo.resume auto goes on"),
+        (RunStopped("engines die"), WHOLE, "here", "engines die; the checkpoint is here. --spo.resume auto goes on"),
+        (RunStopped("engines die"), WHOLE, None, "engines die; there is nothing to go on from yet. --spo.resume auto goes on"),
+        (RunStopped("engines die"), WHOLE, OSError("disk"), "engines die; no checkpoint could be written (disk), the last one counts"),
+        (stopped_in_an_actor("engines die"), WHOLE, "here", "engines die; the checkpoint is here. --spo.resume auto goes on"),
+        (RunStopped("in a step"), None, "here", "in a step"),
+        (NotSaved("full"), WHOLE, "here", "full"),
+    ],
+)  # fmt: skip
+def test_a_run_that_ends_before_its_time_leaves_a_checkpoint_of_what_is_done(monkeypatch, error, whole, left, said):
+    one = trainer()
+    one.engines = SimpleNamespace(start=lambda: None)
+    one.whole, one.planned_steps = whole, lambda: 1
+    one.args.spo = SimpleNamespace(token_budget=None)
+    one.saver.load = lambda: None
+
+    def leave(state):
+        if isinstance(left, Exception):
+            raise left
+        return left
+
+    def train():
+        raise error
+
+    one.saver.leave, one.train = leave, train
+    monkeypatch.setattr(loop, "wanted_by", lambda args: None)
+    with pytest.raises(Preempted if isinstance(error, StopAsked) else RunStopped) as ended:
+        one.fit()
+    assert str(ended.value) == said

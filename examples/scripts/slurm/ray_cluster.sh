@@ -10,6 +10,8 @@
 #   RAY_START_LIMIT   seconds until the cluster must be complete
 #   END_LIMIT         seconds that COMMAND is given to end; more than twice --spo.grace
 #   NODE_TMP          local folder on each node, a short path (Ray's sockets lie below it)
+#   RAY_AUTH_MODE     token (default): only who has the job's secret gets into its Ray; disabled
+#   RAY_AUTH_TOKEN    that secret, or RAY_AUTH_TOKEN_PATH, a file with it (default: a new one for each job)
 set -euo pipefail
 
 RAY_START_LIMIT=${RAY_START_LIMIT:-300}
@@ -103,7 +105,16 @@ clean_up() {
     exit "$status"
 }
 
+# Steps of the job and what they start have the secret from their environment, which other users cannot read.
+settle_token() {
+    export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
+    [ "$RAY_AUTH_MODE" = token ] && [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ] || return 0
+    RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
+    export RAY_AUTH_TOKEN
+}
+
 start_cluster() {
+    settle_token
     local names name index address_file waiter
     mapfile -t names < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     trap clean_up EXIT
