@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--steps", type=whole(8), metavar="N", help="of each run; default: 200, with --quick 12")
     what.add_argument("--kills", type=whole(0), metavar="N", help="of engines; default: 6, with --quick 2")
     what.add_argument(
-        "--hangs", type=whole(1), metavar="N", help="one reward in N hangs; default: 2000, with --quick 150"
+        "--hangs", type=whole(1), metavar="N", help="one reward in N hangs; default: 1000, with --quick 150"
     )
     what.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the run and of its faults; default: 0")
     what.add_argument("--warm-up-seconds", type=seconds, default=240.0, metavar="S", help="of the model; default: 240")
@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Options, filled in. Raises UserError."""
     args = build_parser().parse_args(argv)
-    for name, quick, full in (("steps", 12, 200), ("kills", 2, 6), ("hangs", 150, 2000)):
+    for name, quick, full in (("steps", 12, 200), ("kills", 2, 6), ("hangs", 150, 1000)):
         if getattr(args, name) is None:
             setattr(args, name, quick if args.quick else full)
     args.output = args.output.resolve()
@@ -145,7 +145,7 @@ def train_command(args: argparse.Namespace, run: str) -> list[str]:
         "ckpt.best_metric_key": "none",
         "spo.mc_rollouts": 2,
         "spo.cutpoint_interval": 3,
-        "spo.reward_timeout": 5,
+        "spo.reward_timeout": 10,
         "spo.max_reward_failures": 0.2,
         "spo.engine_timeout": 60,
         "spo.max_engine_restarts": 1000,
@@ -235,17 +235,19 @@ class Watched:
         return [(engine, cores[engine.pid]) for engine in engines if engine.pid in cores]
 
     def kill_engine(self, fault: Fault, step: int) -> bool:
-        """Kill an engine or its core, where there are two. Returns whether it was."""
+        """Kill an engine or its core, the only one where the other is not back yet. Returns whether there was one."""
         try:
             engines = self.engines()
-            if len(engines) < 2:
+            if not engines:
                 return False
-            engine, core = engines[fault.engine]
+            engine, core = engines[fault.engine % len(engines)]
             os.kill((core if fault.kind == CORE else engine).pid, signal.SIGKILL)
         except (psutil.Error, ProcessLookupError):
             return False
         at = round(time.monotonic() - self.began, 1)
-        self.injected.append({"what": fault.kind, "planned_after": fault.after_step, "step": step, "seconds": at})
+        self.injected.append(
+            {"what": fault.kind, "planned_after": fault.after_step, "step": step, "seconds": at, "of": len(engines)}
+        )
         return True
 
     def left(self) -> tuple[float, list[str]]:
@@ -353,7 +355,7 @@ class State:
 
 
 def to_do(args: argparse.Namespace, state: State) -> Iterator[tuple[str, str, list[Fault], Fault | None]]:
-    """(run, part, kills of engines, its end) of every part that is not done; a kill that found no two engines is done later."""
+    """(run, part, kills of engines, its end) of every part that is not done; a kill that found no engine is done later."""
     faults = soak_report.plan_faults(args.steps, args.kills, args.seed)
     done = {record["part"] for record in state.parts}
     if UNBROKEN not in done:

@@ -36,7 +36,11 @@ def test_growth_is_that_of_the_line_and_its_interval_covers_it():
 
 def of_a_process(mib_per_step):
     return [
-        {"part": "unbroken", "step": step, "processes": {"7": ("raylet", 50.0), "8": ("leaky", 9 + mib_per_step * step)}}
+        {
+            "part": "unbroken",
+            "step": step,
+            "processes": {"7": ("raylet", 50.0), "8": ("leaky", 9 + mib_per_step * step)},
+        }
         for step in range(1, 101)
     ]
 
@@ -81,7 +85,7 @@ def test_accuracy_is_held_against_the_interval_of_the_unbroken_run():
     assert not soak_report.accuracy(a_run(), worse, 128).held
 
 
-def test_a_kill_that_found_no_two_engines_is_done_by_a_later_part(tmp_path):
+def test_a_kill_that_found_no_engine_is_done_by_a_later_part(tmp_path):
     args = soak.parse(["--quick", "--output", str(tmp_path)])
     state = soak.State.read(args)
     assert [part for _, part, _, _ in soak.to_do(args, state)] == ["unbroken", *(f"broken {i}" for i in range(1, 5))]
