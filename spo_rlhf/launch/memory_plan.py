@@ -144,9 +144,8 @@ class MemoryPlan:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.parts.items() if size)
         sampling, training, least = (f"{size / GIB:.1f}" for size in (self.sampling, self.training, self.engine_least))
         return [
-            f"memory of a GPU in GiB, estimated: {parts}",
-            f"while sampling {sampling} and the engine, while training {training}; the engine needs {least} at least, with the KV "
-            f"cache of {FEWEST_SEQUENCES} full sequences",
+            f"memory of a GPU in GiB, estimated: {parts} (KV cache of {FEWEST_SEQUENCES} full sequences)",
+            f"while sampling {sampling} and the engine, while training {training}; the engine needs {least} at least",
         ]
 
 
