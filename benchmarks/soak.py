@@ -317,12 +317,13 @@ def follow(
             sampled = now
             watched.look(step)
         board.update(watched.part, f"step {step} of {args.steps}, {len(watched.injected)} engines killed")
-        if step and end and step >= end.after_step:
+        due = step and kills and step >= kills[0].after_step
+        if due and watched.kill_engine(kills[0], step):
+            del kills[0]
+        elif step and end and step >= end.after_step and not due:
             watched.look(step)
             os.kill(watched.process.pid, signal.SIGTERM if end.kind == PREEMPTION else signal.SIGKILL)
             return time.monotonic()
-        if step and kills and step >= kills[0].after_step and watched.kill_engine(kills[0], step):
-            del kills[0]
         time.sleep(POLL_S)
     return None
 
