@@ -147,7 +147,7 @@ def train_command(args: argparse.Namespace, run: str) -> list[str]:
         "spo.cutpoint_interval": 3,
         "spo.reward_timeout": 10,
         "spo.max_reward_failures": 0.2,
-        "spo.engine_timeout": 60,
+        "spo.engine_timeout": 120,
         "spo.max_engine_restarts": 1000,
         "spo.resume": "auto",
         "spo.run_dir": folder / "run",
