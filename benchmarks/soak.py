@@ -41,6 +41,7 @@ import stack
 PROGRAM = "soak"
 BROKEN_CHECK, MORE_TO_DO = 1, 75
 UNBROKEN, BROKEN = "unbroken", "broken"
+STOPPED = "the end of the soak itself"
 HELD_OUT, PROMPTS, RESPONSES = 128, 8, 4
 SAVE_EVERY, EVALUATIONS = 5, 4
 POLL_S, SAMPLE_S, LEFT_S, STALLED_S = 0.3, 4.0, 10.0, 600.0
@@ -273,27 +274,30 @@ def run_part(
     with open(folder / "terminal.log", "a", encoding="utf-8") as log:
         process = subprocess.Popen(train_command(args, run), stdout=log, stderr=subprocess.STDOUT, cwd=common.ROOT)
     watched = Watched(process, folder, part)
+    asked, ended_by = None, "itself" if end is None else end.kind
     try:
         asked = follow(watched, kills, end, args, board)
         process.wait()
-    finally:
-        if process.poll() is None:  # the soak was interrupted
-            process.terminate()
-            process.wait()
+    except BaseException as error:
+        process.terminate()
+        process.wait()
+        if run == UNBROKEN or not isinstance(error, KeyboardInterrupt):
+            raise
+        ended_by = STOPPED  # what was done to the training so far has to be told
+    ending = 0 if asked is None else time.monotonic() - asked
     took = time.monotonic() - watched.began
     left_s, left = watched.left()
-    ended_by = "itself" if end is None else end.kind
-    expected = {"itself": 0, PREEMPTION: 75, KILL: -signal.SIGKILL}[ended_by]
-    if process.returncode != expected:
+    expected = {"itself": 0, PREEMPTION: 75, KILL: -signal.SIGKILL}.get(ended_by)
+    if expected is not None and process.returncode != expected:
         raise UserError(f"{part} ended with status {process.returncode}, not {expected}; see {folder / 'terminal.log'}")
     record = {
-        "part": part,
+        "part": part if ended_by != STOPPED else f"{part}, stopped",
         "first_step": first,
         "last_step": last_step(folder),
         "ended_by": ended_by,
         "status": process.returncode,
         "seconds": round(took, 1),
-        "end_seconds": round(0 if asked is None else time.monotonic() - asked, 1),
+        "end_seconds": round(ending, 1),
         "processes": len(watched.seen),
         "shared_files": len(watched.shared),
         "seconds_until_nothing_left": round(left_s, 1),
@@ -462,6 +466,8 @@ def soak(args: argparse.Namespace, console: Console) -> int:
         write_reward(args, run)
         record, samples = run_part(args, run, part, kills, end, board)
         state.add(record, samples)
+        if record["ended_by"] == STOPPED:
+            raise KeyboardInterrupt
         board.update(part, None)
         board.line(
             f"{part}: steps {record['first_step']} to {record['last_step']}, ended by {record['ended_by']}, status "
