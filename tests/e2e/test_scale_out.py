@@ -26,10 +26,10 @@ OF_THE_SPLIT = (*stack.VARYING, "micro_batches", "pack/")
 CASES = {
     "chain": {},
     "tree": stack.TREE,
-    # Pairs with the same reward twice have no gradient and are left out, one sample a pass: the ranks have unequal work.
+    # A quarter of the responses has no gradient and is left out, one sample a pass: the ranks have unequal work.
     "unequal": {
-        "spo.mode": "group",
-        "spo.mc_rollouts": None,
+        "spo.mc_rollouts": 1,
+        "spo.cutpoint_interval": 12,
         "rollout.batch_size": 16,
         "rollout.n_samples_per_prompt": 2,
         "train.micro_batch_size": 1,
@@ -45,13 +45,13 @@ def task(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[SimpleNamespace]:
-    """Two nodes of one logical GPU each, on loopback; `processes`: one for each, above all that the node has started."""
+    """Two nodes of one logical GPU each, on this machine; `processes`: one for each, above all that the node has started."""
     with tempfile.TemporaryDirectory(prefix="spo-", dir="/tmp") as parent, contextlib.ExitStack() as ended:
         environment = {**stack.environment(), "PYTHONPATH": str(stack.ROOT)}
 
         def start(name: str, *options: str) -> subprocess.Popen:
             folder = str(Path(parent) / name)
-            command = [*NODE, "start", "--temp-dir", folder, "--gpus", "1", "--interface", "lo", "--name", name]
+            command = [*NODE, "start", "--temp-dir", folder, "--gpus", "1", "--name", name]
             process = subprocess.Popen([*command, *options], cwd="/", env=environment)
             ended.callback(process.wait, timeout=60)
             ended.callback(process.terminate)
