@@ -9,9 +9,11 @@ Without a GPU Ray is told of *logical* GPUs, so that placement groups and fracti
 that offers such is marked by a resource of its own, STAND_IN.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
@@ -122,6 +124,17 @@ def gpu_memory_bytes() -> int | None:
             pynvml.nvmlShutdown()
     except Exception:  # whatever a driver, or the lack of one, raises
         return None
+
+
+def machine_memory_bytes() -> int:
+    """Memory and swap that processes of this machine can have, or of this control group where that allows less."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no such limit
+            total = min(total, int((Path("/sys/fs/cgroup") / name).read_text()))
+    return total + psutil.swap_memory().total
 
 
 def unusable_gpu() -> str | None:

@@ -3,7 +3,8 @@
 An estimate: kernels' workspaces, fragmentation and what the libraries hold are in two constants. Where policy and engines
 share GPUs, two phases are told apart, and each must fit:
 
-    sampling:  weights of policy and reference + engine              (the optimizer's states are away with --ds.enable_sleep)
+    sampling:  weights of policy and reference + engine + the tensor that weight sync copies at a time
+               (the optimizer's states are away with --ds.enable_sleep)
     training:  policy with gradients, optimizer, activations, logits + reference (+ engine, without --vllm.enable_sleep)
 
 Bytes throughout; P parameters, W GPUs that share the policy's states.
@@ -49,6 +50,11 @@ class ModelShape:
         attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.kv_heads)
         layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
         return (1 if self.tied else 2) * self.vocabulary * self.hidden + self.layers * layer + self.hidden
+
+    @property
+    def largest_tensor(self) -> int:
+        """Elements of the embedding or, where that is small, of a projection of the MLP."""
+        return self.hidden * max(self.vocabulary, self.intermediate)
 
     @property
     def kv_bytes(self) -> int:
@@ -138,7 +144,7 @@ class MemoryPlan:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.parts.items() if size)
         sampling, training, least = (f"{size / GIB:.1f}" for size in (self.sampling, self.training, self.engine_least))
         return [
-            f"memory of a GPU in GiB, estimated: {parts}",
+            f"memory of a GPU in GiB, estimated: {parts} (KV cache of {FEWEST_SEQUENCES} full sequences)",
             f"while sampling {sampling} and the engine, while training {training}; the engine needs {least} at least",
         ]
 
@@ -164,11 +170,10 @@ def plan(shape: ModelShape, load: Load) -> MemoryPlan:
     trained = 2 if load.critic else 1
     processes = PROCESS_BYTES * (trained + load.reference + (1 if load.together else 0))
     work = max(activations + logits, step)
-    engine_least = (
-        weights // load.tensor_parallel
-        + FEWEST_SEQUENCES * load.max_len * shape.kv_bytes // load.tensor_parallel
-        + ENGINE_BYTES
-    )
+    cache = FEWEST_SEQUENCES * load.max_len * shape.kv_bytes // load.tensor_parallel
+    engine_least = weights // load.tensor_parallel + cache + ENGINE_BYTES
+    # Tensors go to the engines one by one: a copy of each in turn (CUDA IPC), or what the engine receives it in (NCCL).
+    sync = shape.largest_tensor * BF16 * (1 if load.together else 0)
     parts = {  # of the policy, and of a critic with it
         "weights": trained * (resident + gathered),
         "reference": (resident if load.reference else 0),
@@ -176,12 +181,14 @@ def plan(shape: ModelShape, load: Load) -> MemoryPlan:
         "optimizer": trained * optimizer,
         "activations": activations,
         "logits": logits,
+        "weight sync": sync,
+        "KV cache": cache,
         "processes": processes,
     }
     fixed = trained * resident + parts["reference"] + processes
     training = fixed + trained * (gathered + gradients + optimizer) + work
     away = trained * (gradients + optimizer) if load.policy_sleeps else 0
-    sampling = fixed + trained * (gradients + optimizer) - away
+    sampling = fixed + trained * (gradients + optimizer) - away + sync
     return MemoryPlan(parts, sampling, training, engine_least, load.together, load.engine_sleeps)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from spo_rlhf import cpu, flash_attn_stand_in, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import model_class, model_folder
+from spo_rlhf.host import device, model_class, model_folder
 from spo_rlhf.host.files import check_writable, is_local
 from spo_rlhf.host.rows import RowFaults
-from spo_rlhf.launch import gpu_rules
+from spo_rlhf.launch import cpu_memory, gpu_rules
 from spo_rlhf.launch.bounds import NEVER
 from spo_rlhf.launch.raw_labels import RawLabels
 from spo_rlhf.launch.rows import PromptRow, PromptRows, check_jsonl, row_fault
@@ -72,7 +72,8 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     notes += settle_packing(args)
     if cpu.is_cpu():
         notes += cpu.settle(args)
-    return notes + gpu_rules.settle(args, explicit)
+    notes += gpu_rules.settle(args, explicit)
+    return notes + (cpu_memory.settle(args, device.machine_memory_bytes()) if cpu.is_cpu() else [])
 
 
 def check_attention(args: SimpleNamespace, explicit: set[str]) -> list[str]:

@@ -45,7 +45,9 @@ def test_every_part_counts_where_it_is():
     assert base.parts["weights"] == base.parts["reference"] == 2 * p
     assert base.parts["gradients"] == 4 * p and base.parts["optimizer"] == 12 * p
     assert base.parts["logits"] == 1766 * 151936 * 14
-    assert base.sampling == 4 * p + base.parts["processes"], "gradients and optimizer sleep"
+    assert base.parts["weight sync"] == 2 * 151936 * 1536 and base.parts["KV cache"] == 4 * 2048 * 28 * 2 * 2 * 128 * 2
+    fixed = 4 * p + base.parts["processes"]
+    assert base.sampling == fixed + base.parts["weight sync"], "gradients and optimizer sleep"
     assert base.training > base.sampling + 16 * p
     chunk, whole = (plan(SHAPE, replace(LOAD, adam_offload=True, logit_tokens=n)) for n in (1766, 4096))
     assert whole.training - chunk.training == (4096 - 1766) * 151936 * 14
