@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import device, processes
+from spo_rlhf.host import compiled, device, processes
 from spo_rlhf.host.files import replace_text
 from spo_rlhf.host.ray_start import ATTEMPTS, search_path
 
@@ -98,6 +98,7 @@ def start(node: Node) -> int:
         )
     without_gpu = device.is_cpu()
     command = start_command(node, device.logical_resources(node.gpus) if without_gpu else {"num_gpus": node.gpus})
+    compiled.settle()
     environment = (device.RAY_ENVIRONMENT if without_gpu else {}) | os.environ | {"PATH": search_path()}
     environment.pop("RAY_ADDRESS", None)  # this node is the cluster, or told which by --address
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
