@@ -214,9 +214,10 @@ def _shared_again(model):
 
     def save_shared(folder, state_dict=None, **kwargs):
         first: dict[int, str] = {}  # where a weight of the model begins -> the first of its names
-        for name, weight in model.state_dict().items() if state_dict else ():
-            if weight.numel() and name in state_dict:  # ZeRO 3 leaves no elements here, and gathers no second copy
-                state_dict[name] = state_dict[first.setdefault(weight.data_ptr(), name)]
+        if state_dict:  # adapters alone are saved without
+            for name, weight in model.state_dict().items():
+                if weight.numel() and name in state_dict:  # ZeRO 3 leaves no elements here, and gathers no second copy
+                    state_dict[name] = state_dict[first.setdefault(weight.data_ptr(), name)]
         return save(folder, state_dict=state_dict, **kwargs)
 
     model.save_pretrained = save_shared

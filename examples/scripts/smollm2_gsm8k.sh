@@ -22,12 +22,12 @@ stages, all of them in this order where none is given; one that is done is not d
   result    OUTPUT/results.json: accuracy before and after with intervals, reward by step, tokens, seconds, memory
 
 what to expect: seconds a stage are in benchmarks/results/smollm2-gsm8k/results.json. A model of this size solves a tenth to a
-fifth of these problems after the warm-up; STEPS=6 steps show that all of it works, and move accuracy by less than its interval.
+fifth of these problems after the warm-up; STEPS=5 steps show that all of it works, and move accuracy by less than its interval.
 
 variables:
   DATA           GSM8K's training file: "question" and "answer" with its worked text, or "problem", "answer" and "solution"
   OUTPUT         default: runs/smollm2_gsm8k
-  STEPS          of SPO-chain, up to 12 or a multiple of 12; default: 6
+  STEPS          of SPO-chain, up to 12 or a multiple of 12; default: 5
   WARM_UP_ROWS   worked solutions; default: 400, in batches of 8
   PYTHON         default: that of the checkout's environment
 
@@ -57,7 +57,7 @@ done
 [ -n "${DATA:-}" ] || fail "set DATA=FILE.jsonl, GSM8K's training problems; see smollm2_gsm8k.sh --help"
 [[ $DATA == /* ]] || DATA=$invoked/$DATA
 [ -f "$DATA" ] || fail "DATA=$DATA: no such file"
-STEPS=${STEPS:-6} WARM_UP_ROWS=${WARM_UP_ROWS:-400}
+STEPS=${STEPS:-5} WARM_UP_ROWS=${WARM_UP_ROWS:-400}
 for name in STEPS WARM_UP_ROWS; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name}: give a whole number above 0"
 done
