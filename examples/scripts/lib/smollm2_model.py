@@ -49,9 +49,8 @@ def convert(packages: Path, output: Path) -> None:
 
 def settle_ends(tokenizer) -> None:
     """End of text and padding, which the file names otherwise. Raises UserError where the vocabulary lacks them."""
-    for token in (END_OF_TEXT, PADDING, BEGINNING):
-        if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
-            raise UserError(f"the tokenizer has no token {token}: not the model that is meant")
+    if missing := {END_OF_TEXT, PADDING, BEGINNING} - set(tokenizer.get_vocab()):
+        raise UserError(f"the tokenizer has no token {min(missing)}: not the model that is meant")
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token = END_OF_TEXT, PADDING, BEGINNING
     tokenizer.clean_up_tokenization_spaces = False  # a text is what its tokens say, spaces before punctuation included
 
