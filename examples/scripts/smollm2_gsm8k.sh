@@ -29,6 +29,7 @@ variables:
   OUTPUT         default: runs/smollm2_gsm8k
   STEPS          of SPO-chain, up to 12 or a multiple of 12; default: 5
   WARM_UP_ROWS   worked solutions; default: 400, in batches of 8
+  REWARD         reward file; default: that of mathematics, 1 for the right number
   PYTHON         default: that of the checkout's environment
 
 examples:
@@ -143,7 +144,7 @@ train=(
     --actor.model_name_or_path "$OUTPUT/warm_up/model" --actor.num_gpus_per_node 1 --vllm.num_engines 1 --train.colocate_all
     --data.prompt_dataset "$OUTPUT/data/train.jsonl" --data.input_key problem --data.label_key answer
     --data.apply_chat_template --data.max_len 192 --data.max_samples $((8 * (STEPS < 12 ? STEPS : 12)))
-    --train.num_episodes $(((STEPS + 11) / 12)) --reward.remote_url "$reward"
+    --train.num_episodes $(((STEPS + 11) / 12)) --reward.remote_url "${REWARD:-$reward}"
     --spo.mode chain --spo.cutpoint_interval 5 --spo.mc_rollouts 3 --spo.save_rollouts 8
     --rollout.batch_size 8 --rollout.n_samples_per_prompt 4 --rollout.micro_batch_size 8 --rollout.max_new_tokens 64
     --rollout.temperature 0.8 --train.batch_size 32 --train.micro_batch_size 8 --train.seed 42
