@@ -14,6 +14,7 @@ With a GPU none of this is used.
 import os
 from typing import Any
 
+from spo_rlhf.errors import UserError
 from spo_rlhf.host.command import PATIENT_THREADS
 from spo_rlhf.host.device import is_cpu as is_cpu  # asked under this name wherever the stack is set up
 from spo_rlhf.host.own_run import own_folder
@@ -21,7 +22,9 @@ from spo_rlhf.host.ray_calls import ask_all
 from spo_rlhf.host.watcher import SHARED_MEMORY
 
 DTYPE = "float32"
-KV_CACHE_BYTES = 1 << 30
+# vLLM's variable for the size of an engine's key-value cache, in GiB.
+KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+DEFAULT_KV_CACHE_GIB = 1
 # vLLM's CPU default of 128 tokens a block caches nothing of a short prompt; 32 is the smallest block it takes.
 BLOCK_SIZE = 32
 MIN_BATCHED_TOKENS = 8192
@@ -32,6 +35,7 @@ def worker_environment() -> dict[str, str]:
     return {
         "DS_ACCELERATOR": "cpu",
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+        KV_CACHE_SPACE: str(kv_cache_bytes() >> 30),
         # Ray gives an actor with a fraction of a CPU one OpenMP thread; training wants the whole machine, or what it was given.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1)),
         # A cluster's workers do not inherit it from the command.
@@ -41,8 +45,22 @@ def worker_environment() -> dict[str, str]:
     }
 
 
+def settle_devices(flat: Any, explicit: set[str]) -> list[str]:
+    """One device for each role unless the command says how many, not OpenRLHF's 8 GPUs, in place. Returns lines to show.
+
+    Roles that it does not name get as many as the policy, which they may share with it.
+    """
+    options = vars(flat)
+    flags = [f"{role}.num_gpus_per_node" for role in ("actor", "ref", "critic", "reward")]
+    devices = options[flags[0]] if flags[0] in explicit else 1
+    changed = [flag for flag in flags if flag not in explicit and options[flag] != devices]
+    options.update(dict.fromkeys(changed, devices))
+    return [f"--{flags[0]} {devices}: without a GPU, unless the command says otherwise"] if flags[0] in changed else []
+
+
 def settle(args) -> list[str]:
     """Options that mean something else, or nothing, without a GPU: settle them in place. Returns lines to show."""
+    kv_cache_bytes()  # a wrong size is refused before anything starts
     notes = [f"no GPU: logical devices, {DTYPE}, engines and training on the CPU", *settle_deepspeed(args)]
     for section in ("ds", "vllm"):
         if getattr(args, section).enable_sleep:
@@ -69,6 +87,17 @@ def settle_deepspeed(args) -> list[str]:
     return notes
 
 
+def kv_cache_bytes() -> int:
+    """Of an engine: what vLLM's own variable says, or little, since engines share the memory with the training.
+
+    Raises UserError.
+    """
+    text = os.environ.get(KV_CACHE_SPACE, str(DEFAULT_KV_CACHE_GIB))
+    if not text.isdecimal() or int(text) == 0:
+        raise UserError(f"{KV_CACHE_SPACE}={text}: give whole GiB, at least 1")
+    return int(text) << 30
+
+
 def engine_kwargs(max_model_len: int) -> dict[str, Any]:
     """vLLM engine arguments that replace those meant for a GPU.
 
@@ -87,7 +116,7 @@ def engine_kwargs(max_model_len: int) -> dict[str, Any]:
         "block_size": BLOCK_SIZE,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len),
-        "kv_cache_memory_bytes": KV_CACHE_BYTES,
+        "kv_cache_memory_bytes": kv_cache_bytes(),
         "enable_sleep_mode": False,
         "worker_extension_cls": "spo_rlhf.cpu.WorkerExtension",
     }

@@ -107,7 +107,7 @@ def _stack() -> SimpleNamespace:
     _add_step_fields(stack.Experience)
     _lock_model_code()
     _format_prompts(stack)
-    _save_whole(stack.DeepspeedStrategy)
+    _save_sound_folders(stack.DeepspeedStrategy)
     if cpu.is_cpu():
         cpu.adapt()
     elif architectures := os.environ.get(_ARCHITECTURES):
@@ -192,10 +192,12 @@ def _format_prompts(stack: SimpleNamespace) -> None:
     stack.ppo_trainer.PromptDataset = FormattedPrompts
 
 
-def _save_whole(strategy: type) -> None:
-    """Let models be saved whole or not at all, in place; one that was there before stays where the disk is full.
+def _save_sound_folders(strategy: type) -> None:
+    """Let models be saved whole or not at all, each tensor once, with a tokenizer that does not cut texts, in place.
 
-    And let no saved tokenizer cut texts: OpenRLHF's data sets set a length that would go into its file.
+    A folder that was there before stays where the disk is full. OpenRLHF's data sets set a length that would go into the
+    tokenizer's file; and it copies the weights before it saves them, after which transformers no longer sees which of them
+    are one, as an output layer tied to the embedding is.
     """
     save = strategy.save_model
 
@@ -203,10 +205,31 @@ def _save_whole(strategy: type) -> None:
     def save_model(self, model, tokenizer, output_dir, **kwargs):
         model_folder.uncut(tokenizer)
         # The other ranks take part and write nothing.
-        with whole_files(Path(output_dir)) if self.is_rank_0() else contextlib.nullcontext(output_dir) as making:
+        whole = whole_files(Path(output_dir)) if self.is_rank_0() else contextlib.nullcontext(output_dir)
+        with whole as making, _shared_again(self._unwrap_model(model)):
             save(self, model, tokenizer, str(making), **kwargs)
 
     strategy.save_model = save_model
+
+
+@contextlib.contextmanager
+def _shared_again(model):
+    """Context in which `model.save_pretrained` takes, of weights that are one tensor in the model, one copy under all their names."""
+    save = model.save_pretrained
+
+    def save_shared(folder, state_dict=None, **kwargs):
+        first: dict[int, str] = {}  # where a weight of the model begins -> the first of its names
+        if state_dict:  # adapters alone are saved without
+            for name, weight in model.state_dict().items():
+                if weight.numel() and name in state_dict:  # ZeRO 3 leaves no elements here, and gathers no second copy
+                    state_dict[name] = state_dict[first.setdefault(weight.data_ptr(), name)]
+        return save(folder, state_dict=state_dict, **kwargs)
+
+    model.save_pretrained = save_shared
+    try:
+        yield
+    finally:
+        del model.save_pretrained  # the class's shows again
 
 
 def logged_sample(text: str, reward: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from spo_rlhf import cpu
+from spo_rlhf.errors import UserError
 
 
 @pytest.mark.parametrize(("stage", "settled"), [(0, 1), (1, 1), (2, 2), (3, 2)])
@@ -19,3 +20,33 @@ def test_an_optimizer_that_is_on_the_cpu_is_not_moved_there() -> None:
     args = SimpleNamespace(ds=SimpleNamespace(zero_stage=2, adam_offload=True))
     assert cpu.settle_deepspeed(args) == ["--ds.adam_offload off: the optimizer is on the CPU already"]
     assert not args.ds.adam_offload
+
+
+def test_the_key_value_cache_has_the_size_of_vllms_variable(monkeypatch) -> None:
+    monkeypatch.delenv(cpu.KV_CACHE_SPACE, raising=False)
+    assert cpu.engine_kwargs(64)["kv_cache_memory_bytes"] == 1 << 30
+    monkeypatch.setenv(cpu.KV_CACHE_SPACE, "6")
+    assert cpu.engine_kwargs(64)["kv_cache_memory_bytes"] == 6 << 30
+    assert cpu.worker_environment()[cpu.KV_CACHE_SPACE] == "6", "workers of a cluster do not inherit it"
+
+
+@pytest.mark.parametrize("size", ["0", "1.5", "", "2GB"])
+def test_a_size_that_is_none_is_refused_before_the_start(size: str, monkeypatch) -> None:
+    monkeypatch.setenv(cpu.KV_CACHE_SPACE, size)
+    with pytest.raises(UserError, match="give whole GiB"):
+        cpu.settle(SimpleNamespace())
+
+
+ROLES = ("actor", "ref", "critic", "reward")
+
+
+@pytest.mark.parametrize(
+    ("given", "settled", "noted"),
+    [({}, [1, 1, 1, 1], True), ({"actor": 2}, [2, 2, 2, 2], False), ({"actor": 2, "ref": 1}, [2, 1, 2, 2], False)],
+)
+def test_without_a_gpu_each_role_has_one_device_unless_the_command_says_otherwise(given, settled, noted) -> None:
+    flags = {role: f"{role}.num_gpus_per_node" for role in ROLES}
+    flat = SimpleNamespace(**{flag: given.get(role, 8) for role, flag in flags.items()})
+    notes = cpu.settle_devices(flat, {flags[role] for role in given})
+    assert [vars(flat)[flags[role]] for role in ROLES] == settled
+    assert [note.split(":")[0] for note in notes] == ["--actor.num_gpus_per_node 1"] * noted

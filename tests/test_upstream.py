@@ -89,21 +89,55 @@ def test_deepspeed_gets_architectures_that_it_can_read(listed, plain):
         assert [int(part.split("+")[0]) for part in name.split(".")]
 
 
+def tiny_llama(*, tied: bool = True):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32, tie_word_embeddings=tied, **sizes))
+
+
+def save_as_openrlhf(model, tokenizer, folder) -> None:
+    """Through what is changed of OpenRLHF's saving, with its copy of the weights."""
+
+    class Strategy:
+        def is_rank_0(self):
+            return True
+
+        def _unwrap_model(self, model):
+            return model
+
+        def save_model(self, model, tokenizer, output_dir, **kwargs):
+            copies = {name: weight.clone() for name, weight in self._unwrap_model(model).state_dict().items()}
+            model.save_pretrained(output_dir, state_dict=copies, **kwargs)
+            tokenizer.save_pretrained(output_dir)
+
+    upstream._save_sound_folders(Strategy)
+    Strategy().save_model(model, tokenizer, folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_layer_tied_to_the_embedding_is_saved_once(tied, tmp_path):
+    from safetensors import safe_open
+    from transformers import LlamaForCausalLM
+
+    model = tiny_llama(tied=tied)
+    save_as_openrlhf(model, make_tokenizer(), tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert "model.embed_tokens.weight" in names
+    assert ("lm_head.weight" in names) is not tied
+    again = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert all((again.state_dict()[name] == weight).all() for name, weight in model.state_dict().items())
+    assert "save_pretrained" not in vars(model), "the model is as it was"
+
+
 def test_a_tokenizer_that_was_told_to_cut_is_saved_whole(tmp_path):
     """OpenRLHF's supervised data sets set a longest length, which would go along into tokenizer.json."""
     tokenizer = make_tokenizer()
     tokenizer(["a b", "a"], truncation=True, max_length=2, padding=True)
     assert tokenizer.backend_tokenizer.truncation and tokenizer.backend_tokenizer.padding
 
-    class Strategy:
-        def is_rank_0(self):
-            return True
-
-        def save_model(self, model, tokenizer, output_dir, **kwargs):
-            tokenizer.save_pretrained(output_dir)
-
-    upstream._save_whole(Strategy)
-    Strategy().save_model(None, tokenizer, tmp_path)
+    save_as_openrlhf(tiny_llama(), tokenizer, tmp_path)
     saved = json.loads((tmp_path / "tokenizer.json").read_text())
     assert saved["truncation"] is None and saved["padding"] is None
     assert upstream.DeepspeedStrategy.save_model.__wrapped__, "OpenRLHF's own is not the one that is wrapped"

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from spo_rlhf import plugins, upstream
+from spo_rlhf import cpu, plugins, upstream
 from spo_rlhf.cli import presets, spo_options
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import model_folder, ray_start
@@ -86,6 +86,8 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
         if not dry_run:
             hub.check_access()
     notes += settle_device(ask_cluster=not dry_run)
+    if cpu.is_cpu():
+        notes += cpu.settle_devices(flat, explicit)
     if not dry_run:
         notes += ray_start.settle_temp_dir()
     notes += settle_template(flat, explicit)

@@ -79,7 +79,7 @@ def extract(output: str, in_thought: bool = False) -> Extraction:
         return Extraction(None, f"more than {MAX_BOXES} answers given")
     if len({_key(span.content) for span in boxes + hashes}) > MAX_DISTINCT_ANSWERS:
         return Extraction(None, f"more than {MAX_DISTINCT_ANSWERS} different answers given")
-    if last_open >= max((span.end for span in boxes + hashes), default=-1):
+    if last_open >= max((span.end for span in boxes + hashes), default=0):
         return Extraction(None, "the last box is not closed")
     if hashes and (not boxes or hashes[-1].start > boxes[-1].end):
         return Extraction(hashes[-1].content.strip())

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import device, processes
+from spo_rlhf.host import compiled, device, processes
 from spo_rlhf.host.files import replace_text
 from spo_rlhf.host.own_run import compiled_here
 from spo_rlhf.host.ray_start import ATTEMPTS, search_path
@@ -99,6 +99,7 @@ def start(node: Node) -> int:
         )
     without_gpu = device.is_cpu()
     command = start_command(node, device.logical_resources(node.gpus) if without_gpu else {"num_gpus": node.gpus})
+    compiled.settle()
     environment = (device.RAY_ENVIRONMENT if without_gpu else {}) | os.environ | {"PATH": search_path()}
     environment |= {
         # What the engines here keep among the temporary files, sockets above all, goes with the node.

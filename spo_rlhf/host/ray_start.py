@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import processes
+from spo_rlhf.host import compiled, processes
 from spo_rlhf.host.own_run import OwnRun
 
 # Ray gives up on a node that is not up after 30 s, which a busy machine or a slow file system can need.
@@ -72,6 +72,7 @@ def init(**options: Any) -> None:
     import ray
 
     os.environ["PATH"] = search_path()
+    compiled.settle()
     if options.get("address") != "local":
         try:
             return _try_init(ray, options)

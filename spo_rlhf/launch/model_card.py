@@ -182,9 +182,11 @@ def accuracy_text(args: SimpleNamespace, summary: Mapping[str, Any]) -> str:
     if summary.get("accuracy_after") is None:
         return "Not measured in training."
     problems, samples = summary.get("held_out_problems"), args.eval.n_samples_per_prompt
-    rows = [("before", summary["accuracy_before"]), ("after", summary["accuracy_after"])]
+    rows = [("before", summary.get("accuracy_before")), ("after", summary["accuracy_after"])]
     lines = ["| | accuracy | 95 % interval |", "|---|---|---|"]
-    lines += [f"| {when} | {value:.1%} | {interval_text(value, problems)} |" for when, value in rows]
+    lines += [
+        f"| {when} | {value:.1%} | {interval_text(value, problems)} |" for when, value in rows if value is not None
+    ]
     count = f"{problems} held-out problems, " if problems else ""
     return "\n".join(lines) + (
         f"\n\n{count}{samples} sample{'s' * (samples != 1)} each. Wilson intervals that count problems, not samples: they "

@@ -15,7 +15,7 @@ from typing import Any
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import model_folder, ray_start
+from spo_rlhf.host import compiled, model_folder, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import check_writable, is_local, write_json
 from spo_rlhf.host.rows import RowFaults
@@ -159,6 +159,7 @@ def train(
 def set_up_process() -> None:
     """The environment that torch.distributed wants, where no launcher has set it: one process; and the PATH of a run."""
     os.environ["PATH"] = ray_start.search_path()
+    compiled.settle()
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

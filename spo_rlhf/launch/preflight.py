@@ -47,14 +47,12 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
             f"--rollout.micro_batch_size {rollout.micro_batch_size} does not spread {samples} samples evenly over {ranks} policy ranks"
         )
     args.spo.method.check_batch(args, ranks)
-    if (
-        train.colocate_all
-        and ranks
-        and args.actor.num_nodes * args.actor.num_gpus_per_node
-        != (args.vllm.num_engines * args.vllm.tensor_parallel_size)
-    ):
+    policy = args.actor.num_nodes * args.actor.num_gpus_per_node
+    engines = args.vllm.num_engines * args.vllm.tensor_parallel_size
+    if train.colocate_all and ranks and policy != engines:
         raise UserError(
-            "--train.colocate_all needs as many engine devices (engines x tensor parallel size) as policy devices"
+            "--train.colocate_all needs as many engine devices (--vllm.num_engines x --vllm.tensor_parallel_size: "
+            f"{engines}) as policy devices (--actor.num_nodes x --actor.num_gpus_per_node: {policy})"
         )
     if (
         args.critic.model_name_or_path

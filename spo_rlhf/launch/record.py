@@ -32,6 +32,7 @@ class RunRecord:
         self.first_step, self.planned, self.training_start = 0, 0, self.start
         self.first_tokens, self.tokens, self.token_budget = 0, 0, None
         self.totals = Totals()
+        self._idle_told = False
         # While a resumed run has no plan: the events of earlier starts, and those that came since.
         self._earlier: list[dict[str, Any]] | None = history.read_events(run_dir) if resume else None
         self._waiting: list[dict[str, Any]] = []
@@ -167,12 +168,24 @@ class RunRecord:
             "": self._skipped(metrics).strip(),
         }
         self.console.row(f"step {step}", cells, text)
+        if idle and idle >= metrics["rollout/num_samples"]:
+            self._tell_idle_step(step, metrics)
         times = metrics["rollout/mc_tokens"] / max(metrics["rollout/response_tokens"], 1)
         if step == self.first_step + 1 and times > DEAR_MONTE_CARLO:
             self.console.line(
                 f"note: Monte Carlo takes {times:.0f} times the responses' tokens; fewer boundaries"
                 " (a coarser --spo.partition) or continuations (--spo.mc_rollouts) take less"
             )
+
+    def _tell_idle_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Once: later steps of this kind have "n of n samples without gradient" in their rows."""
+        if not self._idle_told:
+            self.console.line(
+                f"note: step {step} had nothing to learn from: no advantage differs from 0, mean reward"
+                f" {metrics.get('rollout/reward_mean', float('nan')):.3f}; problems of middling difficulty, a model that was warmed"
+                " up or more responses a prompt give some"
+            )
+        self._idle_told = True
 
     @staticmethod
     def _skipped(metrics: dict[str, float]) -> str:

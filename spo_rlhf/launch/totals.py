@@ -56,23 +56,38 @@ class Totals:
             self._last = event["time"]
 
     def summary(self, *, finished: bool, seconds_of_this_start: float) -> dict[str, Any]:
-        """The content of summary.json; the phase "finish" is what no other phase has taken."""
+        """The content of summary.json.
+
+        The phase "finish" is what no other phase has taken; of a run that has not finished that is "unfinished", its last step
+        above all.
+        """
         total = self.seconds_of_earlier_starts + seconds_of_this_start
-        phases = {**self.phases, "finish": max(0.0, total - sum(self.phases.values()))}
+        rest = max(0.0, total - sum(self.phases.values()))
+        phases = {**self.phases, "finish" if finished else "unfinished": rest}
+        before, after = self._before_and_after()
         return {
             "finished": finished,
             "steps": self.steps,
             "generated_tokens": self.generated_tokens + self.untrained[0],
             "mc_tokens": self.mc_tokens + self.untrained[1],
             **{name.removeprefix("rollout/"): count for name, count in self.counts.items()},
-            "accuracy_before": self.accuracy[0][1] if self.accuracy else None,
-            "accuracy_after": self.accuracy[-1][1] if self.accuracy else None,
+            "accuracy_before": before,
+            "accuracy_after": after,
             "accuracy_best": max((accuracy for _, accuracy in self.accuracy), default=None),
             "accuracy": self.accuracy,
             "held_out_problems": self.problems,
             "seconds_total": round(total, 3),
             "seconds_by_phase": {name: round(seconds, 3) for name, seconds in phases.items()},
         }
+
+    def _before_and_after(self) -> tuple[float | None, float | None]:
+        """Accuracy of the first and of the last evaluation; of a single one, before or after any training, the other is None."""
+        if not self.accuracy:
+            return None, None
+        (first, before), (last, after) = self.accuracy[0], self.accuracy[-1]
+        if first == last:
+            return (None, after) if last > self.first_step else (before, None)
+        return before, after
 
     @property
     def has_trained(self) -> bool:

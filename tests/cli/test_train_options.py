@@ -182,6 +182,7 @@ CONTRADICTIONS = [
     (dict(rollout__n_samples_per_prompt=0), "--rollout.n_samples_per_prompt 0"),
     (dict(rollout__max_new_tokens=0), "--rollout.max_new_tokens 0"),
     (dict(rollout__max_new_tokens=-5), "--rollout.max_new_tokens -5"),
+    (dict(actor__num_gpus_per_node=2), "--vllm.num_engines x --vllm.tensor_parallel_size: 1"),
     (dict(actor__num_gpus_per_node=0), "--actor.num_gpus_per_node 0"),
     (dict(actor__num_nodes=0), "--actor.num_nodes 0"),
     (dict(train__num_episodes=0), "--train.num_episodes 0"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests that need a GPU, on the machine that has one; figures go to runs/gpu/*.json:
 #
-#   bash tests/gpu/run.sh                 all of them, about 10 minutes on one H100
+#   bash tests/gpu/run.sh                 all of them, about 15 minutes on one H100
 #   bash tests/gpu/run.sh -k engine       those that pytest's -k names; any argument is pytest's
 #
 # PYTHON names the interpreter with the GPU build (default: .venv/bin/python, else python3).

@@ -1,4 +1,4 @@
-"""spo-train on one GPU: engine and policy share it, weights go over by CUDA IPC, and every method takes steps."""
+"""spo-train: on one GPU engine and policy share it and weights go over by CUDA IPC, on two by NCCL; every method takes steps."""
 
 import math
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import shapes
 import stack
+import torch
 from transformers import AutoTokenizer
 
 from spo_rlhf.tasks import arithmetic
@@ -40,6 +41,22 @@ RUNS = {
     },
     "tree": {**stack.TREE, "rollout.batch_size": 16, "train.batch_size": 32, "train.micro_batch_size": 16, **SLEEP},
     "group": {"spo.mode": "group", "spo.mc_rollouts": None, **SLEEP},
+    "tree_packed": {
+        **stack.TREE,
+        "rollout.batch_size": 16,
+        "train.batch_size": 32,
+        "train.micro_batch_size": 16,
+        "spo.pack_trees": "on",
+        **SLEEP,
+    },
+    "chain_cuda_graphs": {"spo.mode": "chain", "spo.mc_rollouts": 4, "vllm.enforce_eager": None, **SLEEP},
+}
+RANKS = {"actor.num_gpus_per_node": 2, "ref.num_gpus_per_node": 2}
+# What takes two: weights by NCCL to an engine on a GPU of its own, an engine of two GPUs, two ranks of ZeRO 3 with two engines.
+ON_TWO = {
+    "nccl": {"train.colocate_all": None, "vllm.gpu_memory_utilization": 0.8},
+    "tensor_parallel": {**RANKS, "vllm.tensor_parallel_size": 2, **SLEEP},
+    "ranks_zero3": {**RANKS, "vllm.num_engines": 2, "ds.zero_stage": 3, **SLEEP},
 }
 
 
@@ -54,7 +71,20 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_training_takes_steps(name: str, task: Path, tmp_path: Path, figures: dict) -> None:
-    changes = {key.replace(".", "__"): value for key, value in {**GPU, **RUNS[name]}.items()}
+    check_training(RUNS[name], task, tmp_path, figures)
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="needs two GPUs: bash tests/gpu/run.sh on a machine that has them"
+)
+@pytest.mark.parametrize("name", ON_TWO)
+def test_two_gpus_take_steps(name: str, task: Path, tmp_path: Path, figures: dict) -> None:
+    check_training({"spo.mode": "chain", "spo.mc_rollouts": 4, **ON_TWO[name]}, task, tmp_path, figures)
+
+
+def check_training(options: dict, task: Path, tmp_path: Path, figures: dict) -> None:
+    """STEPS steps with finite norms, and an engine that follows the policy."""
+    changes = {key.replace(".", "__"): value for key, value in {**GPU, **options}.items()}
     run = stack.train(
         stack.options(task, tmp_path, data__input_template=arithmetic.PROMPT_TEMPLATE, **changes), tmp_path
     )

@@ -34,6 +34,20 @@ def test_labelled_answers():
     check(agreement.measure_labelled())
 
 
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("She has 3 apples", 'no boxed or "####" answer'),
+        ("", 'no boxed or "####" answer'),
+        (r"\boxed{3", "the last box is not closed"),
+        (r"So \boxed{3} or \boxed{4", "the last box is not closed"),
+        (r"\boxed{3}\boxed{4", "the last box is not closed"),
+    ],
+)
+def test_an_output_without_an_answer_says_why(output, reason):
+    assert extract(output).reason == reason
+
+
 def test_answers_that_were_once_judged_wrong():
     """Each kind of false credit and false refusal that was found from outside, with the right verdict."""
     wrong = []

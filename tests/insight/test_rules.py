@@ -70,7 +70,7 @@ CASES = {
     "policy_jumps": (healthy(ppo_kl=[0.0] * 7 + [0.3]), "0.3 nats", [healthy(ppo_kl=0.01)]),
     "far_from_reference": (healthy(kl=2.5), "2.5 nats from the reference", [healthy(kl=0.5)]),
     "clipping": (healthy(ppo_clip_ratio=0.4), "40 % of the trained tokens are clipped", [healthy(ppo_clip_ratio=0.1)]),
-    "mismatch": (healthy(rollout__logprob_gap_max=2.0), "differ by 2 nats", [healthy(rollout__logprob_gap_max=2.0, config={"rollout.top_p": 0.9}), healthy()]),
+    "mismatch": (healthy(rollout__logprob_gap_p99=2.0), "differ by 2 nats", [healthy(rollout__logprob_gap_max=2.0, rollout__logprob_gap_p99=0.08), healthy()]),
     "stale_nodes": (healthy(replay__expired=[300.0] * 8, replay__trained=[100.0] * 8), "27 % of the nodes", [healthy(replay__expired=[10.0] * 8, replay__trained=[100.0] * 8), healthy()]),
     "duplicates": (healthy(rollout__nodes=100.0, rollout__duplicate_siblings=50.0), "50 % of the nodes repeat a sibling", [healthy(rollout__nodes=100.0, rollout__duplicate_siblings=5.0)]),
     "dear_monte_carlo": (healthy(rollout__mc_tokens=8000.0), "8 times the responses' tokens", [healthy()]),

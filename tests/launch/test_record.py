@@ -48,6 +48,25 @@ def test_events_become_summary_metrics_and_lines(tmp_path):
     assert "held-out accuracy 75.0%" in stream.getvalue() and "reward 0.500" in stream.getvalue()
 
 
+@pytest.mark.parametrize(("step", "before", "after"), [(0, 0.25, None), (2, None, 0.25)])
+def test_a_single_evaluation_is_before_or_after_the_training(step, before, after, tmp_path):
+    record = RunRecord(tmp_path, Console(io.StringIO()))
+    record.take({**PLAN, "time": record.start})
+    record.take(
+        {"event": "eval", "time": record.start, "step": step, "seconds": 1.0, "metrics": {"eval_default_pass1": 0.25}}
+    )
+    summary = record.finish(False)
+    assert (summary["accuracy_before"], summary["accuracy_after"]) == (before, after)
+
+
+def test_the_step_that_a_stopped_run_was_in_is_not_booked_as_its_finish(tmp_path):
+    record = RunRecord(tmp_path, Console(io.StringIO()))
+    record.start -= 9
+    record.take({**PLAN, "time": record.start + 2})
+    phases = record.finish(False)["seconds_by_phase"]
+    assert "finish" not in phases and phases["unfinished"] == pytest.approx(7, abs=1)
+
+
 def test_an_event_of_an_unknown_kind_is_refused_by_name(tmp_path):
     record = RunRecord(tmp_path, Console(io.StringIO()))
     with pytest.raises(
@@ -169,6 +188,14 @@ def test_dear_monte_carlo_is_noted_once(tmp_path):
 
     assert told(1000.0).count("Monte Carlo takes 10 times the responses' tokens") == 1
     assert "Monte Carlo takes" not in told(500.0) + told(0.0)
+
+
+def test_the_first_step_without_any_gradient_is_told(tmp_path):
+    stream = io.StringIO()
+    some, none = ({"rollout/num_samples": 8.0, "samples_without_gradient": idle} for idle in (7.0, 8.0))
+    steps(RunRecord(tmp_path, Console(stream)), some, {**none, "rollout/reward_mean": 0.0}, none)
+    told = [line for line in stream.getvalue().splitlines() if "nothing to learn from" in line]
+    assert len(told) == 1 and "step 2" in told[0] and "mean reward 0.000" in told[0]
 
 
 def test_progress_is_that_of_the_token_budget_where_it_ends_first(tmp_path, monkeypatch):
