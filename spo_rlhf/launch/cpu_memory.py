@@ -78,7 +78,7 @@ def plan(shape: ModelShape, load: Load, engines: int, *, accumulates: bool) -> C
         "logits": logits,
         "libraries": RANK_BYTES,
     }
-    engine = {"weights": weights + head, "KV cache": cpu.KV_CACHE_BYTES, "libraries": ENGINE_BYTES}
+    engine = {"weights": weights + head, "KV cache": cpu.kv_cache_bytes(), "libraries": ENGINE_BYTES}
     sync = {"rank 0": weights, "object store": weights, "engines": engines * 2 * weights}
     reference = load.devices * (weights + RANK_BYTES) if load.reference else 0
     trained = 2 if load.critic else 1
