@@ -111,7 +111,7 @@ _UNIT_RATIO = re.compile(
 )
 _COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+\.?)")
 _COMPOUND = re.compile(rf"{_COMPOUND_PART.pattern}(?:(?:\s*,|\s+and)?\s*{_COMPOUND_PART.pattern}){{1,3}}")
-_SCALE = re.compile(r"^(.*\d)\s*(\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b(.*)$")
+_SCALE = re.compile(r"^(.*\d)\s*(\\text\s*\{\s*)?(" + "|".join(SCALES) + r")s?\b(.*)$")
 
 
 @dataclass(frozen=True)
