@@ -55,7 +55,7 @@ NOT_A_UNIT = frozenset(
     "million billion trillion thousand hundred dozen score gross half third quarter quarters twentieths mod squared cubed factorial "
     "excluded excluding exclusive exclude excludes wrong incorrect false impossible never cannot neither unless without besides maybe "
     "perhaps possibly most least maximum minimum "
-    "doubled tripled quadrupled halved inverted recurring repeating conjugate imaginary binary octal hexadecimal hex".split()
+    "upward upwards doubled tripled quadrupled halved inverted recurring repeating conjugate imaginary binary octal hexadecimal hex".split()
 )
 NO_UNIT_SYMBOLS = frozenset(("M", "k"))  # a million or molar, a thousand
 _PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
