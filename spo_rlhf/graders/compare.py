@@ -10,7 +10,7 @@ from spo_rlhf.graders.normalize import normalize, squash
 from spo_rlhf.graders.numbers import quantity
 from spo_rlhf.graders.scalars import Scalars
 from spo_rlhf.graders.structure import Node, as_text, by_letters, in_order_of_names, letters_of, parse
-from spo_rlhf.graders.vocabulary import Label
+from spo_rlhf.graders.vocabulary import TURNING, Label, senses_of
 from spo_rlhf.graders.words import rank
 
 MAX_ITEMS = 60
@@ -95,7 +95,7 @@ class _Comparison:
 
     def same(self, gold: Node, answer: Node) -> bool:
         gold, answer = _aligned(gold, answer)
-        if gold.kind in OBJECTS and answer.kind in OBJECTS and gold.name and answer.name and gold.name != answer.name:
+        if self._named_apart(gold, answer):
             return False
         if gold.kind in UNORDERED or answer.kind in UNORDERED:
             empty = any(node.kind == "expr" and node.text == r"\emptyset" for node in (gold, answer))
@@ -137,6 +137,14 @@ class _Comparison:
         if order is None:
             return None
         return by_letters(gold, order), by_letters(answer, order)
+
+    def _named_apart(self, gold: Node, answer: Node) -> bool:
+        """Two names of points, intervals and the like; or one of a value that turns its sign, "\\text{Loss} = 5", which the problem
+        does not ask for."""
+        if gold.name and answer.name:
+            return gold.kind in OBJECTS and answer.kind in OBJECTS and gold.name != answer.name
+        name = gold.name or answer.name or ""
+        return r"\text" in name and bool(senses_of(name) & TURNING.keys() - self.problem.senses_asked)
 
     def _same_vector(self, gold: Node, answer: Node) -> bool:
         """A column or row of a matrix and a tuple."""

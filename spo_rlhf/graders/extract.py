@@ -7,6 +7,8 @@ stand side by side ("\\boxed{5} or \\boxed{6}") are one answer with several part
 import re
 from dataclasses import dataclass
 
+from spo_rlhf.graders.vocabulary import TURNING, senses_of
+
 MAX_OUTPUT_CHARS = 200_000  # a response of 32k tokens has about 130k characters
 MAX_BOXES = 100
 MAX_DISTINCT_ANSWERS = 8
@@ -23,6 +25,7 @@ BOX_TOKEN = re.compile(
 HASH_LINE = re.compile(r"####[ \t]*(?:\**(?:the )?(?:final )?answer\**:?\**[ \t]*\n\s*)?([^\n]*)", re.IGNORECASE)
 ANSWER_IS = re.compile(r"^(?:the )?(?:final )?answer\s*(?:is\b|:)[\s*]*", re.IGNORECASE)
 REMARK = re.compile(r"\s+\((?![^()]*\bor\b)[^()\\]*[A-Za-z]{2}[^()\\]*\)\s*$")  # "18 (since 9 * 2 = 18)"
+MAX_SENSE_WORDS = 3
 HEADING = re.compile(r"\d+[.)]\s+[A-Za-z]{2}")
 VALUE_START = re.compile(r"[-+(\[{*]*\s*(?:\\?\$\s*)*[-+]?\s*(?:[\d.]|\\(?!text))")
 # What may stand between boxes of one answer: "and", "or maybe", "; ", "$ and $y = $", "Option 2: ".
@@ -35,6 +38,7 @@ CONNECTOR = re.compile(
 ALTERNATIVES = frozenset("or maybe perhaps possibly alternatively either".split())
 # The letter that a box is given to: "$y = \\boxed{2}$".
 NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])([A-Za-z](?:_(?:\w|\{\w\}))?)\s*=\s*(?:\$|\\[(\[]|\s)*$")
+MINUS_BEFORE = re.compile(r"(?:[=$]|\\[(\[])\s*-\s*$")  # "$x = -\\boxed{5}$"
 MAX_NAME_CHARS = 20
 
 
@@ -138,7 +142,10 @@ def hash_lines(text: str, after: int | None) -> list[_Span]:
         ):
             continue
         content = ANSWER_IS.sub("", content)
-        spans.append(_Span(match.start(), match.end(), REMARK.sub("", content) or content))
+        remark = REMARK.search(content)
+        if remark and not (len(remark[0].split()) <= MAX_SENSE_WORDS and senses_of(remark[0]) & TURNING.keys()):
+            content = content[: remark.start()] or content  # what "(below zero)" says is no remark
+        spans.append(_Span(match.start(), match.end(), content))
     return spans
 
 
@@ -156,7 +163,10 @@ def side_by_side(text: str, boxes: list[_Span]) -> list[_Span]:
 def joined(text: str, boxes: list[_Span]) -> str:
     """Boxes that stand side by side as one answer, with the words between them and the letters that they are given to."""
     if len(boxes) == 1:
-        return boxes[0].content.strip()
+        content, start = boxes[0].content.strip(), boxes[0].start
+        if MINUS_BEFORE.search(text, max(0, start - MAX_NAME_CHARS), start):
+            return f"-({content})" if re.search("[-+]", content) else f"-{content}"
+        return content
     names = [NAME_BEFORE.search(text, max(0, box.start - MAX_NAME_CHARS), box.start) for box in boxes]
     answer = ""
     for at, (box, name) in enumerate(zip(boxes, names)):

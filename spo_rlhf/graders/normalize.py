@@ -139,6 +139,7 @@ REWRITES = [
         (r"^\\text\s*\{\s*(\d+)\s*to\s*(\d+)\s*\}$", r"\1:\2"),
         (rf"((?:{MONTHS})\s+\d{{1,2}})(?:st|nd|rd|th)\b", r"\1"),
         (rf"((?:{MONTHS})\s+\d{{1,2}})\s*,\s*(\d{{4}})\b", r"\1 \2"),
+        (r"\bper cent\b", "percent"),
         (rf"(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({MONTHS})\b", r"\2 \1"),
         (
             _OHM,
@@ -270,6 +271,7 @@ def strip_wrapping(text: str) -> str:
 
 def normalize(text: str) -> str:
     """The answer in this module's one spelling; spaces that separate words and commands stay."""
+    text = re.sub(r"(\.\d+)\s*\.{3}", r"\1\\ldots ", text)  # digits are left out: "0.3..." is not "0.3"
     text = strip_wrapping(in_digits(to_ascii(text), COUNTERS))
     if r"\begin" not in text:
         text = re.sub(r"\\{2,}(?=[A-Za-z{}!,;:()\[\]%$])", r"\\", text)  # escaped twice

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from spo_rlhf.graders.notation import TRIGONOMETRY
 from spo_rlhf.graders.units import DEGREE, MAX_WORDS, Unit, known, unit_of
-from spo_rlhf.graders.vocabulary import NEGATIVE, SENSE_OF, Label, nested, read_label
+from spo_rlhf.graders.vocabulary import NEGATIVE, SENSE_OF, Label, nested, read_label, senses_of
 
 MAX_DIGITS = 1000
 MAX_EXPONENT = 1000
@@ -54,14 +54,22 @@ NOT_A_UNIT = frozenset(
     "or and to not no if when either between but than into plus minus times except only is are was were because "
     "million billion trillion thousand hundred dozen score gross half third quarter quarters twentieths mod squared cubed factorial "
     "excluded excluding exclusive exclude excludes wrong incorrect false impossible never cannot neither unless without besides maybe "
-    "perhaps possibly most least maximum minimum".split()
+    "perhaps possibly most least maximum minimum "
+    "upward upwards doubled tripled quadrupled halved inverted recurring repeating conjugate imaginary binary octal hexadecimal hex".split()
 )
+NO_UNIT_SYMBOLS = frozenset(("M", "k"))  # a million or molar, a thousand
 _PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
 SCALES: dict[str, int | Fraction] = {
     "ten-thousandths": Fraction(1, 10**4),
     "hundred-thousandths": Fraction(1, 10**5),
     "hundred": 100,
     "thousand": 10**3,
+    "grand": 10**3,
+    "lakh": 10**5,
+    "crore": 10**7,
+    "mn": 10**6,
+    "mln": 10**6,
+    "bn": 10**9,
     "million": 10**6,
     "billion": 10**9,
     "trillion": 10**12,
@@ -75,7 +83,7 @@ SCALES: dict[str, int | Fraction] = {
 _TEXT_UNIT = re.compile(r"^(.*[\d})!A-Za-z.%])\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?(\d)\}?)?$")
 _PLAIN_UNIT = re.compile(
     r"^(.*?(?:[\d})%]|\\pi(?![A-Za-z]))\s*)((?:/\s*)?(?:[A-Za-z][A-Za-z'./-]*+\s*+)+)"
-    r"(?:\^\s*\{?(\d)\}?)?(?:\s*\([A-Za-z -]*\))?$"
+    r"(?:\^\s*\{?(\d)\}?)?(?:\s*\(([A-Za-z -]*)\))?$"
 )
 _PERCENT = re.compile(r"percent(?:s|age)?(?![a-z])(?! points?\b)")
 _BELOW_0 = re.compile(r"(?<=\b(?:above|below|under)) 0(?![\d.])")  # the only digit among words
@@ -103,7 +111,7 @@ _UNIT_RATIO = re.compile(
 )
 _COMPOUND_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+\.?)")
 _COMPOUND = re.compile(rf"{_COMPOUND_PART.pattern}(?:(?:\s*,|\s+and)?\s*{_COMPOUND_PART.pattern}){{1,3}}")
-_SCALE = re.compile(r"^(.*\d)\s*(\\text\s*\{\s*)?(" + "|".join(SCALES) + r")\b(.*)$")
+_SCALE = re.compile(r"^(.*\d)\s*(\\text\s*\{\s*)?(" + "|".join(SCALES) + r")s?\b(.*)$")
 
 
 @dataclass(frozen=True)
@@ -186,6 +194,8 @@ def quantity(text: str) -> Quantity:
             if first := _PERCENT.match(words.lower()):
                 percent, words = True, words[first.end() :]
             label = read_label(words, match[3])
+            aside = match[4] if pattern is _PLAIN_UNIT and match[4] else ""
+            label = replace(label, senses=label.senses | senses_of(aside))
             break
     match = re.match(r"^(.*\S)\s*\^\s*\\circ\s*([CFK]|\\text\{\s*[CFK]\s*\})?$", core)
     if match and not TRIGONOMETRY.search(core):  # of "\\sin 30^\\circ" the degrees are the argument's
@@ -264,7 +274,13 @@ def _currency(name: str) -> Unit | None:
 
 def _is_unit(words: str, plain: bool, core: str) -> bool:
     names = re.findall(r"[A-Za-z]+", words)
-    if not names or len(names) > MAX_WORDS or NOT_A_UNIT & set(words.lower().split()) or re.search(r"(?<!\^)\d", words):
+    if (
+        not names
+        or len(names) > MAX_WORDS
+        or NOT_A_UNIT & set(words.lower().split())
+        or NO_UNIT_SYMBOLS & set(names)
+        or re.search(r"(?<!\^)\d", words)
+    ):
         return False
     if not plain:
         return bool(re.search(r"[\d}]|\\pi|[a-z]", core))

@@ -16,7 +16,7 @@ _SENSES = {
     "reduced reduce lower down decline declined declines shrank dip colder cooler cheaper",
     "profit": "profit gain gains gained surplus",
     "loss": "loss losses lost lose loses losing deficit shortfall",
-    "debt": "debt owe owes owed owing overdrawn overdraft",
+    "debt": "debt debit withdrawal withdrawn owe owes owed owing overdrawn overdraft",
     "short": "short shortage",
     "ahead": "ahead",
     "behind": "behind",
@@ -146,7 +146,7 @@ def read_label(words: str, power: str | None = None) -> Label:
         if unit := unit_of(" ".join(rest[:end]), power if end == len(rest) else None):
             rest = rest[end:]
             break
-    empty = rest[:-1] if rest[-1:] == ["a"] else rest  # "5 a" is not "5"
+    empty = rest[:-1] if rest[-1:] and rest[-1] in _UNIT_GRAMMAR else rest  # "5 a", "5 square" are not "5"
     names = (
         name for token in rest if token not in empty or not _is_empty(token) for name in re.findall(r"[^\W\d_]+", token)
     )

@@ -73,6 +73,7 @@ def test_how_large_a_number_may_be() -> None:
 
 PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths elevenths twelfths".split()
 POWERS_OF_TEN = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+POWERS_OF_TEN |= {"grand": 3, "lakh": 5, "crore": 7, "mn": 6, "mln": 6, "bn": 9}
 TENTHS = {"hundredths": -2, "thousandths": -3, "ten-thousandths": -4, "hundred-thousandths": -5, "millionths": -6}
 SCALED = [
     ("3 dozen", Fraction(36)),
