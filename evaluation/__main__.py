@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluation import grading, report
 from evaluation.export import run_export
-from evaluation.settings import RunOptions, RunSettings, from_arguments
+from evaluation.settings import DTYPES, RunOptions, RunSettings, from_arguments
 from spo_rlhf import plugins
 from spo_rlhf.core.seeds import LARGEST_SEED
 from spo_rlhf.graders.kinds import KINDS
@@ -172,7 +172,12 @@ def _add_lengths_and_sampling(sub: argparse.ArgumentParser) -> None:
 def _add_engine(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("engine")
     add = group.add_argument
-    add("--dtype", default=RunSettings.dtype, help="weights' type in vLLM (without a GPU always float32)")
+    add(
+        "--dtype",
+        default=RunSettings.dtype,
+        choices=DTYPES,
+        help="weights' type in vLLM (without a GPU always float32)",
+    )
     engines = "engines, one per GPU (or per --tensor-parallel GPUs), through Ray (default: %(default)s)"
     add("--data-parallel", type=whole(1), default=RunOptions.data_parallel, metavar="N", help=engines)
     gpus = "GPUs per engine (default: %(default)s)"

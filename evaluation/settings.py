@@ -15,6 +15,7 @@ SAMPLE_KEY = ("prompt_hash", "sample", "context")
 DECIDING = ("contexts", "temperature", "top_p", "seed", "budget", "separate_contexts", "curve", "dtype")
 # What is moved aside with samples of something else.
 HOLDS = (GRADED_BY, "run.json", "results.json", "samples")
+DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")  # of vLLM
 Settings = TypeVar("Settings", "RunSettings", "RunOptions")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import AS_WRITTEN
-from spo_rlhf.host.rows import RowFaults, answer_fault, label_text, read_rows, value_fault
+from spo_rlhf.host.rows import RowFaults, answer_fault, is_empty, label_text, read_rows, value_fault
 from spo_rlhf.sampling.sample_log import UNUSED
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import Task
@@ -151,7 +151,7 @@ def _problem(task: Task, number: int, row: dict[str, Any]) -> Problem | str:
     text, gold = row.get("problem", row.get(problem)), row.get("answer", row.get(answer))
     if isinstance(gold, list) and gold and all(isinstance(one, str) for one in gold):
         gold = ", ".join(gold)  # several answers, all of which are asked for
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or is_empty(text):
         return 'needs a text "problem" and an "answer"'
     if fault := value_fault("problem", text) or answer_fault("answer", gold):
         return fault

@@ -11,6 +11,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,10 +55,10 @@ def used() -> tuple[set[str], set[str]]:
         return set(), set()
     _seen[:] = now
     loaded = {str(path) for path in own_files(list(sys.modules.values()))}
-    read = {path for path in _read if not _is_installed(path) and not path.endswith(".pyc")}
+    read = {path for path in _read.copy() if not _is_installed(path) and not path.endswith(".pyc")}
     fresh = (loaded | read) - _told
     _told.update(fresh)
-    return fresh, set(_written)
+    return fresh, _written.copy()
 
 
 def _see(event: str, args: tuple[Any, ...]) -> None:
@@ -67,17 +68,19 @@ def _see(event: str, args: tuple[Any, ...]) -> None:
     if not isinstance(path, (str, bytes)):  # a descriptor is of a file that was opened before
         return
     writes = any(sign in mode for sign in "wax+") if isinstance(mode, str) else flags & NOT_READ
-    path = os.path.abspath(os.fsdecode(path))
-    if not path.startswith(SYSTEM):
-        (_written if writes else _read).add(path)
+    with suppress(OSError):  # the folder that a relative path starts from is gone; nothing may fail for being watched
+        path = os.path.abspath(os.fsdecode(path))
+        if not path.startswith(SYSTEM):
+            (_written if writes else _read).add(path)
 
 
 def _own_file(module: ModuleType) -> str | None:
     """The file of a module of this project, or of the user's; None of a library's."""
-    path = getattr(module, "__file__", None)
+    told = getattr(module, "__dict__", {})  # not by attribute: some modules load more when they are asked
+    path = told.get("__file__")
     if not isinstance(path, str):
         return None
-    is_project = str(getattr(module, "__name__", "")).partition(".")[0] == PROJECT
+    is_project = str(told.get("__name__", "")).partition(".")[0] == PROJECT
     return path if is_project or not _is_library(path) else None
 
 

@@ -62,7 +62,7 @@ def parse_json(line: bytes, **options: Any) -> Any:
     Raises:
         ValueError: the line holds none; says what to do, and leaves it to the caller to name file and line.
     """
-    options = {"object_pairs_hook": _each_once} | options
+    options = {"object_pairs_hook": each_once} | options
     try:
         return json.loads(line.decode().rstrip(), **options)  # so that a column is one of this line
     except UnicodeDecodeError:
@@ -73,13 +73,17 @@ def parse_json(line: bytes, **options: Any) -> Any:
         raise ValueError("nested too deeply: give one JSON object a line") from None
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; `json` by itself would keep the last of two entries with one key. Raises ValueError."""
+class KeyTwice(ValueError):
+    """An object of a JSON file has two entries with one key."""
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; `json` by itself would keep the last of two entries with one key. Raises KeyTwice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"an object with the key {twice!r} twice: keep one of the two")
+        raise KeyTwice(f"an object with the key {twice!r} twice: keep one of the two")
     return found
 
 

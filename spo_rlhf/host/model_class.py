@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.model_folder import SAFETENSORS, code_is_trusted, pickled_files, read_config, weights_files
+from spo_rlhf.host.model_folder import PICKLED, SAFETENSORS, code_is_trusted, pickled_files, read_config, weights_files
 from spo_rlhf.host.weights import read_header, read_pickle
 
 HEAD = "score"  # of a reward model, where its configuration gives no `value_head_prefix`
@@ -46,27 +46,47 @@ def _check(folder: Path, *, trains: bool, role: str) -> list[str]:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=code_is_trusted())
     except Exception:  # the engine may know it; where it must not be, `check_kind` refuses it
         return []
-    writes = role in ("actor", "ref", "model")
-    if writes and _is_encoder(config):
-        raise ValueError(f"{config.model_type} reads text and writes none; give a model that continues a prompt")
+    writes, own_code = role in ("actor", "ref", "model"), hasattr(config, "auto_map")
+    if writes:
+        _check_writes(config)
     model_class = _class_of(config, writes)
     if model_class is None:
-        if trains and not hasattr(config, "auto_map"):
+        if trains and not own_code:
             raise ValueError(f"transformers has no {config.model_type} that continues a prompt; give another model")
         return []
+    if trains and not own_code and not getattr(config, "transformers_weights", None):
+        _check_names(folder)
     shapes = _shapes(folder)
     if not shapes or getattr(config, "quantization_config", None):
         return []
-    missing, other, unused = _compare(model_class, config, shapes)
-    if role == "reward" and not any(
-        name.startswith(f"{getattr(config, 'value_head_prefix', HEAD)}.") for name in shapes
-    ):
-        missing.append(f"{getattr(config, 'value_head_prefix', HEAD)}.weight")
+    missing, other, unused, unknown = _compare(model_class, config, shapes)
+    head = getattr(config, "value_head_prefix", HEAD)
+    if role == "reward" and not any(name.startswith(f"{head}.") for name in shapes):
+        missing.append(f"{head}.weight")
     if missing:
         raise ValueError(f"its weights lack {_some(missing)}, which would be random numbers; {COPY}")
+    if unknown:
+        raise ValueError(f"its weights have {_some(unknown)}, of which its config.json knows nothing; {COPY}")
     if other:
         raise ValueError(f"its config.json wants another shape than its weights have: {_some(other)}; {COPY}")
     return [f"{folder}: no part of its model takes {_some(unused)} of the weights"] if unused and writes else []
+
+
+def _check_writes(config: Any) -> None:
+    """A model of this configuration continues a prompt. Raises ValueError."""
+    if _is_encoder(config):
+        raise ValueError(f"{config.model_type} reads text and writes none; give a model that continues a prompt")
+    if other := _writes_nothing(config):
+        raise ValueError(
+            f"config.json names the architecture {other}, which writes no text; mend it, or give another model"
+        )
+
+
+def _check_names(folder: Path) -> None:
+    """There are files of the names that transformers looks for. Raises ValueError."""
+    names = (f"{name}{index}" for name in (SAFETENSORS, PICKLED) for index in ("", ".index.json"))
+    if not any((folder / name).is_file() for name in names):
+        raise ValueError(f"its weights have other names than {SAFETENSORS} or {PICKLED}, which transformers looks for")
 
 
 def _some(names: list[str]) -> str:
@@ -82,6 +102,17 @@ def _is_encoder(config: Any) -> bool:
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING and getattr(config, "is_decoder", None) is False
 
 
+def _writes_nothing(config: Any) -> str | None:
+    """The architecture that a configuration names, by which the engine chooses its own, where it generates nothing."""
+    import transformers
+
+    named = getattr(config, "architectures", None) or []
+    known = [getattr(transformers, name, None) for name in named]
+    if known and all(one is not None and not issubclass(one, transformers.GenerationMixin) for one in known):
+        return named[0]
+    return None
+
+
 def _class_of(config: Any, writes: bool) -> Any:
     """The class that OpenRLHF loads; None where transformers has none."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -93,23 +124,24 @@ def _class_of(config: Any, writes: bool) -> Any:
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of all tensors, from the files that transformers reads."""
-    whole = folder / SAFETENSORS  # where it is there, it goes before an index
-    if files := [whole] if whole.is_file() else weights_files(folder):
+    """Name -> shape of all tensors."""
+    if files := weights_files(folder):
         return {name: tensor.shape for path in files for name, tensor in read_header(path).items()}
     return {name: shape for path in pickled_files(folder) for name, shape in read_pickle(path).items()}
 
 
 def _compare(
     model_class: Any, config: Any, shapes: dict[str, tuple[int, ...]]
-) -> tuple[list[str], list[str], list[str]]:
-    """What transformers would find of these weights: names without a tensor, tensors of another shape, unused ones."""
+) -> tuple[list[str], list[str], list[str], list[str]]:
+    """What transformers would find of these weights: names without a tensor, tensors of another shape, those of no part of
+    the model, and those of a part that has none of that name, such as a bias.
+    """
     import torch
 
     stored = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
         with _quiet():
-            _, found = model_class.from_pretrained(
+            model, found = model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict=stored,
@@ -118,14 +150,18 @@ def _compare(
                 ignore_mismatched_sizes=True,
             )
     except ImportError:  # a library that the model's class wants; the engine may do without
-        return [], [], []
+        return [], [], [], []
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:150]
         raise ValueError(
             f"its config.json and weights make no model ({type(error).__name__}: {reason}); {COPY}"
         ) from None
     shape = {name: f"{name} {_told(wanted)} there {_told(got)}" for name, got, wanted in found["mismatched_keys"]}
-    return sorted(found["missing_keys"]), [shape[name] for name in sorted(shape)], sorted(found["unexpected_keys"])
+    parts = {name for name, part in model.named_modules() if not any(part.children())}
+    unused = sorted(found["unexpected_keys"])
+    unknown = [name for name in unused if name.endswith((".weight", ".bias")) and name.rpartition(".")[0] in parts]
+    other = [name for name in unused if name not in unknown]
+    return sorted(found["missing_keys"]), [shape[name] for name in sorted(shape)], other, unknown
 
 
 def _told(shape: Any) -> str:

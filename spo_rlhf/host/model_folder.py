@@ -163,9 +163,13 @@ def _object(value: Any, path: Path, name: str = "it") -> dict[str, Any]:
 def weights_files(folder: Path) -> list[Path]:
     """The safetensors files of the weights: those of the index where there is one, missing ones too. Raises UserError."""
     index = folder / f"{SAFETENSORS}.index.json"
-    if index.is_file():
-        return _indexed(index)
-    return sorted(path for path in folder.glob("*.safetensors") if not fnmatch(path.name, ADAPTER))
+    if not index.is_file():
+        return sorted(path for path in folder.glob("*.safetensors") if not fnmatch(path.name, ADAPTER))
+    files = _indexed(index)
+    whole = folder / SAFETENSORS
+    if whole.is_file() and whole not in files:  # transformers takes the one, the engine the others
+        raise UserError(f"{index}: it names other files, and {SAFETENSORS} is there too; remove what is not the model")
+    return files
 
 
 def _indexed(index: Path) -> list[Path]:
@@ -217,6 +221,8 @@ def _check_ends(folder: Path, config: dict[str, Any]) -> None:
     tokens = vocabulary_size(config)
     for file in ("config.json", "generation_config.json"):
         value = _json(folder / file)
+        if (folder / file).exists() and not isinstance(value, dict):
+            raise ValueError(f"{file} is no JSON object; copy the model again")
         inner = value.get("text_config") if isinstance(value, dict) else None
         for told in (value, inner):
             ends = told.get("eos_token_id") if isinstance(told, dict) else None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,25 @@ def value_fault(key: str, value: Any) -> str | None:
         return f"has {value} as {key!r}; write it as a text, or drop the row"
     if isinstance(value, (list, Mapping)) and not _is_finite(value):
         return f"holds an infinite number, or none, in {key!r}; write it as a text, or drop the row"
+    return half_surrogate(key, value)
+
+
+def half_surrogate(key: str, value: Any) -> str | None:
+    """What is wrong with a value that UTF-8 cannot hold."""
     if isinstance(value, (str, list, Mapping)) and not encodable(
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     ):
         return f"holds half of a surrogate pair in {key!r}, which no tokenizer takes; mend or drop it"
     return None
+
+
+def is_empty(value: Any) -> bool:
+    """Whether nothing stands in a text, a list or an object: white space and signs without a form are nothing."""
+    if isinstance(value, str):
+        return all(sign.isspace() or unicodedata.category(sign) in ("Cf", "Cc") for sign in value)
+    if isinstance(value, (list, Mapping)):
+        return all(map(is_empty, value.values() if isinstance(value, Mapping) else value))
+    return value is None
 
 
 def _is_finite(value: Any) -> bool:
@@ -94,7 +109,7 @@ def answer_fault(key: str, value: Any) -> str | None:
 
     The text "nan" is what programs write for an answer that is missing.
     """
-    if not isinstance(value, (str, bool, int, float)) or (isinstance(value, str) and not value.strip()):
+    if not isinstance(value, (str, bool, int, float)) or (isinstance(value, str) and is_empty(value)):
         return f"needs a text or a number as {key!r}"
     if isinstance(value, str) and value.strip().lower() == "nan":
         return f"has {value.strip()!r} as {key!r}, which is no answer; fill it, or drop the row"

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spo_rlhf.host.files import AS_WRITTEN, DATA_SUFFIXES, parse_json
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import AS_WRITTEN, DATA_SUFFIXES, KeyTwice, each_once, parse_json
 from spo_rlhf.host.rows import label_text
 
 AS_TEXT = "write it as a text"
@@ -28,7 +29,10 @@ class RawLabel(NamedTuple):
 
 
 class RawLabels:
-    """The labels of files in the order in which they are loaded one behind the other, or, where `mixed`, in any order."""
+    """The labels of files in the order in which they are loaded one behind the other, or, where `mixed`, in any order.
+
+    Raises UserError for a JSON object with one key twice.
+    """
 
     def __init__(self, files: Sequence[str], key: str, *, mixed: bool):
         self.key, self.mixed = key, mixed or any(Path(file).is_dir() for file in files)
@@ -90,6 +94,8 @@ def _json_rows(path: Path) -> Iterable[dict[str, Any]] | None:
     """The rows of JSON lines, or of one list; None of what is neither."""
     try:
         rows = list(_lines(path)) if path.suffix == ".jsonl" else _list_or_lines(path)
+    except KeyTwice as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, ValueError):
         return None
     return rows if all(isinstance(row, dict) for row in rows) else None
@@ -97,7 +103,9 @@ def _json_rows(path: Path) -> Iterable[dict[str, Any]] | None:
 
 def _list_or_lines(path: Path) -> list[Any]:
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"), **AS_WRITTEN)
+        whole = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=each_once, **AS_WRITTEN)
+    except KeyTwice:
+        raise
     except ValueError:
         return list(_lines(path))
     return whole if isinstance(whole, list) else [whole]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.rows import RowFaults, label_text, read_rows, value_fault
+from spo_rlhf.host.rows import RowFaults, half_surrogate, is_empty, label_text, read_rows, value_fault
 from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
 
 # Columns, by the option that names them, where a text with nothing in it is a mistake; a rejected response may be empty.
@@ -39,7 +39,7 @@ def row_fault(row: Mapping[str, Any], keys: Mapping[str, str], *, chat: bool | N
         value = row.get(key)
         if value is None or value != value:  # a number that a table's file leaves out is NaN
             return f"has no {key!r}; set --data.{option} (the row has {', '.join(map(str, row))})"
-        if option in NEVER_EMPTY and (value == [] or (isinstance(value, str) and not value.strip())):
+        if option in NEVER_EMPTY and is_empty(value):
             return f"has an empty {key!r}; fill or drop it"
         if fault := value_fault(key, value):
             return fault
@@ -119,6 +119,8 @@ def check_jsonl(
     kinds: dict[str, dict[str, int]] = {key: {} for key in keys.values()}
     for number, row in read_rows(path, faults):
         fault = row_fault(row, keys, chat=chat) or (prompts.take(number, row) if prompts else None)
+        # What no library can read, in whatever column it stands.
+        fault = fault or next(filter(None, (half_surrogate(key, [key, value]) for key, value in row.items())), None)
         if fault:
             faults.add(number, fault)
             continue

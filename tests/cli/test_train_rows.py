@@ -24,6 +24,10 @@ def lines_of(rows) -> str:
         ([GOOD, {"problem": "1 + 2?"}], "row 2 has no 'answer'"),
         ([GOOD, {**GOOD, "answer": None}], "row 2 has no 'answer'; set --data.label_key (the row has problem, answer)"),
         ([GOOD, {**GOOD, "answer": ""}], "row 2 has an empty 'answer'"),
+        ([GOOD, {**GOOD, "answer": "\u200b\ufeff"}], "row 2 has an empty 'answer'"),
+        ([{**GOOD, "answer": ["2"]}, {**GOOD, "answer": [" "]}], "row 2 has an empty 'answer'"),
+        ([{**GOOD, "answer": {"a": 2}}, {**GOOD, "answer": {}}], "row 2 has an empty 'answer'"),
+        ([GOOD, {**GOOD, "more": ["x\ud800"]}], "row 2 holds half of a surrogate pair in 'more'"),
         ([GOOD, {**GOOD, "problem": " "}], "row 2 has an empty 'problem'"),
         ([GOOD, {**GOOD, "answer": float("inf")}], "row 2 has inf as 'answer'; write it as a text"),
         ([GOOD, {**GOOD, "problem": "x\ud800"}], "row 2 holds half of a surrogate pair in 'problem'"),
@@ -58,6 +62,12 @@ def test_wrong_rows_are_told_together(refused, tmp_path):
         "2 is not", "3 has an", "4 has no", "5 is not", "6 has a "
     ]  # fmt: skip
     assert told[-1] == "and 2 more rows\n"
+
+
+def test_a_key_twice_in_a_list_of_rows_is_refused(refused, tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text('[{"problem": "1?", "answer": "1", "answer": "2"}]')
+    assert "data.json: an object with the key 'answer' twice" in refused(data__prompt_dataset=path)
 
 
 @pytest.mark.parametrize(("name", "row"), [("data.csv", "1 + 2?,\n"), ("data.json", '{"problem": "1 + 2?"}\n')])

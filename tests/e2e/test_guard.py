@@ -10,7 +10,7 @@ import stack
 import torch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
-STAGES = ("2", "3")
+STAGES = ("2",)
 TWO_RANKS = dict(
     spo__mode="group",
     spo__mc_rollouts=None,

@@ -90,6 +90,7 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkey
         ["run", "--model", "m"],
         ["run", "--contexts", "a"],
         ["run", "--contexts", "200,200"],
+        ["run", "--dtype", "foo"],
         ["grade", "--mode", "x"],
         ["sample"],
         ["report", "-x"],

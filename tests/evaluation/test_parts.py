@@ -70,6 +70,7 @@ def test_any_jsonl_is_a_task(tmp_path):
         ("mine={path}", '{"problem": "x", "answer": ""}', "row 1 needs a text or a number as 'answer'"),
         ("mine={path}", '{"problem": "x", "answer": "  "}', "row 1 needs a text or a number as 'answer'"),
         ("mine={path}", '{"problem": " ", "answer": 1}', 'row 1 needs a text "problem"'),
+        ("mine={path}", '{"problem": "\\u200b", "answer": 1}', 'row 1 needs a text "problem"'),
         ("mine={path}", '{"problem": "x", "answer": NaN}', "row 1 has nan as 'answer'"),
         ("mine={path}", '{"problem": "x", "answer": 1e400}', "row 1 has inf as 'answer'"),
         (

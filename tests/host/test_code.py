@@ -1,6 +1,7 @@
 """Which code grades: by content, the user's own modules and this project's, no library's."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from spo_rlhf import plugins
 from spo_rlhf.host import code, files
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -34,6 +37,33 @@ def loaded(tmp_path, monkeypatch):
 def test_a_changed_helper_of_a_plugin_is_other_code(loaded):
     first = loaded("VALUE = 1\n")
     assert loaded("VALUE = 2\n") != first == loaded("VALUE = 1\n")
+
+
+def test_what_is_watched_is_told_once_and_never_fails(tmp_path):
+    program = (
+        "import os, sys, threading, types\n"
+        "class Odd(types.ModuleType):\n"
+        "    def __getattr__(self, name): raise RuntimeError(name)\n"
+        "from spo_rlhf.host import code\n"
+        "sys.modules['odd'] = Odd('odd')\n"
+        "code.watch()\n"
+        "code.used()\n"
+        "open('read').close(); open(b'bytes').close(); open('both').close(); open('both', 'a').close()\n"
+        "os.close(os.open('low', os.O_RDONLY)); open(os.open('fd', os.O_RDONLY)).close()\n"
+        "open('/proc/self/stat').close(); open(sys.executable, 'rb').close()\n"
+        "read, written = code.used()\n"
+        "print(sorted(map(os.path.basename, read - written)), sorted(map(os.path.basename, written)))\n"
+        "print(code.used()[0])\n"
+        "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+        "try: open('nothing')\n"
+        "except FileNotFoundError as error: print(error.filename)\n"
+    )
+    for name in ("read", "bytes", "both", "low", "fd"):
+        (tmp_path / name).touch()
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout.splitlines() == ["['bytes', 'fd', 'low', 'read'] ['both']", "set()", "nothing"], done.stderr
 
 
 def test_libraries_are_told_by_their_versions_alone(tmp_path, monkeypatch):

@@ -113,6 +113,23 @@ def test_a_model_that_continues_no_prompt(tmp_path, model):
         check_weights(save(tmp_path, model), "--model")
 
 
+def test_a_bias_that_the_configuration_knows_nothing_of(refused):
+    assert "its weights have model.layers.0.self_attn.k_proj.bias and 5 more" in refused(model_type="llama")
+
+
+@pytest.mark.parametrize("named", ["BertModel", "Qwen2Model", "Qwen2ForSequenceClassification"])
+def test_an_architecture_that_writes_no_text(refused, named):
+    assert f"names the architecture {named}, which writes no text" in refused(architectures=[named])
+
+
+def test_weights_under_a_name_that_transformers_does_not_look_for(tmp_path):
+    folder = save(tmp_path)
+    (folder / "model.safetensors").rename(folder / "mine.safetensors")
+    assert check_weights(folder, "--model") == [], "the engine takes any"
+    with pytest.raises(UserError, match="have other names than model.safetensors"):
+        check_weights(folder, "--model", trains=True)
+
+
 def test_tensors_that_the_model_does_not_take_are_told(tmp_path):
     folder = save(tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
@@ -192,7 +209,7 @@ class Run:
 def test_models_with_another_head(tmp_path):
     folder = save(tmp_path / "body", Qwen2Model(Qwen2Config(**SIZE)))
     assert check_weights(folder, "--critic", role="critic") == []
-    with pytest.raises(UserError, match=r"lack lm_head.weight"):
+    with pytest.raises(UserError, match=r"names the architecture Qwen2Model"):
         check_weights(folder, "--model")
     with pytest.raises(UserError, match=r"lack score.weight"):
         check_weights(folder, "--reward", role="reward")

@@ -76,6 +76,18 @@ def test_a_shard_that_the_index_names_and_that_is_missing(refused):
     assert "two.safetensors is missing" in refused({"model.safetensors.index.json": index, "one.safetensors": WHOLE})
 
 
+def test_an_index_of_other_files_beside_weights_in_one_file(refused):
+    index = json.dumps({"weight_map": {"a": "one.safetensors"}}).encode()
+    files = {"model.safetensors.index.json": index, "one.safetensors": WHOLE, "model.safetensors": WHOLE}
+    assert "it names other files, and model.safetensors is there too" in refused(files)
+
+
+def test_a_generation_config_that_is_none(refused):
+    for content in (b"{", b"[]"):
+        told = refused({"generation_config.json": content, "model.safetensors": WHOLE})
+        assert "generation_config.json is no JSON object" in told
+
+
 @pytest.mark.parametrize("content", [[], {}, {"a": 1}, {"weight_map": "abc"}, {"weight_map": [1]}, {"weight_map": {}},
                                      {"weight_map": {"a": 1}}, {"weight_map": {"a": "../one.safetensors"}}])  # fmt: skip
 def test_an_index_that_names_no_files(refused, content):
