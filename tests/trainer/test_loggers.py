@@ -19,9 +19,12 @@ def logs():
     return {"policy_loss": 0.5, **upstream.logged_sample(*marked(rows(steps=1, prompts=1)))}
 
 
+@pytest.mark.timeout(300)
 def test_wandb_keeps_numbers_and_a_table_of_samples_without_a_network(logs, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
-    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true", "API_KEY": "0" * 40}.items():
+    settings = {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true", "API_KEY": "0" * 40}
+    patience = {"_SERVICE_WAIT": "300", "INIT_TIMEOUT": "300"}  # its own process may start late on a busy machine
+    for name, value in {**settings, **patience}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     logger = WandbLogger(SimpleNamespace(logger=SimpleNamespace(wandb=WANDB)))
     for step in (1, 2):
