@@ -161,6 +161,7 @@ class SpoConfig:
     stall_timeout: float = option(
         7200.0,
         above=0,
+        at_most=LONGEST_WAIT,
         metavar="S",
         help="a run of which nothing is heard for so many seconds, at its start, in a training step or while it saves, is stopped",
     )

@@ -35,8 +35,25 @@ class CpuPlan:
     rank: dict[str, int]
     engine: dict[str, int]
     sync: dict[str, int]
+    work: int  # of a rank, beside weights and optimizer
     training: int
     syncing: int
+
+    @property
+    def rank_peak(self) -> int:
+        """Resident set of rank 0 at most; what it has put into the object store stays mapped."""
+        kept = self.rank["weights"] + self.rank["optimizer"] + self.rank["libraries"]
+        return kept + self.sync["object store"] + max(self.work, self.sync["rank 0"])
+
+    @property
+    def engine_peak(self) -> int:
+        """Resident set at most of the process that takes an engine's requests and weights: the object store's, and their bytes."""
+        return self.sync["object store"] + self.sync["engines"] // self.engines // 2
+
+    @property
+    def core_peak(self) -> int:
+        """Resident set at most of an engine's core without its KV cache: the weights that it has, and the file of the new ones."""
+        return self.engine["weights"] + self.sync["engines"] // self.engines // 2
 
     @property
     def total(self) -> int:
@@ -86,7 +103,7 @@ def plan(shape: ModelShape, load: Load, engines: int, *, accumulates: bool) -> C
     others = reference + engines * sum(engine.values()) + RUN_BYTES
     work = max(gradients, added + activations + logits)
     training = resting + others + load.devices * work
-    return CpuPlan(load.devices, engines, rank, engine, sync, training, resting + others + sum(sync.values()))
+    return CpuPlan(load.devices, engines, rank, engine, sync, work, training, resting + others + sum(sync.values()))
 
 
 def smaller(load: Load, engines: int) -> list[tuple[str, Load, int]]:

@@ -4,9 +4,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import stack
 
+from spo_rlhf.cli import train
 from spo_rlhf.errors import UserError
-from spo_rlhf.launch import cpu_memory
+from spo_rlhf.launch import cpu_memory, preflight
 from spo_rlhf.launch.memory_plan import GIB, Load, model_shape
 
 SHAPE = model_shape(
@@ -99,3 +101,10 @@ def test_changes_are_told_in_the_order_of_what_they_cost():
         *("--vllm.num_engines", "1"),
     ]
     assert cpu_memory.smaller(replace(LOAD, tokens=64, logit_tokens=64, checkpointing=True), 1) == []
+
+
+def test_the_command_ends_with_one_line_and_status_2(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preflight.device, "machine_memory_bytes", lambda: GIB)
+    assert train.main([*stack.options(made, tmp_path), "--dry-run"]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "does not fit" in line]
+    assert line.startswith("spo-train: error: ") and "1.0 GiB" in line
