@@ -24,7 +24,7 @@ stages, all of them in this order where none is given; one that is done is not d
 what to expect (benchmarks/results/smollm2-gsm8k/results.json, two cores shared with other programs): half an hour, of it the
 warm-up 17 min and the training 9; the warmed-up model solves 3.5 % of the problems [1.7, 7.0], the trained one 3.9 [1.8, 8.3]. Five
 steps show that all of it works with a real tokenizer and real weights, and what segments look like on real text
-(docs/credit-on-real-text.md); they do not show learning, for which such a model needs hundreds of steps, or a GPU.
+(docs/credit-on-real-text.md); they do not show learning: of 160 responses 7 were right.
 
 variables:
   DATA           GSM8K's training file: "question" and "answer" with its worked text, or "problem", "answer" and "solution"
