@@ -116,10 +116,10 @@ stage() {
     trap : TERM INT
     ("do_$name") || status=$?
     trap - TERM INT
-    kill "$watcher"
+    kill "$watcher" 2>/dev/null || true
     wait "$watcher" 2>/dev/null || true
-    most=$(cat "$record.memory")
-    rm "$record.memory"
+    most=$(cat "$record.memory" 2>/dev/null || echo "$before")
+    rm -f "$record.memory"
     echo "$((SECONDS - start)) $((most - before)) $status" >>"$record.starts"
     if [ "$status" -ne 0 ]; then exit "$status"; fi
     mv "$record.starts" "$record"
