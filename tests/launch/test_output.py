@@ -1,6 +1,7 @@
 """What ended a run, in one line; where its output goes; its configuration as text."""
 
 import logging
+import logging.config
 import os
 import sys
 from dataclasses import dataclass
@@ -67,6 +68,18 @@ def test_nested_options_as_one_dict():
 
     args = SimpleNamespace(spo=SimpleNamespace(tree=Shape((2, 2)), mode="tree"), seed=1)
     assert flatten(plain(args)) == {"spo.tree.branching": (2, 2), "spo.mode": "tree", "seed": 1}
+
+
+def test_so_is_one_that_another_library_has_made_logging_forget(tmp_path, capsys):
+    """vLLM configures its logs by a dictionary, which empties logging's list of handlers; transformers' and Ray's go on."""
+    logger = logging.getLogger("of a library that came before")
+    with output_to(tmp_path / "log"):
+        logger.addHandler(logging.StreamHandler())
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+    logger.warning("late")
+    logger.handlers.clear()
+    err = capsys.readouterr().err
+    assert "late" in err and "Logging error" not in err
 
 
 def test_a_log_handler_made_meanwhile_is_left_with_a_stream_that_is_open(tmp_path, capsys):

