@@ -77,8 +77,9 @@ def init(**options: Any) -> None:
         try:
             return _try_init(ray, options)
         except Exception as error:
-            if is_refusal(error):
-                raise wants_token(os.environ.get("RAY_ADDRESS")) from None
+            address = os.environ.get("RAY_ADDRESS")
+            if address and is_refusal(error):
+                raise not_let_in(address) from None
             raise
     from ray._private import ray_constants
 
@@ -145,11 +146,9 @@ def cluster_nodes(address: str) -> list[dict[str, Any]]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return ray.nodes()
-    except ConnectionError:
-        raise no_cluster(address) from None
     except Exception as error:
         if is_refusal(error):
-            raise wants_token(address) from None
+            raise not_let_in(address) from None
         raise
     finally:
         ray.shutdown()
@@ -171,15 +170,15 @@ def check_answers(address: str) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Ray did not let this process in, for want of the cluster's secret."""
-    return type(error).__name__ == "AuthenticationError"
+    """Ray did not let this process in: for want of the cluster's secret, of which it says no more than "failed to connect"."""
+    return isinstance(error, ConnectionError) or type(error).__name__ == "AuthenticationError"
 
 
-def wants_token(address: str | None) -> UserError:
-    """The error of a cluster that asks for a secret which this process does not have."""
+def not_let_in(address: str) -> UserError:
+    """The error of an address where somebody answers, and Ray lets nobody in."""
     return UserError(
-        f"RAY_ADDRESS {address}: this Ray asks for another secret; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or "
-        "RAY_AUTH_TOKEN_PATH, as it was started with"
+        f"RAY_ADDRESS {address}: no Ray cluster answers there, or it asks for another secret; start one, unset RAY_ADDRESS, or set "
+        "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as it was started with"
     )
 
 

@@ -98,8 +98,6 @@ def start_ray(args: SimpleNamespace, stopping: Stopping) -> None:
     stopping.ignore((signal.SIGHUP, signal.SIGUSR1))
     try:
         ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
-    except ConnectionError:
-        raise ray_start.no_cluster(address) from None
     finally:
         stopping.install()
     gpu_rules.check_devices(args, address, ray.cluster_resources().get("GPU", 0))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 SECRET = "0123456789abcdef" * 4
 CLIENT = """
 import logging, sys, ray
@@ -62,6 +62,6 @@ def test_only_who_has_the_secret_gets_in(tmp_path):
     print(said)
     assert "nodes: 1" in said.pop("right")
     for name, told in said.items():
-        assert told.startswith("refused: RAY_ADDRESS 127.0.0.1:") and "RAY_AUTH_TOKEN" in told, name
-        assert told.count("\n") == 1 and SECRET not in told
+        assert told.startswith("refused: RAY_ADDRESS ") and "RAY_AUTH_TOKEN" in told, name
+        assert len(told.splitlines()) == 1 and SECRET not in told
     assert os.listdir(tmp_path) == [], "no secret was made for those who had none"
