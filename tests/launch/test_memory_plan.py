@@ -95,3 +95,31 @@ def test_what_does_not_fit_is_told_with_the_fewest_changes():
     assert "--ds.adam_offload" in remedies(SHAPE, heavy, 24 * GIB)
     assert "--ds.zero_stage 3" not in remedies(SHAPE, heavy, 24 * GIB), "one GPU has nothing to share it with"
     assert remedies(SHAPE, heavy, 6 * GIB) == []
+
+
+@pytest.mark.parametrize(
+    ("hidden", "intermediate", "heads", "kv_heads", "rows", "length"),
+    [(256, 1024, 8, 4, 8, 104), (256, 1024, 4, 2, 4, 256), (448, 2432, 7, 1, 2, 256)],
+)
+def test_activations_are_those_that_backward_keeps(hidden, intermediate, heads, kv_heads, rows, length):
+    """Measured in float32, twice as wide as bf16: every tensor that autograd saves, but for the weights."""
+    sizes = dict(hidden_size=hidden, intermediate_size=intermediate, num_attention_heads=heads)
+    config = Qwen2Config(
+        **{**QWEN_15B, **sizes, "num_key_value_heads": kv_heads, "num_hidden_layers": 3, "vocab_size": 99}
+    )
+    config._attn_implementation = "sdpa"
+    model, saved = AutoModelForCausalLM.from_config(config).float(), {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def save(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    mask = torch.ones(rows, length, dtype=torch.long)
+    mask[0, :5] = 0
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        kept = model.model(input_ids=torch.ones(rows, length, dtype=torch.long), attention_mask=mask)
+    estimate = rows * length * 3 * 2 * model_shape(config.to_dict()).layer_bytes
+    assert estimate == pytest.approx(sum(saved.values()), rel=0.15) and kept is not None
