@@ -95,7 +95,7 @@ def made(tmp_path_factory) -> Path:
     for name in ("test.jsonl", "gsm8k_test.jsonl", "math500.jsonl"):
         shutil.copy(task / "test.jsonl", folder / name)
     (folder / "runs" / "quickstart" / "model").symlink_to(task / "model")
-    for name in ("quickstart/train", "seed1", "seed2", "grpo", "chain"):
+    for name in ("quickstart/train", "seed1", "seed2", "grpo", "chain", "smollm2_gsm8k/train"):
         made_up_run.write(folder / "runs" / name)
     for name in ("plan", "knights", "spo_tree_math"):
         shutil.copytree(task, folder / "runs" / name)
@@ -227,11 +227,13 @@ def dry_run_script(command: str, words: list[str], recorder: Path) -> None:
         call(module, [word for word in arguments if word != "--dry-run"])
 
 
-def run_benchmark(path: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dry-run a program of benchmarks/."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def run_program(path: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dry-run a program of benchmarks/, or run one of a script's, which looks at a run."""
+    monkeypatch.syspath_prepend(str(ROOT / Path(path).parent))
     program = importlib.import_module(Path(path).stem)
-    if "--collect" in words:  # needs finished runs
+    if path.startswith("examples/"):
+        assert program.main(words) == 0
+    elif "--collect" in words:  # needs finished runs
         program.parse(words)
     else:
         assert program.main([*words, "--dry-run"]) == 0
@@ -274,7 +276,7 @@ def test_a_command_runs(page: str, command: str, user, recorder, monkeypatch, ca
             call({"evaluation": "evaluation.__main__"}.get(words[1], words[1]), words[2:])
         else:
             assert program == "python", program
-            run_benchmark(words[0], words[1:], monkeypatch)
+            run_program(words[0], words[1:], monkeypatch)
 
 
 def run_in_shell(command: str) -> None:

@@ -1,8 +1,6 @@
 """Rewards that misbehave in the real reward processes: each is limited and counted, its process replaced, and the others go on."""
 
 import math
-import os
-import signal
 import time
 
 import psutil
@@ -98,8 +96,10 @@ def test_a_reward_that_is_no_number_is_handed_on_to_whoever_looks_after_it(rewar
 def test_workers_that_are_killed_between_two_rewards_are_replaced(reward):
     for _ in range(3):
         assert_right(reward)
-        for pid in reward._pool.worker_pids():
-            os.kill(pid, signal.SIGKILL)
+        workers = [psutil.Process(pid) for pid in reward._pool.worker_pids()]
+        for worker in workers:
+            worker.kill()
+        psutil.wait_procs(workers, timeout=10)
         time.sleep(0.2)
     assert_right(reward)
     assert reward.counts.timeouts == reward.counts.crashes == 0
