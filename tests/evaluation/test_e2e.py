@@ -104,9 +104,9 @@ def test_one_pass_gives_the_grades_of_separate_runs(task, tmp_path):
     assert abs(long["strict"]["pass@1"] - json.loads((task / "prepare.json").read_text())["accuracy"]) <= 0.02
 
 
-def test_a_killed_run_goes_on_and_grows_to_what_two_engines_sample_of_which_one_dies(task, tmp_path, capsys):
+def test_a_killed_run_goes_on_and_grows_to_what_two_engines_sample_at_once(task, tmp_path, capsys):
     sampled = ("--temperature", "0.3", "--limit", "128", "--seed", "3")
-    whole = evaluate_while_an_engine_dies(task, tmp_path / "whole", *sampled, "--samples", "3")
+    whole = evaluate(task, tmp_path / "whole", *sampled, "--samples", "3", "--data-parallel", "2")
     strict = scores(whole, LONGEST)["strict"]
     assert 0 < strict["pass@1"] <= strict["pass@k"]["2"] <= strict["pass@k"]["3"] < 1
 
@@ -135,6 +135,14 @@ def test_a_killed_run_goes_on_and_grows_to_what_two_engines_sample_of_which_one_
     assert main(command(task, broken, *sampled, "--samples", "3", "--seed", "4")[3:]) == 2
     assert "another seed" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_changes_nothing_of_the_results(task, tmp_path):
+    sampled = ("--temperature", "0.3", "--limit", "128", "--seed", "3", "--samples", "3")
+    whole = evaluate(task, tmp_path / "whole", *sampled)
+    assert evaluate_while_an_engine_dies(task, tmp_path / "killed", *sampled) == whole
+    assert same_files(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_the_context_sweep_script_on_the_real_data_sets(task, tmp_path):
