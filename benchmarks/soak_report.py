@@ -125,7 +125,7 @@ def counters(run: dict[str, Any], steps: int) -> list[Check]:
 
 
 def equality(
-    whole: dict[str, Any], broken: dict[str, Any], leave_out: tuple[str, ...], same_weights: bool
+    whole: dict[str, Any], broken: dict[str, Any], leave_out: tuple[str, ...], weight_gap: float
 ) -> list[Check]:
     """The broken run is the unbroken one: what float32 on a CPU promises to the bit."""
     differ = differing(whole["steps"], broken["steps"], leave_out)
@@ -133,7 +133,7 @@ def equality(
     sums = {name: (whole["summary"][name], broken["summary"][name]) for name in names}
     unequal = [name for name, (one, two) in sums.items() if one != two]
     compared = {name for step in whole["steps"] for name in step if not name.startswith(leave_out)}
-    told = ", ".join(f"{name} from step {steps[0]}" for name, steps in list(differ.items())[:3])
+    told = ", ".join(f"{name} in {len(steps)} steps, first {steps[0]}" for name, steps in list(differ.items())[:6])
     return [
         Check(
             "totals are those of the unbroken run",
@@ -142,7 +142,7 @@ def equality(
         ),
         Check("metrics are equal bit for bit", not differ, told or f"{len(compared)} metrics of each step"),
         Check("evaluations are equal", whole["evals"] == broken["evals"], f"{len(broken['evals'])} evaluations"),
-        Check("final weights are equal bit for bit", same_weights, "model.safetensors"),
+        Check("final weights are equal bit for bit", weight_gap == 0, f"largest difference {weight_gap:.1e}"),
     ]
 
 

@@ -1,5 +1,6 @@
 """The training loop. Read this file first: an iteration is generate -> advantages -> train -> weight sync -> evaluate."""
 
+import contextlib
 import random
 import time
 import traceback
@@ -120,6 +121,9 @@ class SegmentTrainer(upstream.PPOTrainer):
         try:
             self.train()
         except StopAsked as asked:
+            if not asked.within:  # what is abandoned is sampled, and counted, by the run that goes on
+                with contextlib.suppress(RunStopped):  # of engines that end now; the checkpoint is worth more
+                    self.report_rest()
             raise Preempted(f"{asked} ended the run; {self.leave_checkpoint()}. --spo.resume auto goes on") from None
         except NotSaved:
             raise  # a checkpoint is what there is no room for
@@ -129,8 +133,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             stopped = getattr(stopped, "cause", None) or stopped  # where an actor raised it
             raise RunStopped(f"{stopped}; {self.leave_checkpoint_if_possible()}") from None
         self.supply.report_end()
-        self.rewards.report_rest()
-        self.engines.report_rest()
+        self.report_rest()
         for logger in filter(None, (self.wandb_logger, self.tensorboard_logger)):
             logger.close()
 
@@ -195,6 +198,11 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.broadcast_to_vllm()
         self.samples_generator.go_on_from(state["prompts"])
         random_state.restore(state["random"])  # last: an iterator over the prompts has drawn from it
+
+    def report_rest(self) -> None:
+        """Tell the record of the rewards and requests that no step will tell of, as those of an evaluation behind the last."""
+        self.rewards.report_rest()
+        self.engines.report_rest()
 
     def leave_checkpoint(self) -> str:
         """Save what there is to go on from, where that is not done; says where it is."""

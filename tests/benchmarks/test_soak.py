@@ -68,13 +68,13 @@ def failed(checks):
 def test_counters_and_comparison_see_what_is_off():
     whole = a_run()
     assert failed(soak_report.counters(whole, 3)) == []
-    assert failed(soak_report.equality(whole, a_run(**{"timing/generation": 2.0}), ("timing/",), True)) == []
+    assert failed(soak_report.equality(whole, a_run(**{"timing/generation": 2.0}), ("timing/",), 0)) == []
     assert failed(soak_report.counters(a_run(**{"rollout/answers": 7}), 3)) == ["every request has one answer"]
     assert len(failed(soak_report.counters(a_run(weight_version=0), 3))) == 1
     assert len(failed(soak_report.counters(whole, 4))) == 2
     other = a_run(policy_loss=0.5000001)
     other["summary"]["rewards"] += 1
-    assert len(failed(soak_report.equality(whole, other, ("timing/",), False))) == 3
+    assert len(failed(soak_report.equality(whole, other, ("timing/",), 1e-8))) == 3
     assert soak_report.differing(whole["steps"], other["steps"], ()) == {"policy_loss": [1, 2, 3]}
 
 

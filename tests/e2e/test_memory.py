@@ -16,8 +16,8 @@ from spo_rlhf.tasks import small_model
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
 RANK, ENGINE, CORE = "ray::SegmentPolicyActor", run_processes.ENGINE, run_processes.CORE
 MIB = 1 << 20
-# Prompts of 40 tokens and responses of 24, so that micro-batches are as long as the estimate takes them for.
-SETTINGS = {"spo.mode": "group", "spo.mc_rollouts": None, "data.max_len": 80, "train.num_episodes": 2}
+# Prompts of up to 66 tokens and responses of 24, so that micro-batches are as long as the estimate takes them for.
+SETTINGS = {"spo.mode": "group", "spo.mc_rollouts": None, "data.max_len": 96, "train.num_episodes": 2}
 
 
 def peak_bytes(process: psutil.Process) -> int:

@@ -26,7 +26,7 @@ OF_THE_SPLIT = (*stack.VARYING, "micro_batches", "pack/")
 CASES = {
     "chain": {},
     "tree": stack.TREE,
-    # A quarter of the responses has no gradient and is left out, one sample a pass: the ranks have unequal work.
+    # Truncated responses are not graded, so few have a gradient; the others are left out, one sample a pass: unequal work.
     "unequal": {
         "spo.mc_rollouts": 1,
         "spo.cutpoint_interval": 12,
