@@ -24,6 +24,8 @@ def test_states_get_values_from_the_pass_that_is_made_anyway(tmp_path):
         actor__num_gpus_per_node=2,
         vllm__num_engines=2,
         rollout__batch_size=16,
+        rollout__n_samples_per_prompt=8,
+        rollout__max_new_tokens=96,  # a random model ends one response in twenty by then
     )
     run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
     assert len(run["steps"]) == 2

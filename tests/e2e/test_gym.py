@@ -27,7 +27,7 @@ TEMPLATE = "Question: {}\nAnswer:\n"
 def task(tmp_path_factory):
     """A few problems, and a model that knows them by heart: sampled, a part of its responses is right."""
     folder = tmp_path_factory.mktemp("legs")
-    options = ["--task", "leg_counting", "--train", "8", "--test", "2", "--settings", '{"max_animals": 3}']
+    options = ["--task", "leg_counting", "--train", "12", "--test", "2", "--settings", '{"max_animals": 3}']
     assert gym_tasks.main([*options, "--output", str(folder)]) == 0
     rows = [
         {**row, "solution": f"<answer>{row['answer']}</answer>\n#### {row['answer']}"}
