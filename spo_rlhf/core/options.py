@@ -25,6 +25,7 @@ from spo_rlhf.core.registry import Registry
 
 LONGEST_WAIT = 1_000_000  # seconds; clocks and pipes count none much longer
 HOTTEST = 100  # temperature: all tokens are as good as equally probable there
+COLDEST = 0.01  # temperature: vLLM samples with this one instead of a lower one above 0
 Path = tuple[tuple[str, str], ...]  # ((choice, name), ..) from the configuration down to the part that has the option
 
 
@@ -43,11 +44,17 @@ class Bounds:
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
+    below: float | None = None
 
     def __str__(self) -> str:
         parts = [
             f"{word} {shown(bound)}"
-            for word, bound in (("at least", self.at_least), ("above", self.above), ("at most", self.at_most))
+            for word, bound in (
+                ("at least", self.at_least),
+                ("above", self.above),
+                ("at most", self.at_most),
+                ("below", self.below),
+            )
             if bound is not None
         ]
         return " and ".join(parts)
@@ -57,6 +64,7 @@ class Bounds:
             (self.at_least is None or number >= self.at_least)
             and (self.above is None or number > self.above)
             and (self.at_most is None or number <= self.at_most)
+            and (self.below is None or number < self.below)
         )
 
 

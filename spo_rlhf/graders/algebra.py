@@ -21,10 +21,15 @@ _MARKED = re.compile(rf"([A-Za-z])(?:_(\w)|_\{{(\w+)\}})?\s*(?:({_PRIMES})|(?<=[
 _OTHER_MARK = re.compile(rf"{_PRIMES}|\)\s*{_TRANSPOSE}")
 _NO_LETTERS = r"\\(?:begin|end|text|operatorname|math[a-z]+)\s*\{[^{}]*\}|\\[A-Za-z]+|_\s*\{[^{}]*\}"
 _CAPITAL = re.compile(rf"{_NO_LETTERS}|([A-Z])(?!\s*_)")
+# A word of three letters that stands by itself; not "abc" and "axy", nor a function without its backslash.
+_SHORT_WORD = re.compile(
+    r"(?<!\S)(?=[A-Za-z]?[a-z]*[aeiouAEIOU])(?![A-Da-du-z][a-du-z]{2}(?!\S))"
+    r"(?!(?:sin|cos|tan|cot|sec|csc|log|exp|max|min|gcd|lcm|det|lim|mod)(?!\S))[A-Za-z][a-z]{2}(?!\S)"
+)
 
 
 def mathematical(text: str) -> bool:
-    """Free of plain words: computer algebra would read "seven" as a product of five symbols.
+    """Free of plain words: computer algebra would read "seven" as a product of five symbols, and "was" as "saw".
 
     "ABC" is three points or a sequence, which "ACB" is not.
     """
@@ -32,6 +37,7 @@ def mathematical(text: str) -> bool:
     words = re.findall(r"[A-Za-z]{4,}|[A-Z](?:\s*[A-Z]){2}|(?<![_^\d])\d+\s+\d", bare)
     words += re.findall(r"(?<![A-Za-z])(?:in|of|out|to|by|per)(?![A-Za-z])|\d\s*x\s*\d", bare)  # "2 in 5", a size "2x3"
     words += re.findall(r"(?<=\s)(?:if|iff|but|not|nor|xor|then|than|vs)(?=\s)", bare)
+    words += _SHORT_WORD.findall(bare)
     return not words and r"\text" not in text and "__" not in text and '"' not in text
 
 

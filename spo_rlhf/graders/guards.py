@@ -58,6 +58,9 @@ def is_literal(answer: str) -> bool:
     return bool(_LITERAL.fullmatch(re.sub(r"\s+", "", answer)))
 
 
+_MATRICES = re.compile(r"\bmatri(?:x|ces)\b|\b(?:linear )?operators\b|\\begin\{[a-zA-Z]?matrix\}", re.IGNORECASE)
+
+
 class Problem:
     """The problem's text, ready to be searched for copies."""
 
@@ -91,6 +94,11 @@ class Problem:
     def asks_for_version(self) -> bool:
         """The answer is the number of a version."""
         return bool(self.text) and asked.asks_for_version(self.text)
+
+    @property
+    def speaks_of_matrices(self) -> bool:
+        """Capital letters may be matrices, whose products have an order."""
+        return bool(_MATRICES.search(self.text))
 
     def order_of(self, letters: tuple[str, ...]) -> tuple[str, ...] | None:
         """The letters in the order in which coordinates without names are theirs; None where it is not known."""

@@ -198,6 +198,8 @@ class Scalars:
             return _words(gold.core) == _words(answer.core) != ""
         if what := misread(gold.core) or misread(answer.core):
             return self._refuse(f"not understood: {what}")
+        if self.problem.speaks_of_matrices and _factors(gold.core) != _factors(answer.core):
+            return self._refuse("not understood: the order of a product of matrices")
         if reason := unevaluated(gold.core, answer.core, gold.value is not None):
             return self._refuse(reason)
         if too_large(gold.core):
@@ -224,6 +226,13 @@ class Scalars:
     def _refuse(self, reason: str) -> bool:
         self.reason = reason
         return False
+
+
+def _factors(text: str) -> list[str]:
+    """The products of several capital letters in an expression, of each term in its order: of "2AB + A" it is "AB"."""
+    bare = re.sub(r"\\[A-Za-z]+|\^\s*(?:\{[^{}]*\}|.)|_\s*(?:\{[^{}]*\}|.)", "", text)
+    terms = (re.sub("[^A-Z]", "", term) for term in re.split(r"[-+=()]", bare))
+    return sorted(term for term in terms if len(set(term)) > 1)
 
 
 def _exactly(part: Quantity) -> str:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from spo_rlhf.graders.units import CURRENCIES, Unit, known, unit_of
 
 _SENSES = {
-    "increase": "increase increased increases increasing more rise rises rose rising higher up growth grew warmer hotter dearer",
+    "increase": "increase increased increases increasing more rise rises rose rising higher up upward upwards growth grew warmer hotter dearer",
     "decrease": "decrease decreased decreases decreasing less fewer drop drops dropped dropping fall falls fell reduction "
-    "reduced reduce lower down decline declined declines shrank dip colder cooler cheaper",
+    "reduced reduce lower down downward downwards decline declined declines shrank dip colder cooler cheaper",
     "profit": "profit gain gains gained surplus",
     "loss": "loss losses lost lose loses losing deficit shortfall",
     "debt": "debt debit withdrawal withdrawn owe owes owed owing overdrawn overdraft",
-    "short": "short shortage",
+    "short": "short shortage shy lacking deficient",
     "ahead": "ahead",
     "behind": "behind",
     "discount": "discount off",
@@ -86,7 +86,7 @@ EMPTY = frozenset(
     "a an the of in on at for to per each every and unit units total altogether overall in-all only exactly us "
     "square squared sq cubic cubed cu".split()
 )
-_PHRASE = {"in the red": "overdrawn", "in arrears": "owed"}
+_PHRASE = {"in the red": "overdrawn", "in the hole": "overdrawn", "in arrears": "owed", "too few": "short"}
 _PHRASES = re.compile("|".join(_PHRASE), re.IGNORECASE)
 _PRICE = re.compile(r"\s*([A-Za-z]+)\s*(?:\b(?:per|a|an|each|every)\b|/)\s*")
 _UNIT_GRAMMAR = frozenset("a an per square squared sq cubic cubed cu".split())  # words that `unit_of` reads itself

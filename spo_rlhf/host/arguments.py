@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Callable
 
-from spo_rlhf.core.options import HOTTEST, LONGEST_WAIT
+from spo_rlhf.core.options import COLDEST, HOTTEST, LONGEST_WAIT
 
 
 def whole(smallest: int, largest: int = sys.maxsize) -> Callable[[str], int]:
@@ -58,10 +58,10 @@ def seconds(text: str) -> float:
 
 
 def temperature(text: str) -> float:
-    """Type of an option that is a number from 0 to HOTTEST."""
+    """Type of an option that is 0, or a number from COLDEST to HOTTEST."""
     value = _float(text)
-    if not 0 <= value <= HOTTEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {HOTTEST}")
+    if value != 0 and not COLDEST <= value <= HOTTEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0, nor a number from {COLDEST} to {HOTTEST}")
     return value
 
 

@@ -5,15 +5,28 @@ of transformers itself, on the device without memory, so tied weights, old names
 them.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.model_folder import PICKLED, SAFETENSORS, code_is_trusted, pickled_files, read_config, weights_files
-from spo_rlhf.host.weights import read_header, read_pickle
+from spo_rlhf.host.model_folder import (
+    EMBEDDING,
+    PICKLED,
+    SAFETENSORS,
+    code_is_trusted,
+    pickled_files,
+    read_config,
+    weights_files,
+)
+from spo_rlhf.host.weights import read_header, read_pickle, same_numbers
 
+# The matrix that makes logits; types of numbers that no weight has unless it is quantized.
+HEAD_OUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+WHOLE_NUMBERS = ("BOOL", *(f"{kind}{bits}" for kind in "UI" for bits in (8, 16, 32, 64)))
+OTHER_FORM = "consolidated*"  # the same weights under Mistral's names, beside those of transformers
 HEAD = "score"  # of a reward model, where its configuration gives no `value_head_prefix`
 COPY = "copy the whole model folder again"
 
@@ -54,11 +67,15 @@ def _check(folder: Path, *, trains: bool, role: str) -> list[str]:
         if trains and not own_code:
             raise ValueError(f"transformers has no {config.model_type} that continues a prompt; give another model")
         return []
+    files = weights_files(folder)
     if trains and not own_code and not getattr(config, "transformers_weights", None):
         _check_names(folder)
-    shapes = _shapes(folder)
+        files = _loaded(folder, files)
+    shapes = _shapes(folder, files)
     if not shapes or getattr(config, "quantization_config", None):
         return []
+    _check_numbers(folder)
+    _check_tied(folder, config)
     missing, other, unused, unknown = _compare(model_class, config, shapes)
     head = getattr(config, "value_head_prefix", HEAD)
     if role == "reward" and not any(name.startswith(f"{head}.") for name in shapes):
@@ -123,11 +140,50 @@ def _class_of(config: Any, writes: bool) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of all tensors."""
-    if files := weights_files(folder):
+def _loaded(folder: Path, files: list[Path]) -> list[Path]:
+    """Of the safetensors files those that transformers loads. Raises ValueError where the engine would load others too."""
+    whole = folder / SAFETENSORS
+    if not files or (folder / f"{SAFETENSORS}.index.json").is_file() or files == [whole]:
+        return files
+    others = [path.name for path in files if path != whole and not (whole in files and path.match(OTHER_FORM))]
+    if others:
+        raise ValueError(f"transformers passes over {_some(others)} of its weights, which no index names; {COPY}")
+    return [whole]
+
+
+def _shapes(folder: Path, files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of all tensors, of the safetensors `files` where there are any."""
+    if files:
         return {name: tensor.shape for path in files for name, tensor in read_header(path).items()}
     return {name: shape for path in pickled_files(folder) for name, shape in read_pickle(path).items()}
+
+
+def _check_numbers(folder: Path) -> None:
+    """No matrix is of whole numbers, which are weights only by what a quantization says of them. Raises ValueError."""
+    for path in weights_files(folder):
+        for name, tensor in read_header(path).items():
+            if name.endswith(".weight") and len(tensor.shape) > 1 and tensor.dtype in WHOLE_NUMBERS:
+                raise ValueError(
+                    f"{name} is of whole numbers ({tensor.dtype}), and its config.json says nothing of a quantization; {COPY}"
+                )
+
+
+def _check_tied(folder: Path, config: Any) -> None:
+    """Where the configuration has one matrix for the tokens that come in and go out, the weights have one. Raises ValueError.
+
+    With two of them transformers takes both and the engine one.
+    """
+    if not getattr(config.get_text_config(), "tie_word_embeddings", False):
+        return
+    found = {name: path for path in weights_files(folder) for name in read_header(path)}
+    names = [name for name in found if EMBEDDING.search(name)], [name for name in found if HEAD_OUT.search(name)]
+    if any(len(few) != 1 for few in names):
+        return
+    first, second = (names[0][0], names[1][0])
+    if not same_numbers(found[first], first, found[second], second):
+        raise ValueError(
+            f"its config.json says tie_word_embeddings, and {second} is not {first} in its weights; mend the one or the other"
+        )
 
 
 def _compare(

@@ -17,7 +17,7 @@ SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"  # a model's wei
 OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "consolidated*.pth")
 # What lies beside weights and is none, or not a whole model's.
 TRAINING_STATE = ("optimizer*", "scheduler*", "training_args*", "rng_state*", "scaler*")
-ADAPTER = "adapter_*"
+ADAPTER, ADAPTER_CONFIG = "adapter_*", "adapter_config.json"
 # Entries of a configuration that are read here; each a whole number from 1.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 SIZES = (*POSITIONS, "vocab_size", "hidden_size", "num_hidden_layers")
@@ -125,6 +125,10 @@ def check_folder(folder: Path, flag: str) -> None:
         others = [] if tensors else other_weights(folder)
         for path in others:
             check_pickle(path)
+        if (
+            folder / ADAPTER_CONFIG
+        ).is_file():  # of which transformers loads the model it is for, and the engine this one
+            raise ValueError(f"an adapter lies beside the model ({ADAPTER_CONFIG}); merge it, or move it away")
         _check_sizes(config, tensors)
         _check_ends(folder, config)
     except (OSError, ValueError, UserError) as error:

@@ -11,6 +11,7 @@ from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import encodable, parse_json
 
 SHOWN = 5  # rows that an error names
+BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and marks without a form: fillers, Braille without a dot
 
 
 class RowFaults:
@@ -90,7 +91,7 @@ def half_surrogate(key: str, value: Any) -> str | None:
 def is_empty(value: Any) -> bool:
     """Whether nothing stands in a text, a list or an object: white space and signs without a form are nothing."""
     if isinstance(value, str):
-        return all(sign.isspace() or unicodedata.category(sign) in ("Cf", "Cc") for sign in value)
+        return all(sign.isspace() or sign in BLANK or unicodedata.category(sign) in ("Cf", "Cc") for sign in value)
     if isinstance(value, (list, Mapping)):
         return all(map(is_empty, value.values() if isinstance(value, Mapping) else value))
     return value is None
@@ -105,12 +106,14 @@ def _is_finite(value: Any) -> bool:
 
 
 def answer_fault(key: str, value: Any) -> str | None:
-    """What is wrong with a right answer: a text, a finite number, true or false is none.
-
-    The text "nan" is what programs write for an answer that is missing.
-    """
+    """What is wrong with a right answer: a text, a finite number, true or false is none."""
     if not isinstance(value, (str, bool, int, float)) or (isinstance(value, str) and is_empty(value)):
         return f"needs a text or a number as {key!r}"
+    return no_answer(key, value) or value_fault(key, value)
+
+
+def no_answer(key: str, value: Any) -> str | None:
+    """What is wrong with "nan" as a right answer: programs write it for one that is missing."""
     if isinstance(value, str) and value.strip().lower() == "nan":
         return f"has {value.strip()!r} as {key!r}, which is no answer; fill it, or drop the row"
-    return value_fault(key, value)
+    return None

@@ -77,6 +77,25 @@ def read_header(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def same_numbers(path: Path, name: str, other_path: Path, other_name: str) -> bool:
+    """Whether two tensors, in whole files, have the same bytes; False of those of another shape or type."""
+    pairs = ((path, name), (other_path, other_name))
+    headers = [read_header(file) for file, _ in pairs]
+    one, other = (header[named] for header, (_, named) in zip(headers, pairs, strict=True))
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    with open(path, "rb") as file, open(other_path, "rb") as other_file:
+        for (source, _), header, tensor, stream in zip(pairs, headers, (one, other), (file, other_file), strict=True):
+            stream.seek(source.stat().st_size - max(each.end for each in header.values()) + tensor.begin)
+        left = one.end - one.begin
+        while left > 0:
+            size = min(CHUNK, left)
+            if file.read(size) != other_file.read(size):
+                return False
+            left -= size
+    return True
+
+
 def _not_finite(path: Path, name: str) -> str:
     return (
         f"{path.name} has numbers that are not finite, in {name}: the run that made it has diverged; "

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from spo_rlhf.core.options import HOTTEST, Bounds, is_finite, shown
+from spo_rlhf.core.options import COLDEST, HOTTEST, Bounds, is_finite, shown
 from spo_rlhf.core.seeds import LARGEST_SEED
 from spo_rlhf.errors import UserError
 
@@ -39,7 +39,8 @@ BOUNDS = {
     **dict.fromkeys(("actor.eps_clip", "model.beta"), Bounds(above=0, at_most=100)),
     # In the units of a reward, or of tokens.
     **dict.fromkeys(("critic.value_clip", "algo.kl.target", "reward.overlong_buffer_len"), Bounds(above=0, at_most=LARGE)),
-    "rollout.temperature": Bounds(above=0, at_most=HOTTEST),
+    # The trainer divides by it, whatever the engine does.
+    "rollout.temperature": Bounds(at_least=COLDEST, at_most=HOTTEST),
     "eval.temperature": Bounds(at_least=0, at_most=HOTTEST),
     "ckpt.max_mem": POSITIVE,
     "actor.eps_clip_low_high": Bounds(at_most=100),  # what else they have to be the loss says
@@ -64,11 +65,19 @@ BOUNDS = {
     "ds.lora.alpha": Bounds(at_least=1, at_most=WIDEST),
     **dict.fromkeys(
         (
-            *(f"{role}{name}" for role in ("actor.", "critic.", "") for name in ("lr_warmup_ratio", "min_lr_ratio", "adam.betas")),
-            *("algo.advantage.gamma", "algo.advantage.lambd", "train.ema_beta", "ds.lora.dropout"),
-            *(f"{part}.momentum" for part in ("actor.muon", "critic.muon", "muon")),
+            *(f"{role}{name}" for role in ("actor.", "critic.", "") for name in ("lr_warmup_ratio", "min_lr_ratio")),
+            *("algo.advantage.gamma", "algo.advantage.lambd", "ds.lora.dropout"),
         ),
         SHARE,
+    ),
+    # How much of a moving average stays: with 1 it never moves, and Adam divides by 1 - beta^t.
+    **dict.fromkeys(
+        (
+            *(f"{part}.betas" for part in ("actor.adam", "critic.adam", "adam")),
+            *(f"{part}.momentum" for part in ("actor.muon", "critic.muon", "muon")),
+            "train.ema_beta",
+        ),
+        Bounds(at_least=0, below=1),
     ),
     **dict.fromkeys((f"{part}.ns_steps" for part in ("actor.muon", "critic.muon", "muon")), Bounds(at_least=1, at_most=100)),
     **dict.fromkeys(("rollout.top_p", "vllm.gpu_memory_utilization"), Bounds(above=0, at_most=1)),

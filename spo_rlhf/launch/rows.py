@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.rows import RowFaults, half_surrogate, is_empty, label_text, read_rows, value_fault
+from spo_rlhf.host.rows import RowFaults, half_surrogate, is_empty, label_text, no_answer, read_rows, value_fault
 from spo_rlhf.rollout.prompts import PromptFormat, PromptTokenizer, standard_template
 
 # Columns, by the option that names them, where a text with nothing in it is a mistake; a rejected response may be empty.
@@ -42,6 +42,8 @@ def row_fault(row: Mapping[str, Any], keys: Mapping[str, str], *, chat: bool | N
         if option in NEVER_EMPTY and is_empty(value):
             return f"has an empty {key!r}; fill or drop it"
         if fault := value_fault(key, value):
+            return fault
+        if option == "label_key" and (fault := no_answer(key, value)):
             return fault
         if option == "label_key" and type(value) not in KINDS:  # as a table's file may have it
             return f"has a {type(value).__name__} as {key!r}; write it as a text"

@@ -10,8 +10,9 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from spo_rlhf.host.files import is_local, write_json
-from spo_rlhf.host.model_folder import TRAINING_STATE
+from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import is_local, read_json, write_json
+from spo_rlhf.host.model_folder import SAFETENSORS, TRAINING_STATE
 
 # The first kind that is there is the one that vLLM loads.
 WEIGHTS = (("*.safetensors",), ("*.bin", "*.pt", "*.pth"), ("*.gguf",))
@@ -50,12 +51,21 @@ def model_hashes(folder: Path | None, say: Callable[[str], None]) -> dict[str, d
     """
     kinds: dict[str, list[Path]] = {"weights": [], "model config": [], "tokenizer": []}
     if folder is not None:
-        weights = [_matching(folder, patterns, TRAINING_STATE) for patterns in WEIGHTS]
+        weights = [_named(folder, _matching(folder, patterns, TRAINING_STATE)) for patterns in WEIGHTS]
         kinds["weights"] = next(filter(None, weights), [])
         kinds["model config"] = _matching(folder, CONFIG)
         kinds["tokenizer"] = _matching(folder, TOKENIZER)
     hashes = file_hashes([path for paths in kinds.values() for path in paths], say)
     return {kind: {path.name: hashes[path] for path in paths} or None for kind, paths in kinds.items()}
+
+
+def _named(folder: Path, files: list[Path]) -> list[Path]:
+    """Those of the files that the folder's index names, which the engine loads alone; all where it names none of them."""
+    try:
+        names = set(read_json(folder / f"{SAFETENSORS}.index.json")["weight_map"].values())
+    except (UserError, AttributeError, KeyError, TypeError):
+        return files
+    return [path for path in files if path.name in names] or files
 
 
 def _matching(folder: Path, patterns: Iterable[str], but_not: Iterable[str] = ()) -> list[Path]:

@@ -141,14 +141,18 @@ CONTRADICTIONS = [
     ),
     (dict(spo__reward_timeout=0), "--spo.reward_timeout 0.0: must be above 0"),
     (dict(vllm__num_engines=None), "--vllm.num_engines"),
-    (dict(rollout__temperature=0), "--rollout.temperature 0: must be above 0"),
-    (dict(rollout__temperature=-1), "--rollout.temperature -1: must be above 0"),
+    (dict(rollout__temperature=0), "--rollout.temperature 0: must be at least 0.01"),
+    (dict(rollout__temperature=-1), "--rollout.temperature -1: must be at least 0.01"),
+    (dict(rollout__temperature=1e-6), "--rollout.temperature 1e-06: must be at least 0.01 and at most 100"),
     (dict(rollout__top_p=0), "--rollout.top_p 0: must be above 0 and at most 1"),
     (dict(rollout__top_p=1.5), "--rollout.top_p 1.5: must be above 0 and at most 1"),
     (dict(actor__adam__lr="nan"), "--actor.adam.lr nan: must be a finite number above 0"),
     (dict(actor__adam__lr="inf"), "--actor.adam.lr inf: must be a finite number above 0"),
     (dict(actor__adam__lr=0), "--actor.adam.lr 0: must be above 0"),
-    (dict(actor__adam__betas=(0.9, 1.5)), "--actor.adam.betas 1.5: must be at least 0 and at most 1"),
+    (dict(actor__adam__betas=(0.9, 1.5)), "--actor.adam.betas 1.5: must be at least 0 and below 1"),
+    (dict(actor__adam__betas=(0.9, 1)), "--actor.adam.betas 1: must be at least 0 and below 1"),
+    (dict(actor__adam__betas=(1, 0.95)), "--actor.adam.betas 1: must be at least 0 and below 1"),
+    (dict(actor__muon__momentum=1), "--actor.muon.momentum 1: must be at least 0 and below 1"),
     (dict(algo__kl__init_coef="nan"), "--algo.kl.init_coef nan"),
     (dict(spo__reward_timeout="inf"), "--spo.reward_timeout inf: must be a finite number"),
     (dict(train__seed=-1), "--train.seed -1: must be at least 0 and at most 2147483647"),
@@ -172,7 +176,7 @@ CONTRADICTIONS = [
     (dict(actor__entropy_coef=1e30), "--actor.entropy_coef 1e+30: must be at least -1 and at most 1"),
     (dict(actor__adam__lr=1e10), "--actor.adam.lr 1e+10: must be above 0 and at most 1"),
     (dict(actor__aux_loss_coef=1e30), "--actor.aux_loss_coef 1e+30: must be at least 0 and at most 100"),
-    (dict(rollout__temperature=1e9), "--rollout.temperature 1e+09: must be above 0 and at most 100"),
+    (dict(rollout__temperature=1e9), "--rollout.temperature 1e+09: must be at least 0.01 and at most 100"),
     (dict(spo__reward_timeout=1e30), "--spo.reward_timeout"),
     (dict(train__batch_size=0), "--train.batch_size 0: must be at least 1"),
     (dict(train__batch_size=-64), "--train.batch_size -64: must be at least 1"),
@@ -404,7 +408,8 @@ def test_every_fraction_has_an_upper_bound():
     parsers = [build_parser(), *(upstream.build_parser(cli) for cli in ("train_ppo_ray", *COMMANDS.values()))]
     fractions = {action.dest for parser in parsers for action in parser._actions if action.type is float}
     bounds = BOUNDS | {f"spo.{one.flag}": one.bounds for one in declared(SpoConfig)}
-    assert {name for name in fractions if name in bounds and bounds[name].at_most is None} == MAY_BE_INFINITE
+    open_above = {name for name, one in bounds.items() if one.at_most is None and one.below is None}
+    assert fractions & open_above == MAY_BE_INFINITE
 
 
 def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp_path):

@@ -25,6 +25,11 @@ def lines_of(rows) -> str:
         ([GOOD, {**GOOD, "answer": None}], "row 2 has no 'answer'; set --data.label_key (the row has problem, answer)"),
         ([GOOD, {**GOOD, "answer": ""}], "row 2 has an empty 'answer'"),
         ([GOOD, {**GOOD, "answer": "\u200b\ufeff"}], "row 2 has an empty 'answer'"),
+        ([GOOD, {**GOOD, "answer": "\u2800\u3164"}], "row 2 has an empty 'answer'"),
+        (
+            [GOOD, {**GOOD, "answer": "NaN"}],
+            "row 2 has 'NaN' as 'answer', which is no answer; fill it, or drop the row",
+        ),
         ([{**GOOD, "answer": ["2"]}, {**GOOD, "answer": [" "]}], "row 2 has an empty 'answer'"),
         ([{**GOOD, "answer": {"a": 2}}, {**GOOD, "answer": {}}], "row 2 has an empty 'answer'"),
         ([GOOD, {**GOOD, "more": ["x\ud800"]}], "row 2 holds half of a surrogate pair in 'more'"),

@@ -336,3 +336,41 @@ def test_roman_numerals():
     numerals = sorted((in_roman(value) for value in range(2, 200) if len(in_roman(value)) > 1), key=sorted)
     for one, other in pairwise(numerals):  # those of the same letters stand together
         turns(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("saw", "was"),
+        ("Ann", "Nan"),
+        ("ray AB", "ray BA"),
+        ("arc AB", "car AB"),
+        ("box A", "A box"),
+        ("cat 5", "act 5"),
+    ],
+)
+def test_a_word_of_three_letters_is_no_product(one, other):
+    turns(one, other)
+
+
+def test_products_of_three_letters():
+    same("abc", "cab")
+    same("xyz", "zyx")
+    same(r"\frac{abc}{4R}", r"\frac{cba}{4R}")
+    same("sin x", r"\sin x")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("AB", "BA"), ("2AB + C", "2BA + C"), ("A^{-1}B", "BA^{-1}"), (r"\frac{1}{2}(AB)", r"\frac{1}{2}(BA)")],
+)
+def test_products_of_matrices_have_an_order(one, other):
+    turns(one, other, problem="The matrices do not commute. Simplify.")
+
+
+def test_sums_of_matrices_and_numbers_have_none():
+    problem = "The matrices commute with scalars. Simplify."
+    same("2AB + C", "C + 2AB", problem=problem)
+    same(r"\frac{1}{2}AB", "0.5AB", problem=problem)
+    same("A + B", "B + A", problem=problem)
+    same("AB", "BA")  # of lengths

@@ -130,6 +130,38 @@ def test_weights_under_a_name_that_transformers_does_not_look_for(tmp_path):
         check_weights(folder, "--model", trains=True)
 
 
+@pytest.mark.parametrize("first", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_of_which_transformers_would_load_some_files_alone(tmp_path, first):
+    folder = save(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    some = {name: tensor for name, tensor in tensors.items() if ".layers.1." not in name}
+    (folder / "model.safetensors").unlink()
+    if first == "model.safetensors":
+        save_file(some, folder / first, metadata={"format": "pt"})
+        save_file({name: tensors[name] for name in tensors.keys() - some.keys()}, folder / "rest.safetensors")
+    else:
+        torch.save(some, folder / first)
+        save_file(tensors, folder / "rest.safetensors")
+    with pytest.raises(UserError, match=r"transformers passes over rest.safetensors of its weights"):
+        check_weights(folder, "--model", trains=True)
+    assert check_weights(folder, "--model") == [], "the engine takes all"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_whole_numbers_that_no_quantization_explains(refused, dtype):
+    assert f"{UP} is of whole numbers" in refused(lambda tensors: tensors.update({UP: tensors[UP].to(dtype)}))
+
+
+def test_two_matrices_where_the_configuration_says_that_they_are_one(refused, tmp_path):
+    tied = dict(tie_word_embeddings=True)
+    assert "says tie_word_embeddings, and lm_head.weight is not model.embed" in refused(**tied)
+    folder = save(tmp_path / "copied", Qwen2ForCausalLM(Qwen2Config(**SIZE, tie_word_embeddings=True)))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert check_weights(folder, "--model", trains=True) == []
+
+
 def test_tensors_that_the_model_does_not_take_are_told(tmp_path):
     folder = save(tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")

@@ -173,6 +173,11 @@ def test_no_weights_are_refused(refused, name):
     assert "it has no weights" in refused({name: WHOLE})
 
 
+def test_an_adapter_beside_a_model_is_refused(refused):
+    """transformers would load the adapter, and the model that it is for from wherever it says; the engine this model."""
+    assert "an adapter lies beside" in refused({"model.safetensors": WHOLE, "adapter_config.json": b"{}"})
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_whole_folders_pass(tmp_path, name):
     (tmp_path / "config.json").write_text("{}")

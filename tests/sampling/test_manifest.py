@@ -66,6 +66,21 @@ def test_the_same_model_goes_on_wherever_it_lies(tmp_path, model):
     assert (tmp_path / "out" / "samples" / "a.jsonl").exists()
 
 
+def test_the_index_says_which_files_are_the_weights(tmp_path, model):
+    def loads(name: str) -> None:
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+
+    loads("model-1.safetensors")
+    first_run(tmp_path / "out", manifest(model))
+    (model / "model-2.safetensors").write_text("changed, and not loaded")
+    assert claim(tmp_path / "out", manifest(model), HOLDS, fresh=False) is None
+    loads("model-2.safetensors")
+    with pytest.raises(UserError, match="another weights"):
+        claim(tmp_path / "out", manifest(model), HOLDS, fresh=False)
+    (model / "model.safetensors.index.json").write_text("[]")
+    assert len(manifest(model).decides["weights"]) == 2
+
+
 @pytest.mark.parametrize(
     ("file", "told"),
     [
