@@ -332,7 +332,10 @@ def validate(flat: argparse.Namespace, cli: str = "train_ppo_ray") -> tuple[Simp
         with contextlib.redirect_stdout(said):
             args = _run(cli, statements, {"args": flat})["args"]
     except AssertionError as error:
-        raise UserError(str(error) or "OpenRLHF refused the options") from None
+        message = str(error) or "OpenRLHF refused the options"
+        if message.startswith("The number of sample batches"):  # names no option, and 8 devices are the default
+            message += " Lower --actor.num_gpus_per_node (8 where it is left out) or --rollout.micro_batch_size"
+        raise UserError(message) from None
     return args, [
         f"OpenRLHF: {line.removeprefix('[Warning] ')}" for line in said.getvalue().splitlines() if line.strip()
     ]

@@ -163,6 +163,9 @@ def test_short_problems_are_in_one_file_each(tokenizer, tmp_path, capsys):
     assert set(files["sft"][0]) == {"problem", "solution"} and set(files["test"][0]) == {"problem", "answer"}
     assert short_gsm8k.main([*arguments[:-1], "6"]) == 2
     assert "12 short problems, 13 wanted" in capsys.readouterr().err
+    arguments[arguments.index("--model") + 1] = str(tmp_path / "none")
+    assert short_gsm8k.main(arguments) == 2
+    assert capsys.readouterr().err.endswith("none: no such folder; smollm2_gsm8k.sh's stage model makes it\n")
 
 
 def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -184,6 +187,7 @@ def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
         (("--smoke",), {}, "unknown option --smoke"),
         ((), {"DATA": __file__, "STEPS": "many"}, "STEPS=many: give a whole number"),
         ((), {"DATA": __file__, "STEPS": "13"}, "STEPS=13: give up to 12, or a multiple"),
+        ((), {"DATA": __file__, "REWARD": "/nowhere/r.py"}, "REWARD=/nowhere/r.py: no such .py file"),
     ],
 )
 def test_wrong_usage_of_the_script_is_one_line(arguments, variables, says):
@@ -193,10 +197,28 @@ def test_wrong_usage_of_the_script_is_one_line(arguments, variables, says):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["not JSON"], "line 1: not JSON"),
+        (['{"problem": "1+1?", "answer": "2"}'], 'row 1: give "question" and "answer"'),
+        ([], ": 0 rows, and 163 are drawn; ask for fewer"),
+    ],
+)
+def test_wrong_data_is_one_line_before_the_model_is_fetched(dry_run, rows, says, tmp_path):
+    (tmp_path / "data.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    variables = {"DATA": str(tmp_path / "data.jsonl"), "OUTPUT": str(tmp_path / "run"), "WARM_UP_ROWS": "3"}
+    done = script(*dry_run, **variables)
+    assert done.returncode == 2 and done.stdout == "" and says in done.stderr, done
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
 def test_the_script_tells_its_stages_and_runs_none(tmp_path):
     asked = script("--help")
     assert asked.returncode == 0 and "examples:" in asked.stdout
-    done = script("--dry-run", DATA=__file__, OUTPUT=str(tmp_path / "run"))
+    data = write_rows(tmp_path / "data.jsonl", 161)
+    done = script("--dry-run", DATA=str(data), OUTPUT=str(tmp_path / "run"), WARM_UP_ROWS="3")
     assert done.returncode == 0, done.stderr
     stages = [line.rstrip(":") for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert stages == ["model", "data", "warm_up", "before", "train", "after", "result"]

@@ -136,3 +136,10 @@ def test_the_image_is_of_the_cuda_that_torch_is_built_for_and_installs_by_the_lo
     assert image and cuda == "13.0" and pins("gpu.lock")["nvidia-cuda-runtime"].startswith(cuda)
     assert "RUN bash requirements/install_gpu.sh" in lines
     assert not [line for line in lines if "pip install" in line], "what is installed is in the lock"
+
+
+def test_a_smoke_run_captures_no_cuda_graphs():
+    """Capture and compilation take minutes of a start on a GPU, for two steps."""
+    command = "source examples/scripts/lib/spo_train.sh; printf '%s\\n' \"${smoke_options[@]}\""
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert "--vllm.enforce_eager" in done.stdout.splitlines(), done

@@ -61,6 +61,13 @@ done
 [ -n "${DATA:-}" ] || fail "set DATA=FILE.jsonl, GSM8K's training problems; see smollm2_gsm8k.sh --help"
 [[ $DATA == /* ]] || DATA=$invoked/$DATA
 [ -f "$DATA" ] || fail "DATA=$DATA: no such file"
+case ${REWARD:-} in
+    '' | http://* | https://*) ;;
+    *)
+        [[ $REWARD == /* ]] || REWARD=$invoked/$REWARD
+        [[ $REWARD == *.py && -f $REWARD ]] || fail "REWARD=$REWARD: no such .py file, and no HTTP address"
+        ;;
+esac
 STEPS=${STEPS:-5} WARM_UP_ROWS=${WARM_UP_ROWS:-400}
 for name in STEPS WARM_UP_ROWS; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name}: give a whole number above 0"
@@ -168,4 +175,8 @@ do_after() { evaluate "$OUTPUT/train/model" "$OUTPUT/after"; }
 
 do_result() { run "$PYTHON" -W ignore "$scripts/lib/smollm2_results.py" "$OUTPUT"; }
 
+# Wrong data is told before anything is fetched or trained.
+if [[ " ${chosen[*]} " == *" data "* && ! -f $OUTPUT/stages/data ]]; then
+    "$PYTHON" -W ignore "$scripts/lib/short_gsm8k.py" "$DATA" --warm-up "$WARM_UP_ROWS"
+fi
 for name in "${chosen[@]}"; do stage "$name"; done

@@ -16,6 +16,8 @@ from spo_rlhf.host.files import is_local
 from spo_rlhf.launch import memory_plan
 from spo_rlhf.launch.placement import num_devices, placement
 
+#: torch's settings of its allocator: the name for CUDA, and that for all devices, which torch reads as well.
+ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 FALLBACK_SHARE = 0.4  # of a shared GPU for the engine, where nothing is known of GPU or model
 
 
@@ -185,11 +187,12 @@ def refuse_what_breaks(args: SimpleNamespace) -> None:
 
 
 def _refuse_on_gpus(args: SimpleNamespace) -> None:
-    if args.train.colocate_all and "expandable_segments:True" in os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""):
-        raise UserError(
-            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: memory allocated that way cannot be handed to an engine on "
-            "the same GPU (CUDA IPC), as --train.colocate_all does; unset it"
-        )
+    for name in ALLOCATOR_VARIABLES if args.train.colocate_all else ():
+        if "expandable_segments:True" in os.environ.get(name, "").replace(" ", ""):
+            raise UserError(
+                f"{name}=expandable_segments:True: memory allocated that way cannot be handed to an engine on "
+                "the same GPU (CUDA IPC), as --train.colocate_all does; unset it"
+            )
     if not os.environ.get("RAY_ADDRESS") and (count := device.gpu_count()):
         check_devices(args, None, count)
         if not _can_compile():

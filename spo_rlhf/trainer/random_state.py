@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from spo_rlhf.host import device
+
 
 def take() -> dict[str, Any]:
-    """Of Python, NumPy, torch and, where there are any, this process's GPUs."""
+    """Of Python, NumPy, torch and, in a run on GPUs, those that this process has."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(words), gauss],
         "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [] if device.is_cpu() else torch.cuda.get_rng_state_all(),
     }
 
 
@@ -31,5 +33,5 @@ def restore(state: dict[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+    if not device.is_cpu() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

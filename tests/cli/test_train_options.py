@@ -38,6 +38,10 @@ CONTRADICTIONS = [
     ),
     (dict(spo__partition="newline", spo__cutpoint_interval=3), "--spo.partition cutpoint"),
     (dict(spo__mode="group", spo__mc_rollouts=5), "--spo.mc_rollouts"),
+    (
+        dict(actor__num_gpus_per_node=4096, ref__num_gpus_per_node=4096, vllm__num_engines=4096),
+        "Lower --actor.num_gpus_per_node (8 where it is left out) or --rollout.micro_batch_size",
+    ),
     (dict(spo__mode="group", spo__mc_rollouts=None, critic__adam__lr=1e-6), "--critic.adam.lr needs a critic"),
     (
         dict(spo__mode="group", spo__mc_rollouts=None, algo__advantage__estimator="gae", critic__num_gpus_per_node=2),

@@ -64,9 +64,11 @@ def test_what_breaks_is_refused_with_its_reason(machine, changes, says):
         machine(**changes)
 
 
-def test_segmented_memory_cannot_be_handed_over(machine, monkeypatch):
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    with pytest.raises(UserError, match="PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"):
+@pytest.mark.parametrize("variable", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+@pytest.mark.parametrize("value", ["expandable_segments:True", "max_split_size_mb:64, expandable_segments: True"])
+def test_segmented_memory_cannot_be_handed_over(machine, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"^{variable}=expandable_segments:True"):
         machine()
     machine(train__colocate_all=None)
 

@@ -1,6 +1,7 @@
 """Short problems of GSM8K with short solutions, in three files of which no two share a problem.
 
     python examples/scripts/lib/short_gsm8k.py DATA OUTPUT --model FOLDER
+    python examples/scripts/lib/short_gsm8k.py DATA       only checks that DATA has such rows, and enough
 
 DATA is a JSONL file with "question" or "problem" and either "answer" with the worked text and `#### 72` at its end, as GSM8K has
 it, or "solution" with that text and "answer" with the number. Writes train.jsonl and test.jsonl (problem, answer) and sft.jsonl
@@ -50,7 +51,9 @@ def choose(rows: Sequence[dict[str, str]], tokenizer: Any, question_tokens: int,
 def split(rows: list[dict], train: int, test: int, warm_up: int, seed: int) -> dict[str, list[dict]]:
     """Rows by file, drawn at random. Raises UserError where there are too few."""
     if len(rows) < train + test + warm_up:
-        raise UserError(f"{len(rows)} short problems, {train + test + warm_up} wanted; raise the limits of tokens")
+        raise UserError(
+            f"{len(rows)} short problems, {train + test + warm_up} wanted; ask for fewer, or raise the limits of tokens"
+        )
     drawn = random.Random(seed).sample(rows, train + test + warm_up)
     asked = [{"problem": row["problem"], "answer": row["answer"]} for row in drawn[: train + test]]
     solved = [{"problem": row["problem"], "solution": row["solution"]} for row in drawn[train + test :]]
@@ -58,9 +61,15 @@ def split(rows: list[dict], train: int, test: int, warm_up: int, seed: int) -> d
 
 
 def make(args: Any) -> None:
+    rows = [worked(row, f"{args.data}: row {number}") for number, row in enumerate(read_jsonl(args.data), start=1)]
+    if len(rows) < (wanted := args.train + args.test + args.warm_up):
+        raise UserError(f"{args.data}: {len(rows)} rows, and {wanted} are drawn; ask for fewer")
+    if args.output is None:
+        return
+    if args.model is None or not Path(args.model).is_dir():
+        raise UserError(f"--model {args.model}: no such folder; smollm2_gsm8k.sh's stage model makes it")
     from transformers import AutoTokenizer
 
-    rows = [worked(row, f"{args.data}: row {number}") for number, row in enumerate(read_jsonl(args.data), start=1)]
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     short = choose(rows, tokenizer, args.question_tokens, args.solution_tokens)
     files = split(short, args.train, args.test, args.warm_up, args.seed)
@@ -76,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("data", type=Path)
-    add("output", type=Path)
-    add("--model", required=True, help="folder whose tokenizer counts")
+    add("output", type=Path, nargs="?")
+    add("--model", help="folder whose tokenizer counts")
     add("--question-tokens", type=int, default=60, help="at most; default: %(default)s")
     add("--solution-tokens", type=int, default=50, help="at most; default: %(default)s")
     add("--train", type=int, default=96, help="problems; default: %(default)s")
