@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from spo_rlhf.cli.inspect_modes import MODES, get
@@ -110,7 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def at_least_one(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
@@ -138,6 +142,7 @@ def inspect_run(args: argparse.Namespace) -> None:
     """The page, the newest responses here, or both. Raises UserError."""
     if args.html:
         made = viewer(read(args.run), title=args.run, most=args.most)
+        Path(args.html).parent.mkdir(parents=True, exist_ok=True)
         with whole_output(args.html) as sink:
             sink.write(made)
         if args.html != "-":

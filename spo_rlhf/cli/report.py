@@ -67,8 +67,9 @@ def run(argv: list[str] | None) -> None:
         parser.error("several RUNs need --output PATH")
     if args.output == "-" and len(args.format) != 1:
         parser.error("--output - takes one --format")
-    if twice := [one for one in args.runs if args.runs.count(one) > 1]:
-        raise UserError(f"{twice[0]}: named twice")
+    places = [Path(one).resolve() for one in args.runs]
+    if twice := [one for one, place in zip(args.runs, places, strict=True) if places.count(place) > 1]:
+        raise UserError(f"{twice[-1]}: named twice")
     made = report([load(folder) for folder in args.runs])
     if args.output == "-":
         sys.stdout.write(FORMS[args.format[0]](made))

@@ -171,12 +171,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of one object.
 
     Raises:
-        UserError: missing or unreadable.
+        UserError: missing, unreadable, or no object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: missing or unreadable; is this the folder of a finished run?") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; copy or make it again")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -224,6 +227,10 @@ def whole_file(path: Path) -> Iterator[Path]:
             with open(partial, "rb") as written:
                 os.fsync(written.fileno())
             partial.replace(path)
+    except OSError as error:
+        if error.filename != str(partial) or error.filename2 is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the user has not heard of `partial`
     finally:
         partial.unlink(missing_ok=True)
 

@@ -140,7 +140,7 @@ def check_folder(folder: Path, flag: str) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises UserError where it is no JSON object, or what is read here is not what it has to be."""
     path = folder / "config.json"
-    config = _object(read_json(path), path)
+    config = read_json(path)
     text = _object(config.get("text_config") or config, path, "text_config")
     for name in SIZES:
         if (size := text.get(name)) is not None and (type(size) is not int or size < 1):
@@ -158,7 +158,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _object(value: Any, path: Path, name: str = "it") -> dict[str, Any]:
+def _object(value: Any, path: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: {name} is no JSON object; copy the model again")
     return value
@@ -178,7 +178,7 @@ def weights_files(folder: Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[Path]:
     """The files that an index names, those that are not there too. Raises UserError."""
-    parts = _object(_object(read_json(index), index).get("weight_map"), index, "weight_map")
+    parts = _object(read_json(index).get("weight_map"), index, "weight_map")
     if not parts or not all(isinstance(name, str) and name == Path(name).name for name in parts.values()):
         raise UserError(f"{index}: its weight_map does not name the files of the weights; copy the model again")
     return [index.parent / name for name in sorted(set(parts.values()))]

@@ -12,6 +12,7 @@ from spo_rlhf.rollouts.schema import FOLDER, PATTERN, SCHEMA, Row
 
 # What a file that ends in the middle makes the decompression raise.
 CUT_OFF = (EOFError, zlib.error, gzip.BadGzipFile)
+GZIP = b"\x1f\x8b"  # how such a file begins
 
 
 def files(path: str | Path) -> list[Path]:
@@ -44,6 +45,10 @@ def read(path: str | Path) -> Iterator[Row]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
+    if path.suffix == ".gz":
+        with path.open("rb") as head:
+            if not GZIP.startswith(head.read(len(GZIP))):
+                raise UserError(f"{path}: not compressed by gzip; this is no file of kept rollouts")
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in _lines(lines, path):
             try:

@@ -324,7 +324,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_a_run_becomes_a_page_and_its_newest_responses_text(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = run_dir / "page.html"
+    page = run_dir / "pages" / "page.html"
     assert main([str(run_dir), "--html", str(page), "--show", "3"]) == 0
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     out = capsys.readouterr().out
@@ -348,6 +348,7 @@ def test_more_responses_than_the_last_step_has_are_of_those_before_it(run_dir: P
         ([], "the following arguments are required: --input, --output; or a RUN with --html or --show"),
         (["RUN", "--input", "x"], "--input and --output are for recorded cases"),
         (["RUN", "--show", "0"], "argument --show: 0 is less than 1"),
+        (["RUN", "--show", "few"], "argument --show: 'few' is no whole number"),
         (["nowhere", "--show", "1"], "nowhere: no such run or file"),
     ],
 )

@@ -46,8 +46,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
 
 
 def test_a_file_that_was_never_written_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "weights.pt"):
+    with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "weights.pt"):
         pass
+    assert caught.value.filename == str(tmp_path / "weights.pt"), "and not the name that it is written under"
     assert os.listdir(tmp_path) == []
 
 

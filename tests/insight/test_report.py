@@ -152,6 +152,8 @@ def test_time_between_two_starts_does_not_count(tmp_path):
         (["RUN", "--format", "pdf"], "unknown format 'pdf': choose from md, html, json"),
         (["RUN", "--output", "-"], "--output - takes one --format"),
         (["RUN", "RUN", "--output", "x"], "named twice"),
+        (["RUN", "RUN AGAIN", "--output", "x"], "run2/../above/run: named twice"),
+        (["BROKEN"], "config.json: not a JSON object"),
         (["nowhere"], "nowhere: no step and no evaluation of a run is recorded here"),
         (["ABOVE"], "did you mean"),
     ],
@@ -160,6 +162,9 @@ def test_wrong_usage_is_one_line_and_exits_2(arguments, says, tmp_path, capsys):
     places = {"RUN": tmp_path / "above" / "run", "RUN2": tmp_path / "run2", "ABOVE": tmp_path / "above"}
     write(places["RUN"])
     write(places["RUN2"])
+    places["RUN AGAIN"] = places["RUN2"] / ".." / "above" / "run"
+    places["BROKEN"] = write(tmp_path / "broken")
+    places["BROKEN"].joinpath("config.json").write_text("[]")
     assert main([str(places.get(one, one)) for one in arguments]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("spo-report: error: ") and says in line

@@ -69,6 +69,10 @@ def test_what_is_no_kept_rollout_is_refused_in_one_line(tmp_path):
         path.write_text(line + "\n")
         with pytest.raises(UserError, match=says):
             list(rollouts.read(path))
+    packed_in_name = tmp_path / "rows.jsonl.gz"
+    packed_in_name.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="rows.jsonl.gz: not compressed by gzip"):
+        list(rollouts.read(packed_in_name))
     with pytest.raises(UserError, match="no such run or file"):
         list(rollouts.read(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="holds no kept rollouts"):
