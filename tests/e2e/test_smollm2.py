@@ -34,7 +34,7 @@ MOST_GIB = 18.0
 def output(tmp_path_factory) -> Path:
     """The script's folder after all its stages: eight steps of warm-up, one of SPO-chain."""
     folder = tmp_path_factory.mktemp("smollm2")
-    rows = arithmetic.generate(0, 200, min_steps=2, max_steps=2)
+    rows = arithmetic.generate(0, 320, min_steps=2, max_steps=2)
     data = folder / "data.jsonl"
     data.write_text("".join(json.dumps({"question": row["problem"], "answer": row["solution"]}) + "\n" for row in rows))
     environment = {**stack.environment(), "DATA": str(data), "OUTPUT": str(folder / "run")}
