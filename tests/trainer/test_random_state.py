@@ -29,6 +29,7 @@ def test_a_run_on_the_cpu_touches_no_gpu_of_the_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.append)
+    monkeypatch.setattr(device, "_settled", None)  # by another test of this process
     for kind, expected in ((device.CPU, []), (device.GPU, states)):
         monkeypatch.setenv(device.VARIABLE, kind)
         state = random_state.take()
