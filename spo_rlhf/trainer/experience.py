@@ -240,8 +240,11 @@ def stand_in(samples: list[upstream.Experience]) -> None:
 def fill_from(sample: upstream.Experience, batch: upstream.Experience, row: int) -> None:
     """Copy what the models computed for row `row` of a padded batch into the sample that the row came from."""
     actions = sample.action_mask.size(1)
-    for name in ("action_log_probs", "base_action_log_probs", "kl", "clip_scale", "hidden"):
-        value = getattr(batch, name, None)
+    for name in ("action_log_probs", "base_action_log_probs", "kl", "clip_scale"):
+        value = getattr(batch, name)
         setattr(sample, name, None if value is None else value[row : row + 1, :actions].clone())
+    # No field of Experience: what takes them takes them off at once, and no checkpoint has any.
+    if (features := getattr(batch, "hidden", None)) is not None:
+        sample.hidden = features[row : row + 1, :actions].clone()
     for name, value in batch.info.items():
         sample.info[name] = value[row : row + 1].clone() if isinstance(value, torch.Tensor) else value[row : row + 1]
