@@ -125,12 +125,14 @@ class ProbeSupply(Supply):
             reward_B = [float(one.reward or 0.0) for one in rollout.samples]
             columns = (leave_one_out(reward_B, rollout.prior), probe.spreads(reward_B), reward_B)
             for sample, base, spread, reward in zip(rollout.samples, *columns, strict=True):
-                state_KD = states(next(rest), sample)
+                state_KD = states(next(rest), sample, self.method.features)
                 made.append(probe.Traced(prompt, state_KD, float(base), float(spread), reward))
         return made
 
     def credit(self, sample: Sample, experience: Experience, one: probe.Traced, value_K: np.ndarray) -> None:
-        """Advantages of a response's segments, in place, of the sample as it is kept too."""
+        """Advantages of a response's segments, in place, of the sample as it is kept too; without values, against the others."""
+        if not len(value_K):
+            value_K = np.full(len(sample.boundaries) - 1, one.base)
         adv_K = probe.advantages(value_K, one.reward, self.method.trace)
         adv_T = to_tokens(adv_K, sample.boundaries)
         sample.adv_T = adv_T.tolist()
@@ -144,8 +146,13 @@ class ProbeSupply(Supply):
         row[0, start - 1 : end - 1] = row.new_tensor(sample.adv_T)
 
 
-def states(experience: Experience, sample: Sample) -> np.ndarray:
-    """What the pass left of the states where the segments start, (K, D), and is not needed longer."""
+def states(experience: Experience, sample: Sample, features: int) -> np.ndarray:
+    """What the pass left of the states where the segments start, (K, D), and is not needed longer.
+
+    None, (0, D), of a response without a token under the loss: it can have no gradient, so no pass is made of it.
+    """
+    if not hasattr(experience, "hidden"):
+        return np.zeros((0, features))
     [(start, _)] = sample.action_ranges
     columns = [start - 1 + boundary for boundary in sample.boundaries[:-1]]
     state_KD = experience.hidden[0, columns].double().numpy()

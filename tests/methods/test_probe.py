@@ -38,8 +38,11 @@ def rollout(method, slot: int = 0):
     return asyncio.run(method.rollout(job))
 
 
-def supply(method, batch_size: int = 4):
-    """Its services make a row of a sample as the trainer does, and a pass whose features are the tokens before a state."""
+def supply(method, batch_size: int = 4, left_out: int | None = None):
+    """Its services make a row of a sample as the trainer does, and a pass whose features are the tokens before a state.
+
+    left_out: number of a sample without a token under the loss, of which no pass is made.
+    """
 
     def to_experience(rollout, sample):
         columns = len(sample.token_ids) - 1
@@ -47,7 +50,7 @@ def supply(method, batch_size: int = 4):
         return SimpleNamespace(advantages=torch.full((1, columns), 9.0), ids=sample.token_ids, info=info)
 
     def add_log_probs(experiences):
-        for one in experiences:
+        for one in (one for number, one in enumerate(experiences) if number != left_out):
             rows = [[sum(one.ids[: t + 1]), t, one.ids[t]] for t in range(len(one.ids) - 1)]
             one.hidden = torch.tensor([rows], dtype=torch.float32)
 
@@ -91,6 +94,17 @@ def test_segments_get_advantages_from_values_at_their_starts(trace):
         assert row == pytest.approx([0.0, 0.0, *adv_T], abs=1e-6), "tokens of the prompt have none"
         assert [one.mean for one in sample.estimates] == pytest.approx(value_K)
         assert float(experience.info["value_prompt"]) == pytest.approx(value_K[0])
+
+
+def test_a_response_without_a_token_under_the_loss_has_no_pass_and_the_others_values():
+    method = Probe(partition=Fixed(segment_length=2), features=FEATURES)
+    rollouts = [rollout(method, slot) for slot in range(6)]
+    samples = [one for made in rollouts for one in made.samples]
+    experiences, metrics = supply(method, left_out=5).take(rollouts, 0)
+    base = leave_one_out([one.reward for one in rollouts[1].samples])[1]
+    assert samples[5].adv_T == pytest.approx([samples[5].reward - base] * len(samples[5].adv_T))
+    assert len(experiences) == 24 and np.isfinite(metrics["probe/explained"])
+    assert all(one.adv_T is not None and len(one.estimates) == len(one.boundaries) - 1 for one in samples)
 
 
 def test_its_place_in_the_command():
