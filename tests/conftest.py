@@ -15,7 +15,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Threads that spin while they wait take the core that another process of the same run needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-for folder in ("", "chaos", "core", "e2e", "evaluation", "gpu", "insight", "mutation", "rollouts", "trainer"):
+for folder in (
+    "",
+    "chaos",
+    "core",
+    "e2e",
+    "evaluation",
+    "gpu",
+    "insight",
+    "methods",
+    "mutation",
+    "rollouts",
+    "trainer",
+):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 # A shell's background job ignores Ctrl-C, and so would every program that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

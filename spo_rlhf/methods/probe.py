@@ -64,9 +64,9 @@ class Probe(SegmentMethod):
         packed = {
             "spo.pack_trees": options["spo.pack_trees"] != "off",
             "ds.packing_samples": options["ds.packing_samples"],
+            "train.dynamic_batch_enable": options["train.dynamic_batch_enable"],
+            "ds.ring_attn_size": options["ds.ring_attn_size"] > 1,
         }
-        packed |= {"train.dynamic_batch_enable": options["train.dynamic_batch_enable"]}
-        packed |= {"ds.ring_attn_size": options["ds.ring_attn_size"] > 1}
         for flag in (flag for flag, on in packed.items() if on):
             raise UserError(
                 f"--{flag} does not go with --spo.mode probe, which reads the hidden states of single samples"

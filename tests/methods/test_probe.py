@@ -1,11 +1,11 @@
 """Values from hidden states as a method: groups as they are sampled anyway, their advantages made behind the forward pass."""
 
-import asyncio
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from prompt_jobs import rollout
 
 from spo_rlhf.core import probe
 from spo_rlhf.core.advantages import to_tokens
@@ -16,26 +16,8 @@ from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.methods.group import Group
 from spo_rlhf.methods.probe import Probe
-from spo_rlhf.rollout.job import PromptJob, RolloutRequest
-from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
 
-MODEL = ToyLanguageModel(3, 6, lambda response: float(sum(response) % 2), seed=1)
 FEATURES = 3
-
-
-def rollout(method, slot: int = 0):
-    job = PromptJob(
-        request=RolloutRequest("1 + 1", "2", slot, (1, "train", 0), 4, 9, None, 1.0, 1.0, -1, method),
-        engine=ToyEngine(MODEL, 3),
-        grader=ToyGrader(MODEL),
-        prompt_ids=[7, 7, 7],
-        max_tokens=6,
-        weight_version=5,
-        graded=True,
-        token_texts=lambda token_ids: [str(token) for token in token_ids],
-        state_values={},
-    )
-    return asyncio.run(method.rollout(job))
 
 
 def supply(method, batch_size: int = 4, left_out: int | None = None):
@@ -65,8 +47,8 @@ def supply(method, batch_size: int = 4, left_out: int | None = None):
 @pytest.mark.parametrize("trace", [1.0, 0.0])
 def test_segments_get_advantages_from_values_at_their_starts(trace):
     method = Probe(partition=Fixed(segment_length=2), trace=trace, features=FEATURES)
-    rollouts = [rollout(method, slot) for slot in range(6)]
-    plain = [rollout(Group(), slot) for slot in range(6)]
+    rollouts = [rollout(method, 4, slot=slot) for slot in range(6)]
+    plain = [rollout(Group(), 4, slot=slot) for slot in range(6)]
     for made, group in zip(rollouts, plain):
         assert [one.token_ids for one in made.samples] == [one.token_ids for one in group.samples]
         assert made.counts == group.counts, "no token more"
@@ -98,7 +80,7 @@ def test_segments_get_advantages_from_values_at_their_starts(trace):
 
 def test_a_response_without_a_token_under_the_loss_has_no_pass_and_the_others_values():
     method = Probe(partition=Fixed(segment_length=2), features=FEATURES)
-    rollouts = [rollout(method, slot) for slot in range(6)]
+    rollouts = [rollout(method, 4, slot=slot) for slot in range(6)]
     samples = [one for made in rollouts for one in made.samples]
     experiences, metrics = supply(method, left_out=5).take(rollouts, 0)
     base = leave_one_out([one.reward for one in rollouts[1].samples])[1]

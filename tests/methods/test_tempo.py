@@ -1,9 +1,7 @@
 """TEMPO as a method: groups as they are sampled anyway, with the credit of what they share."""
 
-import asyncio
-from dataclasses import replace
-
 import pytest
+from prompt_jobs import rollout
 
 from spo_rlhf.core.advantages import to_tokens
 from spo_rlhf.core.baselines import BASELINES
@@ -12,31 +10,11 @@ from spo_rlhf.core.values import Prior
 from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.group import Group
 from spo_rlhf.methods.tempo import Tempo
-from spo_rlhf.rollout.job import PromptJob, RolloutRequest
-from spo_rlhf.rollout.toy_engine import ToyEngine, ToyGrader, ToyLanguageModel
-
-MODEL = ToyLanguageModel(3, 6, lambda response: float(sum(response) % 2), seed=1)
-
-
-def rollout(method, samples: int = 6, prior: Prior | None = None):
-    request = RolloutRequest("1 + 1", "2", 1, (1, "train", 0), samples, 9, None, 1.0, 1.0, -1, method)
-    job = PromptJob(
-        request=replace(request, prior=prior),
-        engine=ToyEngine(MODEL, 3),
-        grader=ToyGrader(MODEL),
-        prompt_ids=[7, 7, 7],
-        max_tokens=6,
-        weight_version=5,
-        graded=True,
-        token_texts=lambda token_ids: [str(token) for token in token_ids],
-        state_values={},
-    )
-    return asyncio.run(method.rollout(job))
 
 
 @pytest.mark.parametrize("prior", [None, Prior(0.4, 5.0)])
 def test_samples_are_those_of_a_group_with_the_credit_of_their_prefixes(prior):
-    made, group = rollout(Tempo(shared_strength=2.0), prior=prior), rollout(Group())
+    made, group = rollout(Tempo(shared_strength=2.0), 6, prior=prior), rollout(Group(), 6)
     assert [one.token_ids for one in made.samples] == [one.token_ids for one in group.samples]
     assert made.counts == group.counts, "no token more"
     expected = credit([one.token_ids[3:] for one in made.samples], [one.reward for one in made.samples], 2.0, prior)
@@ -48,7 +26,7 @@ def test_samples_are_those_of_a_group_with_the_credit_of_their_prefixes(prior):
 
 
 def test_with_a_history_one_response_is_enough():
-    [sample] = rollout(Tempo(), samples=1, prior=Prior(0.25, 3.0)).samples
+    [sample] = rollout(Tempo(), 1, prior=Prior(0.25, 3.0)).samples
     assert sample.adv_T == pytest.approx([sample.reward - 0.25] * len(sample.adv_T))
 
 
