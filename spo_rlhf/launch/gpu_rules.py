@@ -195,18 +195,29 @@ def _refuse_on_gpus(args: SimpleNamespace) -> None:
             )
     if not os.environ.get("RAY_ADDRESS") and (count := device.gpu_count()):
         check_devices(args, None, count)
-        if not _can_compile():
-            raise UserError(
-                "DeepSpeed compiles its optimizer at the first start and finds no nvcc: install the CUDA toolkit of torch's "
-                "version, or set CUDA_HOME"
-            )
+        if fault := compiler_fault():
+            raise UserError(f"DeepSpeed compiles its optimizer at the first start and {fault}")
 
 
-def _can_compile() -> bool:
-    """There is a CUDA compiler, where torch's and DeepSpeed's builds of operators look for it."""
-    from torch.utils.cpp_extension import CUDA_HOME
+def compiler_fault() -> str | None:
+    """What keeps DeepSpeed from compiling its optimizer, as it finds out itself at the first start; None where nothing does."""
+    import torch
+    from deepspeed.git_version_info import installed_ops
+    from deepspeed.ops.op_builder import builder
 
-    return CUDA_HOME is not None
+    if installed_ops.get("fused_adam"):  # a DeepSpeed that was built with it
+        return None
+    wanted = torch.version.cuda
+    try:
+        builder.assert_no_cuda_mismatch()
+    except builder.MissingCUDAException:
+        return f"finds no nvcc: install the CUDA {wanted} toolkit, or set CUDA_HOME"
+    except builder.CUDAMismatchException:
+        found = ".".join(map(str, builder.installed_cuda_version()))
+        return (
+            f"finds the nvcc of CUDA {found}, while torch is built for {wanted}: install that toolkit, or set CUDA_HOME"
+        )
+    return None
 
 
 def refuse_grad_accum(args: SimpleNamespace) -> None:

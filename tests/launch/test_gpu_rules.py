@@ -2,6 +2,8 @@
 
 import pytest
 import stack
+import torch
+import torch.utils.cpp_extension
 
 from spo_rlhf.cli.train import parse
 from spo_rlhf.errors import UserError
@@ -24,7 +26,7 @@ def machine(task, tmp_path, monkeypatch):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         monkeypatch.setattr(device, "unusable_gpu", lambda: None)
         monkeypatch.setattr(device, "gpu_count", lambda: gpus)
-        monkeypatch.setattr(gpu_rules, "_can_compile", lambda: True)
+        monkeypatch.setattr(gpu_rules, "compiler_fault", lambda: None)
         monkeypatch.setattr(gpu_rules, "_installed", {"vllm": "0.29.0"}.get)
         monkeypatch.setattr(device, "gpu_memory_bytes", lambda: gib and int(gib * GIB))
         return parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
@@ -169,8 +171,30 @@ def test_the_other_build_of_vllm_is_refused_before_an_engine_dies(monkeypatch, k
         device.settle(None)
 
 
-def test_an_optimizer_that_cannot_be_compiled_is_said_beforehand(machine, monkeypatch):
+@pytest.mark.parametrize(
+    ("compiler", "says"),
+    [
+        (None, r"finds no nvcc: install the CUDA 13\.0 toolkit, or set CUDA_HOME"),
+        ("a runtime without nvcc", "finds no nvcc"),
+        ("12.4", r"finds the nvcc of CUDA 12\.4, while torch is built for 13\.0"),
+        ("13.1", r"finds the nvcc of CUDA 13\.1, while torch"),
+        ("13.0", None),
+    ],
+)
+def test_an_optimizer_that_cannot_be_compiled_is_said_beforehand(machine, monkeypatch, tmp_path, compiler, says):
+    find = gpu_rules.compiler_fault
     args, _ = machine()
-    monkeypatch.setattr(gpu_rules, "_can_compile", lambda: False)
-    with pytest.raises(UserError, match="finds no nvcc"):
+    if compiler and compiler[0].isdigit():
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {compiler}, V{compiler}.88'\n")
+        nvcc.chmod(0o755)
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", str(tmp_path) if compiler else None)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpu_rules, "compiler_fault", find)
+    if says is None:
         gpu_rules.refuse_what_breaks(args)
+        return
+    with pytest.raises(UserError, match=says) as refusal:
+        gpu_rules.refuse_what_breaks(args)
+    assert "\n" not in str(refusal.value)
