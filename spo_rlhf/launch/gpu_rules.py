@@ -139,7 +139,7 @@ def load_of(args: SimpleNamespace, shape: memory_plan.ModelShape) -> memory_plan
         trained, scored = args.train.max_tokens_per_gpu, args.rollout.max_tokens_per_gpu
     else:
         trained, scored = args.train.micro_batch_size * longest, args.rollout.micro_batch_size * longest
-    chunk = args.spo.chunk_of(shape.vocabulary)
+    chunk = 0 if shape.whole_logits else args.spo.chunk_of(shape.vocabulary)
     return memory_plan.Load(
         devices=upstream.policy_ranks(args),
         tokens=trained,

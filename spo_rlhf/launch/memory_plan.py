@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from spo_rlhf.upstream_logits import AFTER_THE_HEAD
+
 GIB = 1 << 30
 BF16, FP32 = 2, 4
 #: Of each process on a GPU: CUDA's context, NCCL's buffers, libraries' workspaces.
@@ -43,6 +45,7 @@ class ModelShape:
     head_size: int
     vocabulary: int
     tied: bool
+    whole_logits: bool = False  # it caps or scales them, so they exist of all tokens at once (upstream_logits.py)
 
     @property
     def parameters(self) -> int:
@@ -84,6 +87,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
             vocabulary=int(text["vocab_size"]),
             # transformers takes a head for tied where the file does not say
             tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
+            whole_logits=any(text.get(name) not in (None, 1) for name in AFTER_THE_HEAD),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None

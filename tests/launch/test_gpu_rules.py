@@ -198,3 +198,22 @@ def test_an_optimizer_that_cannot_be_compiled_is_said_beforehand(machine, monkey
     with pytest.raises(UserError, match=says) as refusal:
         gpu_rules.refuse_what_breaks(args)
     assert "\n" not in str(refusal.value)
+
+
+def test_logits_that_a_model_caps_are_counted_whole(machine, monkeypatch):
+    """Gemma 2 goes on with its head's output, so log-probs in chunks are not for it."""
+    config = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "vocab_size": 256_000,
+        "final_logit_softcapping": 30.0,
+    }
+    loads = []
+    for cap in (None, 30.0):
+        shape = gpu_rules.memory_plan.model_shape({**config, "final_logit_softcapping": cap})
+        monkeypatch.setattr(gpu_rules, "read_shape", lambda args, shape=shape: shape)
+        args, _ = machine()
+        loads.append(gpu_rules.load_of(args, shape).logit_tokens)
+    assert loads == [GIB // (4 * 256_000), 8 * 320]
