@@ -149,7 +149,9 @@ def load_of(args: SimpleNamespace, shape: memory_plan.ModelShape) -> memory_plan
         grad_bytes=memory_plan.FP32 if args.ds.grad_accum_dtype == "fp32" else memory_plan.BF16,
         adam_offload=args.ds.adam_offload,
         checkpointing=args.actor.gradient_checkpointing_enable,
-        reference=args.algo.kl.init_coef > 0 and not args.ref.offload,
+        reference=args.algo.kl.init_coef > 0
+        and not args.ref.offload
+        and (args.train.colocate_all or args.train.colocate_actor_ref),  # else it has GPUs of its own
         critic=bool(args.critic.model_name_or_path) and args.train.colocate_all,
         tensor_parallel=args.vllm.tensor_parallel_size,
         together=args.train.colocate_all,

@@ -217,3 +217,17 @@ def test_logits_that_a_model_caps_are_counted_whole(machine, monkeypatch):
         args, _ = machine()
         loads.append(gpu_rules.load_of(args, shape).logit_tokens)
     assert loads == [GIB // (4 * 256_000), 8 * 320]
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        (dict(), True),
+        (dict(ref__offload=True), False),
+        (dict(train__colocate_all=None), False),
+        (dict(train__colocate_all=None, train__colocate_actor_ref=True), True),
+    ],
+)
+def test_a_reference_counts_where_it_is(machine, changes, counts):
+    args, _ = machine(algo__kl__init_coef=0.01, **changes)
+    assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).reference is counts
