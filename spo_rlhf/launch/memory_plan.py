@@ -207,16 +207,27 @@ SMALLER = (
 
 
 def remedies(shape: ModelShape, load: Load, total: int) -> list[str]:
-    """Flags that together make the run fit a GPU of `total` bytes, the fewest first tried; empty where none do."""
-    flags: list[str] = []
+    """Flags that together make the run fit a GPU of `total` bytes, none of them without need; empty where none do."""
+
+    def fits(steps: list[tuple[str, dict[str, Any]]]) -> bool:
+        changed = load
+        for _, change in steps:
+            changed = replace(changed, **change)
+        return plan(shape, changed).share(total) is not None
+
+    steps: list[tuple[str, dict[str, Any]]] = []
     for flag, change in SMALLER:
         if flag.startswith("--train.micro"):
             change = {"tokens": min(load.tokens, load.max_len)}
-        changed = replace(load, **change)
+            if (logits := min(load.logit_tokens, load.max_len)) < load.logit_tokens:
+                flag, change = f"{flag} --rollout.micro_batch_size 1", {**change, "logit_tokens": logits}
         # Sharding changes nothing on one GPU.
-        if changed == load or (flag == "--ds.zero_stage 3" and load.devices == 1):
+        if replace(load, **change) == load or (flag == "--ds.zero_stage 3" and load.devices == 1):
             continue
-        flags, load = [*flags, flag], changed
-        if plan(shape, load).share(total) is not None:
-            return flags
+        steps.append((flag, change))
+        if fits(steps):
+            for step in steps[:-1]:  # a later one may make it needless
+                without = [one for one in steps if one is not step]
+                steps = without if fits(without) else steps
+            return [flag for flag, _ in steps]
     return []
