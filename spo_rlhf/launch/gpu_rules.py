@@ -18,6 +18,7 @@ from spo_rlhf.launch.placement import num_devices, placement
 
 #: torch's settings of its allocator: the name for CUDA, and that for all devices, which torch reads as well.
 ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+SYNC_BACKENDS, GRAD_DTYPES = ("nccl", "gloo"), ("fp32", "bf16")
 FALLBACK_SHARE = 0.4  # of a shared GPU for the engine, where nothing is known of GPU or model
 
 
@@ -174,6 +175,8 @@ def refuse_what_breaks(args: SimpleNamespace) -> None:
         )
     if args.ds.param_dtype == "fp16":
         raise UserError("--ds.param_dtype fp16: OpenRLHF's engines are bfloat16 and refuse other weights; use bf16")
+    if args.vllm.sync_backend not in SYNC_BACKENDS:
+        raise UserError(f"--vllm.sync_backend {args.vllm.sync_backend}: give {' or '.join(SYNC_BACKENDS)}")
     if args.vllm.sync_backend == "gloo" and args.train.colocate_all:
         raise UserError(
             "--vllm.sync_backend gloo does not go with --train.colocate_all: policy and engine share a device there; leave it out"
@@ -223,7 +226,9 @@ def compiler_fault() -> str | None:
 
 
 def refuse_grad_accum(args: SimpleNamespace) -> None:
-    """What DeepSpeed makes of --ds.grad_accum_dtype fp32 beside bf16 weights. Raises UserError."""
+    """What DeepSpeed makes of --ds.grad_accum_dtype beside bf16 weights. Raises UserError."""
+    if args.ds.grad_accum_dtype not in (None, *GRAD_DTYPES):
+        raise UserError(f"--ds.grad_accum_dtype {args.ds.grad_accum_dtype}: give {' or '.join(GRAD_DTYPES)}")
     if args.ds.grad_accum_dtype != "fp32":
         return
     if args.ds.zero_stage == 0:

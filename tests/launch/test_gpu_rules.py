@@ -42,6 +42,13 @@ def machine(task, tmp_path, monkeypatch):
         (dict(ds__load_in_4bit=True), "--ds.load_in_4bit: OpenRLHF 0.11.2 sends the engines the packed weights"),
         (dict(ds__param_dtype="fp16"), "--ds.param_dtype fp16: OpenRLHF's engines are bfloat16"),
         (dict(vllm__sync_backend="gloo"), "--vllm.sync_backend gloo does not go with --train.colocate_all"),
+        (dict(vllm__sync_backend="mpi"), "--vllm.sync_backend mpi: give nccl or gloo"),
+        (dict(ds__grad_accum_dtype="float32"), "--ds.grad_accum_dtype float32: give fp32 or bf16"),
+        (dict(ds__grad_accum_dtype="fp16"), "--ds.grad_accum_dtype fp16: give fp32 or bf16"),
+        (
+            dict(vllm__tensor_parallel_size=3),
+            "2 attention heads cannot be split among --vllm.tensor_parallel_size 3 devices",
+        ),
         (dict(ds__zero_stage=0, ds__enable_sleep=True), "--ds.zero_stage 0 has no states that --ds.enable_sleep"),
         (dict(ds__packing_samples=True), "--ds.packing_samples .* needs flash-attn"),
         (dict(train__dynamic_batch_enable=True), r"dynamic batches and ring attention\) needs flash-attn"),
@@ -60,6 +67,11 @@ def machine(task, tmp_path, monkeypatch):
     ],
 )
 def test_what_breaks_is_refused_with_its_reason(machine, changes, says):
+    if engines := changes.get("vllm__tensor_parallel_size"):
+        changes |= {f"{role}__num_gpus_per_node": engines for role in ("actor", "ref")}
+        changes |= dict(
+            rollout__batch_size=9, rollout__micro_batch_size=6, train__batch_size=36, train__micro_batch_size=6
+        )
     if changes.pop("no_sleep", False):
         changes["no-spo.sleep"] = True
     with pytest.raises(UserError, match=says):
