@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 _LOG_PROB, _ENTROPY = 0, 1
-# In the configurations of transformers: what a model does with the head's output. 1 or None: nothing.
-_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+#: In the configurations of transformers: what a model does with the head's output. 1 or None: nothing.
+AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def with_chunks(actor_class: type, attribute: str) -> type:
@@ -37,7 +37,7 @@ def chunk_logits(actor: Any, chunk_of: Callable[[int], int]) -> None:
     model = getattr(actor.model, "module", actor.model)
     head = model.get_output_embeddings()
     plain = type(head) is torch.nn.Linear and all(
-        getattr(model.config, one, None) in (None, 1) for one in _AFTER_THE_HEAD
+        getattr(model.config, one, None) in (None, 1) for one in AFTER_THE_HEAD
     )
     chunk = chunk_of(head.out_features) if plain else 0
     if not chunk:

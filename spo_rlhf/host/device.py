@@ -109,16 +109,20 @@ def gpu_count() -> int:
 
 
 def gpu_memory_bytes() -> int | None:
-    """Memory of the smallest GPU of this machine, from its driver; None where there is no driver to ask.
+    """Memory of the smallest GPU that CUDA_VISIBLE_DEVICES leaves, from the driver; None where there is no driver to ask.
 
-    torch would take some hundred MiB of the GPU to answer.
+    torch would take some hundred MiB of the GPU to answer. Numbers are taken for the driver's, as torch itself does.
     """
     try:
         import pynvml
 
         pynvml.nvmlInit()
         try:
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            numbers = range(pynvml.nvmlDeviceGetCount())
+            names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+            chosen = [int(name) for name in names if name.isdecimal() and int(name) in numbers]
+            handles = [pynvml.nvmlDeviceGetHandleByUUID(name) for name in names if name.startswith(("GPU-", "MIG-"))]
+            handles = handles or [pynvml.nvmlDeviceGetHandleByIndex(i) for i in chosen or numbers]
             return min((int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles), default=None)
         finally:
             pynvml.nvmlShutdown()

@@ -230,6 +230,19 @@ def check_fit(args: SimpleNamespace, role: str = "actor") -> None:
     model_folder.check_vocabulary(config, load_tokenizer(args, role), f"--{role}.model_name_or_path", name)
 
 
+def check_split(args: SimpleNamespace) -> None:
+    """The heads of a local model can be split among the devices of an engine. Raises UserError."""
+    name, size = args.actor.model_name_or_path, args.vllm.tensor_parallel_size
+    if size == 1 or not is_local(name):
+        return
+    config = model_folder.read_config(Path(name))
+    heads = (config.get("text_config") or config).get("num_attention_heads")
+    if isinstance(heads, int) and heads % size:
+        raise UserError(
+            f"{name}: its {heads} attention heads cannot be split among --vllm.tensor_parallel_size {size} devices; give a divisor"
+        )
+
+
 def check_reward(args: SimpleNamespace) -> None:
     """The reward file exists (its function is tried by `check_rows`)."""
     for address in args.reward.remote_url or []:
@@ -360,6 +373,7 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
     if readable:
         check_token_texts(args)
         check_fit(args)
+        check_split(args)
     for flag, names, split in datasets if readable else []:
         pairs = check_dataset(args, flag, names, split, must_load=must_load, notes=notes)
         if pairs and flag == "data.prompt_dataset":
