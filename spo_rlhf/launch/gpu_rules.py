@@ -138,6 +138,8 @@ def load_of(args: SimpleNamespace, shape: memory_plan.ModelShape) -> memory_plan
     longest = args.data.max_len
     if args.train.dynamic_batch_enable:
         trained, scored = args.train.max_tokens_per_gpu, args.rollout.max_tokens_per_gpu
+    elif args.spo.packs:
+        trained = scored = max(args.spo.pack_tokens, longest)
     else:
         trained, scored = args.train.micro_batch_size * longest, args.rollout.micro_batch_size * longest
     chunk = 0 if shape.whole_logits else args.spo.chunk_of(shape.vocabulary)

@@ -243,3 +243,10 @@ def test_logits_that_a_model_caps_are_counted_whole(machine, monkeypatch):
 def test_a_reference_counts_where_it_is(machine, changes, counts):
     args, _ = machine(algo__kl__init_coef=0.01, **changes)
     assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).reference is counts
+
+
+def test_packed_rows_are_counted_as_packed(machine):
+    args, _ = machine(spo__pack_trees="on", spo__pack_tokens=777)
+    assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).tokens == 777
+    args, _ = machine(spo__pack_trees="on", spo__pack_tokens=7)
+    assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).tokens == 320, "a row is not cut"
