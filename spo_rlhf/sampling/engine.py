@@ -257,5 +257,7 @@ def has_died(error: Exception) -> bool:
 
 
 def start_engine(settings: EngineSettings, data_parallel: int) -> SamplingEngine:
-    """One engine here, or `data_parallel` of them through Ray."""
+    """One engine here, or `data_parallel` of them through Ray. Raises UserError where this machine's GPU or build does not do."""
+    if data_parallel == 1 or not os.environ.get("RAY_ADDRESS"):
+        device.check_here()
     return LocalEngine(settings) if data_parallel == 1 else RayEngines(settings, data_parallel)
