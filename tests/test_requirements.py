@@ -155,6 +155,24 @@ def test_a_smoke_run_captures_no_cuda_graphs():
     assert "--vllm.enforce_eager" in done.stdout.splitlines(), done
 
 
+@pytest.mark.parametrize("smoke", ["0", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bash examples/scripts/eval_context_sweep.sh MODEL OUTPUT --dry-run",
+        "set -eu; source examples/scripts/lib/offline.sh; sample MODEL DIR DATA SPLIT",
+    ],
+)
+def test_nor_does_one_that_samples_or_evaluates(command, smoke):
+    named = ("INPUT_KEY", "LABEL_KEY", "TEMPLATE", "REWARD", "OUTPUT", "sampling")
+    variables = {**dict.fromkeys(named, "x"), "PYTHON": "echo", "DEVICES": "1", "SMOKE": smoke}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("--eager" in done.stdout.split()) is (smoke == "1"), done.stdout
+
+
 @pytest.mark.parametrize(("sees", "status"), [(True, 0), (False, 2)])
 def test_the_tests_for_gpus_run_by_the_gpu_build_and_not_where_torch_sees_none(checkout, sees, status):
     """.venv has the CPU build, as on a machine whose folder was made elsewhere: with it all of them would be skipped."""
