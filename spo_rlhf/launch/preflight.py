@@ -122,9 +122,17 @@ def check_objective(args: SimpleNamespace) -> None:
 
 
 def check_old_logprobs(args: SimpleNamespace) -> None:
-    """`--spo.old_logprobs engine` needs log-probs of the whole distribution, and nothing that wants a pass of its own."""
+    """What compares the engine's log-probs with the actor's, `--spo.old_logprobs engine` and corrections, needs them of the
+    whole distribution; and the former nothing that wants a pass of its own. Raises UserError.
+    """
     from spo_rlhf.trainer.trained import wanted_by
 
+    corrects = args.algo.advantage.is_correction_level != "off"
+    if corrects and args.rollout.top_p < 1:
+        raise UserError(
+            f"--algo.advantage.is_correction_level {args.algo.advantage.is_correction_level}: the engine's log-probs are those of the "
+            "tokens that --rollout.top_p leaves, the actor's of all, so it would correct for that; sample with top_p 1, or leave it out"
+        )
     if args.spo.old_logprobs == "actor":
         return
     if args.rollout.top_p < 1:
@@ -134,7 +142,7 @@ def check_old_logprobs(args: SimpleNamespace) -> None:
         )
     if reason := wanted_by(args):
         raise UserError(f"--spo.old_logprobs engine spares the forward pass that {reason} needs; leave one of them out")
-    if args.algo.advantage.is_correction_level != "off":
+    if corrects:
         raise UserError(
             "--spo.old_logprobs engine measures the ratio from the engine, so --algo.advantage.is_correction_level has "
             "nothing to correct; leave one of them out"

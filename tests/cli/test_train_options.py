@@ -31,6 +31,10 @@ CONTRADICTIONS = [
         "--spo.pack_trees on: --ds.attn_implementation eager does not go with it; it needs --ds.attn_implementation sdpa",
     ),
     (dict(spo__old_logprobs="engine", rollout__top_p=0.9), "sample with top_p 1, or leave it out"),
+    (
+        dict(algo__advantage__is_correction_level="seq", rollout__top_p=0.9),
+        "--algo.advantage.is_correction_level seq: the engine's log-probs are those of the tokens that --rollout.top_p leaves",
+    ),
     (dict(spo__old_logprobs="engine", algo__kl__init_coef=0.1), "the forward pass that --algo.kl.init_coef needs"),
     (
         dict(spo__old_logprobs="engine", algo__advantage__is_correction_level="token"),

@@ -47,6 +47,7 @@ RUNS = {
         "train.batch_size": 32,
         "train.micro_batch_size": 16,
         "spo.pack_trees": "on",
+        "ds.attn_implementation": "flex_attention",
         **SLEEP,
     },
     "chain_cuda_graphs": {"spo.mode": "chain", "spo.mc_rollouts": 4, "vllm.enforce_eager": None, **SLEEP},

@@ -27,7 +27,7 @@ def machine(task, tmp_path, monkeypatch):
         monkeypatch.setattr(device, "unusable_gpu", lambda: None)
         monkeypatch.setattr(device, "gpu_count", lambda: gpus)
         monkeypatch.setattr(gpu_rules, "compiler_fault", lambda: None)
-        monkeypatch.setattr(gpu_rules, "_installed", {"vllm": "0.29.0"}.get)
+        monkeypatch.setattr(device, "_installed", {"vllm": "0.29.0"}.get)
         monkeypatch.setattr(device, "gpu_memory_bytes", lambda: gib and int(gib * GIB))
         return parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
 
@@ -169,16 +169,16 @@ def test_a_cluster_that_is_too_small_is_said_before_ray_would_wait(machine):
     ],
 )
 def test_the_other_build_of_vllm_is_refused_before_an_engine_dies(monkeypatch, kind, installed, says):
-    monkeypatch.setattr(gpu_rules, "_installed", installed.get)
+    monkeypatch.setattr(device, "_installed", installed.get)
     monkeypatch.setattr(device, "gpu_count", lambda: 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     device.settle(kind)
     try:
         if says is None:
-            gpu_rules.check_build()
+            device.check_build()
         else:
             with pytest.raises(UserError, match=says):
-                gpu_rules.check_build()
+                device.check_build()
     finally:
         device.settle(None)
 
@@ -243,3 +243,10 @@ def test_logits_that_a_model_caps_are_counted_whole(machine, monkeypatch):
 def test_a_reference_counts_where_it_is(machine, changes, counts):
     args, _ = machine(algo__kl__init_coef=0.01, **changes)
     assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).reference is counts
+
+
+def test_packed_rows_are_counted_as_packed(machine):
+    args, _ = machine(spo__pack_trees="on", spo__pack_tokens=777)
+    assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).tokens == 777
+    args, _ = machine(spo__pack_trees="on", spo__pack_tokens=7)
+    assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).tokens == 320, "a row is not cut"
