@@ -54,7 +54,7 @@ began=$SECONDS failed=() left_out=() task=$output/task
 # Sets `words` to the command of one, after Python.
 command_of() {
     case $1 in
-        task) words=(-m spo_rlhf.cli.prepare --output "$task" --train 1024 --test 64 --max-seconds 120) ;;
+        task) words=(-m spo_rlhf.cli.prepare --output "$task" --train 1024 --test 128 --target-accuracy 0.3 --max-seconds 240) ;;
         tree_training) words=(--quick) ;;
         rollout_throughput | cost_growth) words=(--quick --task-dir "$task") ;;
         step_breakdown) words=(--quick --task-dir "$task" $asynchronous) ;;
