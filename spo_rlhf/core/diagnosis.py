@@ -24,6 +24,12 @@ def energy(prob_T: np.ndarray, square_T: np.ndarray) -> np.ndarray:
     return np.maximum(1 - 2 * prob_T + square_T, 0.0)
 
 
+def cuts(lengths: Sequence[float], count: int) -> list[int]:
+    """Up to `count` numbers of tokens that divide the mean length evenly."""
+    mean = float(np.mean(lengths))
+    return sorted({round(mean * k / (count + 1)) for k in range(1, count + 1)} - {0})
+
+
 @dataclass(frozen=True)
 class Probe:
     """Rewards (m,) of continuations from before a token, and (m,) from behind it, of a token drawn by its energy."""

@@ -69,6 +69,10 @@ class Supply:
         prior = self.memory.prior(prompt, label, iteration)
         return self.args.spo.prompts.keep_probability(prior), prior if self.by_history else None
 
+    def method_of(self, slot: int, iteration: int) -> Any:
+        """The `Method` that samples this place of the batch; what it is depends on earlier iterations alone."""
+        return self.method
+
     def take(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
         """`exchange`, and what the rollouts say of their prompts is remembered."""
         samples, metrics = self.exchange(rollouts, iteration)

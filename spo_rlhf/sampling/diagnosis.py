@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from spo_rlhf.core import diagnosis
-from spo_rlhf.core.diagnosis import CONTINUATIONS, RESPONSES, Probe
+from spo_rlhf.core.diagnosis import CONTINUATIONS, RESPONSES, Probe, cuts
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.rollout.protocol import TRUNCATED, Grade
 from spo_rlhf.rollout.reward import FileReward
@@ -149,12 +149,6 @@ class Diagnosing:
             return []
         rng = np.random.default_rng(derive_seed(self.plan.seed, "probes", prompt, number))
         return rng.choice(len(energy_T), self.plan.probes, p=energy_T / energy_T.sum()).tolist()
-
-
-def cuts(lengths: Sequence[int], count: int) -> list[int]:
-    """Up to `count` numbers of tokens that divide the mean length evenly."""
-    mean = float(np.mean(lengths))
-    return sorted({round(mean * k / (count + 1)) for k in range(1, count + 1)} - {0})
 
 
 def probabilities(

@@ -97,7 +97,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 reporter=self.reporter,
             )
         )
-        self.samples_generator.judge = self.supply.judge
+        self.samples_generator.judge, self.samples_generator.method_of = self.supply.judge, self.supply.method_of
         self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
         self.at = Progress()
