@@ -203,6 +203,16 @@ class SpoConfig:
     eval_ends: bool = option(
         True, help="evaluate before the first and after the last step, where --eval.dataset is given"
     )
+    diagnose_every: int = option(
+        0,
+        at_least=0,
+        metavar="N",
+        help="every N steps, sample what spo-diagnose does from prompts of the data and log what credit assignment could win on "
+        "the policy of that time (docs/credit.md); these tokens count in no budget; 0: never",
+    )
+    diagnose_prompts: int = option(
+        32, at_least=8, metavar="N", help="prompts of a diagnosis; each takes some 40 responses' tokens"
+    )
     save_rollouts: int = option(
         4,
         at_least=0,

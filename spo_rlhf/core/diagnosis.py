@@ -17,6 +17,7 @@ import numpy as np
 
 RESPONSES = 3  # of a prompt, at least: two others, whose variance is known
 CONTINUATIONS = 2  # of a state, at least
+LIKELIEST = 20  # log-probs of a state; what the other tokens add to the sum of squares is nothing
 
 
 def energy(prob_T: np.ndarray, square_T: np.ndarray) -> np.ndarray:

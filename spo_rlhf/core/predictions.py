@@ -141,6 +141,10 @@ class Interval:
     low: float
     high: float
 
+    def parts(self) -> dict[str, float]:
+        """By what stands behind its name."""
+        return {"": self.value, "_low": self.low, "_high": self.high}
+
 
 def interval(value_D: np.ndarray) -> Interval:
     """Of values whose first is that of all prompts, as `diagnosis.resampled` orders them."""

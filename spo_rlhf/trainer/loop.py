@@ -20,6 +20,7 @@ from spo_rlhf.rollout.ledger import EngineLedger
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import random_state
 from spo_rlhf.trainer.checkpoints import NotSaved
+from spo_rlhf.trainer.diagnosis import RunningDiagnosis
 from spo_rlhf.trainer.engine_calls import RayEngineCalls
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
@@ -98,6 +99,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             )
         )
         self.samples_generator.judge, self.samples_generator.method_of = self.supply.judge, self.supply.method_of
+        self.diagnosis = RunningDiagnosis(self.args, self.samples_generator, self.generate_kwargs)
         self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
         self.at = Progress()
@@ -156,7 +158,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 self.reporter.stage("train")
                 self.whole = None  # until the step is done and told
                 status, at.step = self.train_step(samples, at.step, batch.faults)
-                status = self.complete(status, measured, batch.pass_rate)
+                status = self.complete(status, measured, batch.pass_rate) | self.diagnosis.after(at.step)
                 self.report_step(at.step, status)
                 self.faults.stop_if_hopeless(at.step)
                 sample = self.kept.send(at.step, batch.rollouts, self.experience_maker.batch)

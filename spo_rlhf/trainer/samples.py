@@ -216,6 +216,19 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         experience.index = [rollout.slot]
         return experience
 
+    @torch.no_grad()
+    def ask(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
+        """Answers to requests that belong to no batch, in any order."""
+        found: list[Rollout] = []
+        with self._awake():
+            for request in requests:
+                self.engines.submit(request)
+            while self.engines.pending:
+                found += self.engines.take(WAIT_S)
+                self.check_stop()
+            self.check_rewards()
+        return found
+
     def _collect(
         self, data: Any, num_prompts: int, purpose: tuple, score_range: Sequence[float] | None, options: dict
     ) -> RolloutBatch:

@@ -100,6 +100,10 @@ CONTRADICTIONS = [
     (dict(algo__advantage__estimator="rloo"), "--algo.advantage.estimator"),
     (dict(reward__remote_url=None), "--reward.remote_url"),
     (dict(reward__overlong_buffer_len=10), "--reward.overlong_buffer_len"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, reward__remote_url=None, spo__diagnose_every=5),
+        "--spo.diagnose_every needs rewards of single responses",
+    ),
     (dict(train__async_enable=True), "--train.async_enable"),
     (dict(spo__partition="segments"), "--spo.segment_count"),
     (dict(spo__segment_count=10), "--spo.partition segments"),
