@@ -50,6 +50,9 @@ class TrainerServices:
     add_log_probs: Callable[[list[Experience]], None]  # of the present policy and the reference, in place
     from_fields: Callable[[dict[str, Any]], Experience]  # a sample of what a checkpoint holds of it, `vars` of it
     reporter: Reports
+    # Log-probs, by the present policy, of each of these lists of tokens behind its context: a forward pass, of no gradient.
+    log_probs_of: Callable[[Sequence[tuple[list[int], list[int]]]], list[list[float]]] | None = None
+    encode: Callable[[str], list[int]] | None = None  # a text that stands behind another
 
 
 class Supply:

@@ -96,6 +96,8 @@ class SegmentTrainer(upstream.PPOTrainer):
                 add_log_probs=self.experience_maker.add_log_probs,
                 from_fields=lambda fields: upstream.Experience(**fields),
                 reporter=self.reporter,
+                log_probs_of=self.experience_maker.log_probs_of,
+                encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
             )
         )
         self.samples_generator.judge, self.samples_generator.method_of = self.supply.judge, self.supply.method_of

@@ -15,6 +15,7 @@ def test_states_get_values_from_the_pass_that_is_made_anyway(tmp_path):
     changes = dict(
         spo__mode="probe",
         spo__probe_features=16,
+        spo__probe_source="both",
         spo__partition="fixed",
         spo__segment_length=8,
         spo__mc_rollouts=None,
@@ -32,6 +33,10 @@ def test_states_get_values_from_the_pass_that_is_made_anyway(tmp_path):
     for metrics in run["steps"]:
         assert metrics["rollout/mc_tokens"] == 0 and metrics["actor_grad_norm"] > 0
         assert math.isfinite(metrics["probe/explained"]) and 0 <= metrics["probe/learned"] <= 1
+        assert 0 < metrics["probe/gold_first"] < 1 and 0 < metrics["probe/gold_last"] < 1
+        assert (
+            0 < metrics["probe/gold_seconds"] < metrics["timing/make_experience"] and metrics["probe/gold_tokens"] > 0
+        )
         assert metrics["samples_without_gradient"] < metrics["rollout/num_samples"]
     for row in rollouts.read(tmp_path / "run"):
         assert len(row["values"]) == len(row["boundaries"]) > 1
