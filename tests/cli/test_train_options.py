@@ -24,6 +24,10 @@ from spo_rlhf.rollout import reward
 
 CONTRADICTIONS = [
     (dict(spo__preset="papers"), "--spo.mode chain has no such settings; choose one of paper"),
+    (
+        dict(spo__mode="chain", spo__preset="short"),
+        "--spo.preset short: --spo.mode chain has no such settings; choose one of paper",
+    ),
     (dict(spo__partition="fixed"), "--spo.segment_length"),
     (dict(spo__segment_length=10), "--spo.partition fixed"),
     (
