@@ -152,34 +152,7 @@ class Profile:
         )
         spread, energy, length = self.spread / self.trees, float(self.energy_B.sum() / self.trees), self.mean_tokens
         unsettled_C = spread * np.interp(cut_C, end_B, self._open_share(spread))
-        after_C, settled_C = energy - energy_C, spread - unsettled_C
-        known = {
-            "tokens": length,
-            "before_C": before_C,
-            "energy": energy,
-            "energy_C": energy_C,
-            "spread": spread,
-            "unsettled_C": unsettled_C,
-            "group": energy * spread,
-            "group_noise": energy * spread,
-            "overlap": OVERLAP * energy * spread,
-            "before_value_C": energy_C * settled_C,
-            "before_noise_C": energy_C * unsettled_C,
-            "before_start_C": energy_C * spread,
-            "before_others_C": energy_C * unsettled_C,
-            "after_own_C": after_C * unsettled_C,
-            "after_noise_C": after_C * unsettled_C,
-            "after_value_C": after_C * settled_C,
-            "after_start_C": after_C * spread,
-            "after_others_C": after_C * unsettled_C,
-            "after_cross_C": np.zeros(len(cut_C)),
-        }
-        # What trees do not say, and the noise of a tree does not need.
-        silent = ("reward", "truncated", "decided", "exact_value", "exact_advantage")
-        silent += ("others", "others_square", "others_product")
-        return Moments(
-            **{name: np.asarray(value) for name, value in known.items()}, **dict.fromkeys(silent, np.array(0.0))
-        )
+        return independent(length, before_C, energy, energy_C, spread, unsettled_C)
 
     def _open_share(self, spread: float) -> np.ndarray:
         """Share (B + 1,) of the variance that is open at each bin's start: falling, nearest to the trees', weighed by their number."""
@@ -196,6 +169,42 @@ class Profile:
         """Go on from what `state` gave."""
         for name, value in state.items():
             setattr(self, name, np.array(value) if isinstance(value, list) else value)
+
+
+def independent(
+    tokens: float, before_C: np.ndarray, energy: float, energy_C: np.ndarray, spread: float, unsettled_C: np.ndarray
+) -> Moments:
+    """What `predictions` need of the means alone: energy and advantage are taken as independent.
+
+    tokens, energy: of a response, before_C, energy_C: of them before each cut; spread: variance of an outcome, unsettled_C: what
+    of it is open there.
+    """
+    after_C, settled_C = energy - energy_C, spread - unsettled_C
+    known = {
+        "tokens": tokens,
+        "before_C": before_C,
+        "energy": energy,
+        "energy_C": energy_C,
+        "spread": spread,
+        "unsettled_C": unsettled_C,
+        "group": energy * spread,
+        "group_noise": energy * spread,
+        "overlap": OVERLAP * energy * spread,
+        "before_value_C": energy_C * settled_C,
+        "before_noise_C": energy_C * unsettled_C,
+        "before_start_C": energy_C * spread,
+        "before_others_C": energy_C * unsettled_C,
+        "after_own_C": after_C * unsettled_C,
+        "after_noise_C": after_C * unsettled_C,
+        "after_value_C": after_C * settled_C,
+        "after_start_C": after_C * spread,
+        "after_others_C": after_C * unsettled_C,
+        "after_cross_C": np.zeros(len(before_C)),
+    }
+    # What trees do not say, and the noise of a tree does not need.
+    silent = ("reward", "truncated", "decided", "exact_value", "exact_advantage")
+    silent += ("others", "others_square", "others_product")
+    return Moments(**{name: np.asarray(value) for name, value in known.items()}, **dict.fromkeys(silent, np.array(0.0)))
 
 
 def falling(value_N: np.ndarray, weight_N: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Planned shapes: what trees say of the outcomes, what follows from it, and that it leaves the expected gradient exact."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import product
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +14,10 @@ from scipy.optimize import isotonic_regression
 from test_tree_unbiased import children_of_root, exact_level_gradients, expected_level_sums
 
 from spo_rlhf.core.options import OptionError
-from spo_rlhf.core.predictions import Tree, designs, settled_at
+from spo_rlhf.core.predictions import Group, Tree, designs, settled_at
 from spo_rlhf.core.tree import TokenTree, TreeShape
 from spo_rlhf.core.tree_baselines import Shrunk, level_weights
-from spo_rlhf.core.tree_plan import BINS, PlannedShape, Planner, Profile, falling, plan
+from spo_rlhf.core.tree_plan import BINS, PlannedShape, Planner, Profile, falling, independent, plan
 from spo_rlhf.core.values import Prior
 
 START = TreeShape((2, 2), (1,))
@@ -237,3 +239,27 @@ def test_what_must_not_rise_is_what_isotonic_regression_makes_of_it() -> None:
         value_N, weight_N = rng.random(30), rng.random(30) + 0.01
         expected = isotonic_regression(value_N, weights=weight_N, increasing=False).x
         np.testing.assert_allclose(falling(value_N, weight_N), expected, rtol=0, atol=1e-12)
+
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "credit-diagnose"
+
+
+@pytest.mark.parametrize(
+    ("task", "within"), [("quickstart", True), ("plan_first_6", True), ("check_last_6", False), ("check_last", False)]
+)
+def test_how_far_means_alone_are_from_what_a_diagnosis_predicts(task: str, within: bool) -> None:
+    """The trees that spo-diagnose chose, by the profiles that it measured: inside its interval, or, settled late, above it."""
+    found = json.loads((RESULTS / f"{task}.json").read_text())
+    cut_C = np.array(found["cuts"])
+    energy_C, settled_C = (
+        np.array([one["value"] for one in found[name]]) for name in ("energy_before", "settled_before")
+    )
+    tokens, energy = found["tokens"]["value"], found["energy"]["value"]
+    m = independent(tokens, np.minimum(cut_C, tokens), energy, energy * energy_C, 1.0, 1 - settled_C)
+    trees = [one for one in found["choices"] if one["what"].startswith("tree")]
+    assert len(trees) == 2
+    for one in trees:
+        wide, deep, cut = map(int, re.match(r"tree (\d+)-(\d+), shrunk, cut at token (\d+)", one["what"]).groups())
+        design = Tree(history=one["history"], branching=(wide, deep), cut=found["cuts"].index(cut))
+        price = float(design.price(m) / Group(responses=8).price(m))
+        assert one["price"]["low"] <= price <= one["price"]["high"] if within else price > one["price"]["value"] + 0.1
