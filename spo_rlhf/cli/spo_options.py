@@ -157,6 +157,8 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> tuple[SpoConfig, lis
         )
     if spo.prompts.memory() is not None:
         _check_skipping(options)
+    if spo.diagnose_every:
+        _check_diagnosis(options)
     spo.method.refuse(options, explicit)
     options["spo.prob_mask"] = spo.masked
     if spo.method.brings_advantages:
@@ -177,6 +179,15 @@ def _check_skipping(options: Mapping[str, Any]) -> None:
         raise UserError(f"--algo.dynamic_filtering_enable does not go with {what}: both choose prompts; leave one out")
     if not options["reward.remote_url"] and not options["train.agent_func_path"]:
         raise UserError(f"{what} needs rewards when a prompt is sampled: give --reward.remote_url, no reward model")
+
+
+def _check_diagnosis(options: Mapping[str, Any]) -> None:
+    if not options["reward.remote_url"]:
+        raise UserError(
+            "--spo.diagnose_every needs rewards of single responses: give --reward.remote_url, no reward model"
+        )
+    if options["train.agent_func_path"] or options["data.max_images_per_prompt"] > 0:
+        raise UserError("--spo.diagnose_every continues states of token ids, no conversations or images; leave it out")
 
 
 def settle_objective(options: dict[str, Any], explicit: set[str], set_option: SetOption) -> None:

@@ -18,6 +18,7 @@ from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.core.units import needs_ids, unit_ids
 from spo_rlhf.core.values import Prior
+from spo_rlhf.methods.base import Method
 from spo_rlhf.methods.group import Group
 from spo_rlhf.rollout.job import RolloutRequest
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -118,6 +119,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self.reporter, self.check_rewards, self.check_stop = reporter, check_rewards, check_stop
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
         self.judge: Judge = lambda prompt, label, iteration: (1.0, None)  # what is known of a prompt; set by the loop
+        self.method_of: Callable[[int, int], Method] = lambda slot, iteration: self.spo.method  # likewise
         self._prompts: Any = None  # iterator over the data of the episode
         self._spare: list[Rollout] = []  # sampled ahead, by --rollout.vllm_generate_batch_size
 
@@ -214,6 +216,19 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         experience.index = [rollout.slot]
         return experience
 
+    @torch.no_grad()
+    def ask(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
+        """Answers to requests that belong to no batch, in any order."""
+        found: list[Rollout] = []
+        with self._awake():
+            for request in requests:
+                self.engines.submit(request)
+            while self.engines.pending:
+                found += self.engines.take(WAIT_S)
+                self.check_stop()
+            self.check_rewards()
+        return found
+
     def _collect(
         self, data: Any, num_prompts: int, purpose: tuple, score_range: Sequence[float] | None, options: dict
     ) -> RolloutBatch:
@@ -255,7 +270,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 temperature=options.get("temperature", 1.0),
                 top_p=options.get("top_p", 1.0),
                 top_k=options.get("top_k", -1),
-                method=self.spo.method if training else Group(),
+                method=self.method_of(batch.sent, purpose[1]) if training else Group(),
                 seeded=self.spo.seeded,
                 images=image,
                 by_state=training and self.spo.by_state,

@@ -24,6 +24,10 @@ from spo_rlhf.rollout import reward
 
 CONTRADICTIONS = [
     (dict(spo__preset="papers"), "--spo.mode chain has no such settings; choose one of paper"),
+    (
+        dict(spo__mode="chain", spo__preset="short"),
+        "--spo.preset short: --spo.mode chain has no such settings; choose one of paper",
+    ),
     (dict(spo__partition="fixed"), "--spo.segment_length"),
     (dict(spo__segment_length=10), "--spo.partition fixed"),
     (
@@ -104,6 +108,10 @@ CONTRADICTIONS = [
     (dict(algo__advantage__estimator="rloo"), "--algo.advantage.estimator"),
     (dict(reward__remote_url=None), "--reward.remote_url"),
     (dict(reward__overlong_buffer_len=10), "--reward.overlong_buffer_len"),
+    (
+        dict(spo__mode="group", spo__mc_rollouts=None, reward__remote_url=None, spo__diagnose_every=5),
+        "--spo.diagnose_every needs rewards of single responses",
+    ),
     (dict(train__async_enable=True), "--train.async_enable"),
     (dict(spo__partition="segments"), "--spo.segment_count"),
     (dict(spo__segment_count=10), "--spo.partition segments"),
