@@ -2,6 +2,7 @@
 
 import pytest
 import stack
+import test_training
 import torch
 import torch.utils.cpp_extension
 
@@ -250,3 +251,21 @@ def test_packed_rows_are_counted_as_packed(machine):
     assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).tokens == 777
     args, _ = machine(spo__pack_trees="on", spo__pack_tokens=7)
     assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).tokens == 320, "a row is not cut"
+
+
+def test_what_the_tests_for_gpus_train_is_no_refused_run_and_has_each_way_in_it(machine):
+    """tests/gpu/test_training.py, which no machine without a GPU runs."""
+    on_one = [machine(gpus=1, **test_training.changes(options))[0] for options in test_training.RUNS.values()]
+    on_two = [machine(gpus=2, **test_training.changes(options))[0] for options in test_training.ON_TWO.values()]
+    for name, values in {
+        "vllm.enable_sleep": {True, False},
+        "vllm.enforce_eager": {True, False},
+        "ds.zero_stage": {2, 3},
+        "ds.attn_implementation": {"sdpa", "flex_attention"},
+        "rollout.top_p": {0.9, 1.0},
+        "ds.grad_accum_dtype": {"fp32"},
+    }.items():
+        section, option = name.split(".")
+        assert {getattr(getattr(args, section), option) for args in on_one} == values, name
+    assert any(not args.train.colocate_all for args in on_two)
+    assert {args.vllm.tensor_parallel_size for args in on_two} == {1, 2}
