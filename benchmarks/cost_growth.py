@@ -213,7 +213,7 @@ def picture(results: dict[str, Any], path: Path) -> None:
         panel.set_xticks(counted, [f"{one:.3g}" for one in counted])
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("{x:g}")
-        panel.xaxis.set_minor_locator(plt.NullLocator())
+        panel.xaxis.set_minor_formatter("")
         panel.tick_params(which="both", labelsize=8)
         panel.title.set_fontsize(8)
     axes[0][0].set(ylabel="over the first setting's")
