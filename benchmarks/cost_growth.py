@@ -37,6 +37,7 @@ EXAMPLES = """examples:
   python benchmarks/cost_growth.py --task-dir runs/quickstart/task --only boundaries --repeats 12 --output runs/boundaries
 """
 ENGINES = 2  # started; all dimensions but the one of engines use the first alone
+TELLING = 0.25  # half width of an interval that says that two exponents are alike
 MEASURES = ("tokens", "sequences", "seconds")
 
 
@@ -134,7 +135,7 @@ def exponent(x_N: Sequence[float], y_N: Sequence[float]) -> float:
     log_x_N, log_y_N = np.log(np.asarray(x_N, dtype=float)), np.log(np.asarray(y_N, dtype=float))
     if np.ptp(log_x_N) < 1e-9:
         raise ValueError(f"nothing was doubled: {list(x_N)}")
-    return float(np.polyfit(log_x_N, log_y_N, 1)[0])
+    return round(float(np.polyfit(log_x_N, log_y_N, 1)[0]), 12) + 0.0  # no -0
 
 
 def exponents(repeats: Sequence[Sequence[Point]]) -> dict[str, list[float]]:
@@ -153,9 +154,9 @@ def verdict(excess_N: Sequence[float]) -> str:
     mean, half = report.interval(list(excess_N))
     if np.isnan(half):
         return "one repeat says nothing"
-    if mean - half > 0:
-        return "faster than the tokens"
-    return "slower than the tokens" if mean + half < 0 else "as the tokens"
+    if abs(mean) > half:
+        return "faster than the tokens" if mean > 0 else "slower than the tokens"
+    return "as the tokens" if half < TELLING else "too noisy to say"
 
 
 def result(dimension: Dimension, repeats: Sequence[Sequence[Point]]) -> dict[str, Any]:
@@ -209,6 +210,11 @@ def picture(results: dict[str, Any], path: Path) -> None:
             error = [(median - low) / median[0], (high - median) / median[0]]
             panel.errorbar(counted, median / median[0], yerr=error, marker="o", markersize=3, capsize=2, label=measure)
         panel.set(xscale="log", yscale="log", title="\n".join(name.split(", ")))
+        panel.set_xticks(counted, [f"{one:.3g}" for one in counted])
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("")
+        panel.tick_params(which="both", labelsize=8)
         panel.title.set_fontsize(8)
     axes[0][0].set(ylabel="over the first setting's")
     axes[0][0].legend(frameon=False, fontsize=8)

@@ -236,6 +236,13 @@ def table(results: dict[str, Any]) -> list[str]:
             over = one.get("asynchronous over synchronous") if way == ASYNCHRONOUS else None
             cells.append(f"{over['median']:.2f} ({over['min']:.2f} to {over['max']:.2f})" if over else "-")
             lines.append(f"| {' | '.join(cells)} |")
+    differences = {method: one["reward difference"] for method, one in results.items() if one.get("reward difference")}
+    for method, (mean, half) in differences.items():
+        interval = "one pair" if np.isnan(half) else f"± {100 * half:.1f}"
+        lines += [
+            "",
+            f"{method}: mean reward of the same steps, asynchronous less synchronous: {100 * mean:+.1f} % ({interval})",
+        ]
     return lines
 
 

@@ -37,7 +37,8 @@ def test_exponents_are_slopes_of_logarithms():
 def test_what_grows_faster_than_the_tokens_is_said_beyond_the_noise():
     assert verdict([0.3, 0.4, 0.35]) == "faster than the tokens"
     assert verdict([-0.3, -0.4, -0.35]) == "slower than the tokens"
-    assert verdict([0.3, -0.4, 0.05]) == "as the tokens" and verdict([0.3]) == "one repeat says nothing"
+    assert verdict([0.03, -0.04, 0.05]) == "as the tokens" and verdict([0.3]) == "one repeat says nothing"
+    assert verdict([0.3, -0.4, 0.05]) == "too noisy to say"
 
 
 def test_a_result_has_intervals_that_cover_the_power():
@@ -49,6 +50,16 @@ def test_a_result_has_intervals_that_cover_the_power():
         covered += abs(interval["mean"] - 1.2) < interval["half_width"]
     assert covered >= 34 and one["settings"][1]["tokens"]["median"] == 200
     assert "| prompts | 1 | 4 | 1.00 ± 0.00 | 0.00 ± 0.00 |" in benchmark.table({"prompts": one})[-1]
+
+
+def test_the_picture_has_a_panel_for_each_dimension(tmp_path):
+    found = {
+        name: result(one, [points(1), points(1.1)])
+        for name, one in benchmark.dimensions(2, 32, 64).items()
+        if name != "engines"
+    }
+    benchmark.picture(found, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
 
 
 def test_every_dimension_doubles_one_thing():
