@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import documented
 import numpy as np
 import pytest
 import torch
@@ -119,6 +120,7 @@ def test_the_right_answers_probability_behind_each_state_is_a_feature(source):
     assert metrics["probe/gold_tokens"] == sum(len(context) + 2 for context in rows), (
         "each state once, the answer behind it"
     )
+    assert documented.undocumented({name for name in metrics if name.startswith("probe/")}) == set()
     assert metrics["probe/gold_seconds"] > 0 and 0 < metrics["probe/gold_first"] < 1
     for one, sample in zip(seen, samples, strict=True):
         states = [[*sample.token_ids[: 3 + b], *map(ord, " = ")] for b in sample.boundaries[:-1]]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import documented
 import numpy as np
 import pytest
 from prompt_jobs import rollout
@@ -135,6 +136,7 @@ def test_a_planned_shape_holds_from_the_next_iteration_on_and_is_that_of_advanta
         _, metrics = planning.exchange(trees, iteration)
     shape = planning.method_of(0, 2).shape
     assert shape.settled is not None and (metrics["plan/children"], metrics["plan/leaves"]) == shape.branching
+    assert documented.undocumented({name for name in metrics if name.startswith("plan/")}) == set()
     assert metrics["plan/cut"] == shape.segment_tokens[0] and metrics["plan/trees"] == 8
     assert (
         0

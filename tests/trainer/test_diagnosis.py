@@ -4,6 +4,7 @@ import asyncio
 import random
 from types import SimpleNamespace
 
+import documented
 import numpy as np
 import pytest
 import torch
@@ -107,6 +108,7 @@ def test_every_so_many_steps_the_run_logs_what_could_be_won() -> None:
         low, value, high = (made[f"diagnosis/{name}{part}"] for part in ("_low", "", "_high"))
         assert low <= value <= high
     assert 0 < made["diagnosis/reward"] < 1 and 1 < made["diagnosis/response_tokens"] < LENGTH
+    assert documented.undocumented(set(made)) == set()
     [note] = generator.notes
     assert note.startswith("step 3: ") and "oracle ratio" in note
 
