@@ -144,10 +144,7 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> tuple[SpoConfig, lis
             notes.append(f"--{name} {value}: {why}")
 
     mode = options["spo.mode"]
-    if options["train.async_enable"]:
-        raise UserError(
-            "--train.async_enable does not go with --spo.mode: rollouts and training alternate; leave it out"
-        )
+    settle_ahead(options, explicit, set_option)
     refuse_strangers(options, explicit)
     settle_objective(options, explicit, set_option)
     spo = resolve(options)
@@ -177,6 +174,24 @@ def _check_skipping(options: Mapping[str, Any]) -> None:
         raise UserError(f"--algo.dynamic_filtering_enable does not go with {what}: both choose prompts; leave one out")
     if not options["reward.remote_url"] and not options["train.agent_func_path"]:
         raise UserError(f"{what} needs rewards when a prompt is sampled: give --reward.remote_url, no reward model")
+
+
+def settle_ahead(options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
+    """What goes with sampling while the policy trains. Raises UserError."""
+    if not options["train.async_enable"]:
+        if options["spo.max_staleness"]:
+            raise UserError(f"--spo.max_staleness {options['spo.max_staleness']} needs --train.async_enable; add it")
+        return
+    refused = {
+        "train.colocate_all": "engines and policy work at the same time, each on devices of its own",
+        "train.partial_rollout_enable": "weights are sent when no request is in flight, so that no rollout is of two policies",
+        "train.async_queue_size": "--spo.max_staleness says how far sampling is ahead",
+        "rollout.vllm_generate_batch_size": "--spo.max_staleness says how far sampling is ahead",
+    }
+    for name in (name for name in refused if name in explicit):
+        raise UserError(f"--{name} does not go with --train.async_enable: {refused[name]}; leave it out")
+    if "spo.max_staleness" not in explicit:
+        set_option("spo.max_staleness", 1, "--train.async_enable")
 
 
 def settle_objective(options: dict[str, Any], explicit: set[str], set_option: SetOption) -> None:

@@ -47,7 +47,7 @@ class RayEngineCalls:
         ray.kill(self.engines[engine], no_restart=False)
 
     def send_weights(self, engines: Sequence[int]) -> Any:
-        return self.policy("send_weights", engines)[0]  # of the first rank, which ends after all others
+        return self.policy("broadcast_to_vllm", engines)[0]  # of the first rank, which ends after all others
 
     def weights_sent(self, handle: Any) -> tuple[int, list[int]]:
         return ray.get(handle)

@@ -22,6 +22,7 @@ from spo_rlhf.launch.bounds import BOUNDS, MAY_BE_INFINITE
 from spo_rlhf.launch.offline_run import COMMANDS
 from spo_rlhf.rollout import reward
 
+AHEAD = dict(train__async_enable=True, train__colocate_all=None)
 CONTRADICTIONS = [
     (dict(spo__preset="papers"), "--spo.mode chain has no such settings; choose one of paper"),
     (dict(spo__partition="fixed"), "--spo.segment_length"),
@@ -100,7 +101,19 @@ CONTRADICTIONS = [
     (dict(algo__advantage__estimator="rloo"), "--algo.advantage.estimator"),
     (dict(reward__remote_url=None), "--reward.remote_url"),
     (dict(reward__overlong_buffer_len=10), "--reward.overlong_buffer_len"),
-    (dict(train__async_enable=True), "--train.async_enable"),
+    (
+        dict(train__async_enable=True),
+        "--train.colocate_all does not go with --train.async_enable: engines and policy work",
+    ),
+    (dict(AHEAD, train__async_queue_size=2), "--train.async_queue_size does not go with --train.async_enable"),
+    (dict(AHEAD, train__partial_rollout_enable=True), "so that no rollout is of two policies"),
+    (dict(AHEAD, rollout__vllm_generate_batch_size=64), "--spo.max_staleness says how far sampling is ahead"),
+    (dict(AHEAD, spo__max_staleness=-1), "--spo.max_staleness -1: must be at least 0"),
+    (dict(spo__max_staleness=1), "--spo.max_staleness 1 needs --train.async_enable"),
+    (
+        dict(AHEAD, spo__old_logprobs="engine", algo__advantage__is_correction_level="token"),
+        "--algo.advantage.is_correction_level has nothing to correct",
+    ),
     (dict(spo__partition="segments"), "--spo.segment_count"),
     (dict(spo__segment_count=10), "--spo.partition segments"),
     (dict(spo__partition="segments", spo__segment_count=0), "--spo.segment_count 0"),

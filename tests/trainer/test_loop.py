@@ -13,6 +13,7 @@ from spo_rlhf.core.finite import Fault
 from spo_rlhf.errors import Preempted, RunStopped
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import loop
+from spo_rlhf.trainer.ahead import Ahead
 from spo_rlhf.trainer.checkpoints import NotSaved
 from spo_rlhf.trainer.loop import SegmentTrainer
 from spo_rlhf.trainer.saving import Progress
@@ -37,7 +38,7 @@ def trainer(asked: str = "") -> SegmentTrainer:
     one = SegmentTrainer.__new__(SegmentTrainer)
     one.reporter, one.saver, one.at = Heard(), Saved(), Progress()
     one.wandb_logger = one.tensorboard_logger = one.critic_model_group = None
-    one.samples_generator = SimpleNamespace(position=lambda: None, has_only_spare=False)
+    one.samples_generator = SimpleNamespace(place=dict, has_only_spare=False)
     one.kl_ctl, one.counts = SimpleNamespace(value=0.0), RolloutCounts()
     one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
     one.experience_maker = SimpleNamespace(batch=[], batch_metrics={}, logprob_gap_max=0.0)
@@ -136,6 +137,7 @@ def stepping(monkeypatch, reports) -> SegmentTrainer:
     one = trainer()
     one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
     one.actor_model_group = SimpleNamespace(async_run_method=lambda method_name: reports)
+    one.ahead = Ahead(1)
     status = {"optimizer_steps": 1, "kl": math.nan, "ppo_kl": 0.5}
     monkeypatch.setattr(upstream.PPOTrainer, "ppo_train", lambda self, step: dict(status))
     monkeypatch.setattr(upstream.PPOTrainer, "train_step", lambda self, samples, step: (self.ppo_train(step), step + 1))
@@ -157,6 +159,7 @@ def test_what_the_ranks_left_out_is_told_with_the_step(monkeypatch):
     one = stepping(monkeypatch, reports=[([True, False], []), ([True, False], seen)])
     status, step = one.train_step(["sample"], 6)
     assert step == 7 and status == {"optimizer_steps": 1, "ppo_kl": 0.5}, "what is not finite reaches no KL controller"
+    assert one.ahead.updates == 1
     assert [(event["step"], event["faults"][0]["number"]) for event in one.reporter.events] == [(7, "log-prob")]
     one.faults.stop_if_hopeless(7)
     for step in (7, 8):

@@ -1,0 +1,64 @@
+"""--train.async_enable on the real stack: what is sampled while the policy trains is one update old, and nothing is lost or mixed."""
+
+import pytest
+import stack
+
+from spo_rlhf import rollouts
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+PROMPTS, BATCH = 16, 4
+MODES = {
+    "group": {"spo.mode": "group", "spo.mc_rollouts": None},
+    "chain": {"spo.mc_rollouts": 2},
+    "tree": {**stack.TREE, "spo.replay_max_age": 1, "train.batch_size": 4},
+}
+EQUAL = ("rollout/reward_mean", "rollout/total_tokens", "trained_tokens", "policy_loss", "actor_grad_norm")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return stack.make_task(tmp_path_factory.mktemp("task"), train=PROMPTS, test=4)
+
+
+def options(task, run_dir, mode, **changes):
+    settings = {
+        "train.colocate_all": None,
+        "rollout.batch_size": BATCH,
+        "rollout.max_new_tokens": 64,  # so that many responses end, and have advantages
+        "rollout.micro_batch_size": 4,
+        "train.batch_size": BATCH * 4,
+        "train.micro_batch_size": 4,
+        "spo.save_rollouts": BATCH,
+        **MODES[mode],
+        **changes,
+    }
+    return stack.options(task, run_dir, **settings)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_is_sampled_while_the_one_before_trains(mode, task, tmp_path):
+    alternating_dir, ahead_dir = tmp_path / "alternating", tmp_path / "ahead"
+    evaluated = {"eval.dataset": task / "test.jsonl", "eval.steps": 2, "eval.n_samples_per_prompt": 1}
+    alternating = stack.train(
+        options(task, alternating_dir, mode, **evaluated, **{"spo.old_logprobs": "engine"}), alternating_dir
+    )
+    ahead = stack.train(options(task, ahead_dir, mode, **evaluated, **{"train.async_enable": True}), ahead_dir)
+    steps = ahead["steps"]
+    assert len(steps) == len(alternating["steps"]) == PROMPTS // BATCH
+    assert [one["rollout/staleness_max"] for one in steps] == [0, 1, 1, 1]
+    assert [one["rollout/staleness_mean"] for one in steps] == [0, 1, 1, 1]
+    assert [one["weight_version"] for one in steps] == [0, 0, 1, 2]
+    assert {one["rollout/staleness_max"] for one in alternating["steps"]} == {0}
+    # What is sampled before the first update is the same, and so is the first step.
+    first, other = steps[0], alternating["steps"][0]
+    assert {name: first[name] for name in EQUAL} == {name: other[name] for name in EQUAL}
+    assert ahead["evals"][0] == alternating["evals"][0] and len(ahead["evals"]) == len(alternating["evals"]) == 3
+    requests = sum(one["rollout/requests"] for one in steps)
+    assert requests == sum(one["rollout/answers"] for one in steps)
+    kept = list(rollouts.read(ahead_dir / "run"))
+    prompts = {(row["step"], row["prompt"]) for row in kept}
+    assert len(prompts) == PROMPTS == len({prompt for _, prompt in prompts}), "each prompt once"
+    assert {(row["step"], row["weight_version"]) for row in kept} == {(1, 0), (2, 0), (3, 1), (4, 2)}
+    order = {(row["step"], row["prompt"]) for row in rollouts.read(alternating_dir / "run")}
+    assert prompts == order, "in the order of the data"
+    assert ahead["config"]["spo"]["old_logprobs"] == "engine"
