@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import ray
 import torch
 
-from spo_rlhf import upstream, upstream_checkpoints
+from spo_rlhf import upstream, upstream_checkpoints, upstream_steps
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.metrics import METRICS
@@ -236,10 +236,14 @@ class SegmentPolicyActor(FiniteWeights, SavedRank, upstream.PolicyModelActor):
             super().save_checkpoint(upstream_checkpoints.TAG)
         self.save_rank(folder, weight_version=self.weight_version)
 
-    def broadcast_to_vllm(self, engines: Sequence[int] = ()) -> tuple[int, list[int]]:
-        """The weights of now to the engines of these numbers; returns their version and the engines that did not take them whole."""
+    def broadcast_to_vllm(self, engines: Sequence[int] = ()) -> tuple[int, int, list[int]]:
+        """The weights of now to the engines of these numbers.
+
+        Returns their version, the bytes of one copy, and the engines that did not take them whole.
+        """
         self.require_finite_weights(self.strategy, self.actor, self.ema_model)
-        return self.weight_version, self.sender.send(self.trainer, list(engines), self.weight_version)
+        failed = self.sender.send(self.trainer, list(engines), self.weight_version)
+        return self.weight_version, upstream_steps.weight_bytes(self.actor), failed
 
 
 class ReferenceActor(upstream.ReferenceModelActor):

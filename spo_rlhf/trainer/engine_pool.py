@@ -50,14 +50,14 @@ class EngineCalls(Protocol):
         ...
 
     def send_weights(self, engines: Sequence[int]) -> Hashable:
-        """Begin to send the policy's weights; the result is (their version, engines that did not take them)."""
+        """Begin to send the policy's weights; the result is (their version, bytes of one copy, engines that did not take them)."""
         ...
 
-    def weights_sent(self, handle: Hashable) -> tuple[int, list[int]]:
+    def weights_sent(self, handle: Hashable) -> tuple[int, int, list[int]]:
         """Result of `send_weights`."""
         ...
 
-    def broadcast(self, engines: Sequence[int]) -> tuple[int, list[int]]:
+    def broadcast(self, engines: Sequence[int]) -> tuple[int, int, list[int]]:
         """Send them and wait for it; as `send_weights`."""
         ...
 
@@ -100,6 +100,7 @@ class EnginePool:
         self._dead: dict[int, _Revival] = {}
         self._identity: dict[int, str] = {}
         self._taken = RequestCounts()
+        self._bytes = 0  # of weights that engines have taken, since the last metrics
         self._last_look = self._last_beat = float("-inf")
         self._too_many = ""  # why the run has to end, once more engines died than may
 
@@ -149,10 +150,11 @@ class EnginePool:
         return answers
 
     def take_counts(self) -> dict[str, int]:
-        """Metrics: requests since the last call."""
-        now, before = self.ledger.counts, self._taken
-        self._taken = RequestCounts(**vars(now))
+        """Metrics: requests, and what else passed between here and the engines, since the last call."""
+        now, before, size = self.ledger.counts, self._taken, self._bytes
+        self._taken, self._bytes = RequestCounts(**vars(now)), 0
         return {
+            "rollout/weight_bytes": size,
             "rollout/requests": now.requests - before.requests,
             "rollout/answers": now.answers - before.answers,
             "rollout/requests_resent": now.resent - before.resent,
@@ -203,7 +205,9 @@ class EnginePool:
 
     def broadcast(self) -> None:
         """New weights to the living engines; one that did not take them whole is dead."""
-        self.version, failed = self.calls.broadcast(sorted(self.ledger.living))
+        engines = sorted(self.ledger.living)
+        self.version, size, failed = self.calls.broadcast(engines)
+        self._bytes += size * (len(engines) - len(failed))
         self._versions.clear()
         for engine in failed:
             self._bury(engine, "did not take new weights", kill=True)
@@ -294,7 +298,8 @@ class EnginePool:
         else:
             self._calls[self.calls.send_weights([engine])] = _Call("weights", engine, self.clock())
 
-    def _weights_sent(self, engine: int, version: int, failed: list[int]) -> None:
+    def _weights_sent(self, engine: int, version: int, size: int, failed: list[int]) -> None:
         revival = self._dead[engine]
+        self._bytes += 0 if failed else size
         revival.sent, revival.version = not failed, version
         revival.asked, revival.next_try = False, self.clock() + (RETRY_S if failed else 0.0)

@@ -1,16 +1,21 @@
 """--train.async_enable on the real stack: what is sampled while the policy trains is one update old, and nothing is lost or mixed."""
 
+import collections
+import os
+import signal
+
 import pytest
+import run_processes
 import stack
 
 from spo_rlhf import rollouts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
-PROMPTS, BATCH = 16, 4
+PROMPTS, BATCH = 32, 8
 MODES = {
     "group": {"spo.mode": "group", "spo.mc_rollouts": None},
     "chain": {"spo.mc_rollouts": 2},
-    "tree": {**stack.TREE, "spo.replay_max_age": 1, "train.batch_size": 4},
+    "tree": {**stack.TREE, "spo.replay_max_age": 1, "rollout.batch_size": BATCH},
 }
 EQUAL = ("rollout/reward_mean", "rollout/total_tokens", "trained_tokens", "policy_loss", "actor_grad_norm")
 
@@ -25,9 +30,6 @@ def options(task, run_dir, mode, **changes):
         "train.colocate_all": None,
         "rollout.batch_size": BATCH,
         "rollout.max_new_tokens": 64,  # so that many responses end, and have advantages
-        "rollout.micro_batch_size": 4,
-        "train.batch_size": BATCH * 4,
-        "train.micro_batch_size": 4,
         "spo.save_rollouts": BATCH,
         **MODES[mode],
         **changes,
@@ -53,6 +55,7 @@ def test_a_batch_is_sampled_while_the_one_before_trains(mode, task, tmp_path):
     first, other = steps[0], alternating["steps"][0]
     assert {name: first[name] for name in EQUAL} == {name: other[name] for name in EQUAL}
     assert ahead["evals"][0] == alternating["evals"][0] and len(ahead["evals"]) == len(alternating["evals"]) == 3
+    assert all(one["rollout/requests"] == one["rollout/answers"] for one in alternating["steps"])
     requests = sum(one["rollout/requests"] for one in steps)
     assert requests == sum(one["rollout/answers"] for one in steps)
     kept = list(rollouts.read(ahead_dir / "run"))
@@ -62,3 +65,42 @@ def test_a_batch_is_sampled_while_the_one_before_trains(mode, task, tmp_path):
     order = {(row["step"], row["prompt"]) for row in rollouts.read(alternating_dir / "run")}
     assert prompts == order, "in the order of the data"
     assert ahead["config"]["spo"]["old_logprobs"] == "engine"
+
+
+def test_an_engine_killed_at_work_and_a_signal_with_a_batch_in_flight_lose_no_prompt(task, tmp_path):
+    episodes = 24
+    settings = {
+        "train.async_enable": True,
+        "vllm.num_engines": 2,
+        "train.num_episodes": episodes,
+        "ckpt.save_steps": 5,
+        "spo.resume": "auto",
+        "spo.save_rollouts_mb": 1024,
+    }
+    arguments = options(task, tmp_path, "chain", **settings)
+    process = stack.start(arguments)
+    try:
+        stack.wait_for_events(process, tmp_path, "step", 2)
+        engine = run_processes.named(process.pid, run_processes.ENGINE)[0]
+        run_processes.wait_for(lambda: engine.cmdline()[0].endswith(".rollout"), 60, "the engine never had a request")
+        run_processes.kill(engine, "an engine at work")
+        stack.wait_for_events(process, tmp_path, "step", len(stack.events(tmp_path, "step")) + 4)
+        os.kill(process.pid, signal.SIGTERM)
+        stack.finish(process, tmp_path, status=75)
+        process = stack.start(arguments)
+        run = stack.finish(process, tmp_path)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    steps = stack.events(tmp_path, "step")
+    assert [event["step"] for event in steps] == list(range(1, episodes * PROMPTS // BATCH + 1)), "each step once"
+    assert run["summary"]["engine_restarts"] == 1
+    assert all(event["metrics"]["rollout/staleness_max"] <= 1 for event in steps)
+    assert sum(event["metrics"]["rollout/staleness_max"] == 0 for event in steps) <= 2, (
+        "at the start, and where it goes on"
+    )
+    prompts = collections.Counter(
+        prompt for _, prompt in {(row["step"], row["prompt"]) for row in rollouts.read(tmp_path / "run")}
+    )
+    assert prompts == dict.fromkeys(prompts, episodes) and len(prompts) == PROMPTS, "each prompt once an episode"

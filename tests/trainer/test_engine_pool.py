@@ -88,7 +88,7 @@ class Cluster:
             self.version[engine] = self.policy_version
         for engine in failed:
             self.die(engine)
-        return self.policy_version, failed
+        return self.policy_version, 100, failed
 
     # methods of an engine
 
@@ -244,6 +244,7 @@ def test_an_engine_that_is_started_again_after_the_policy_was_trained_is_ahead_o
     submit(pool, range(8, 12))
     drain(pool)
     assert {version for _, slot, version in cluster.taken if slot >= 8} == {2}
+    assert pool.take_counts()["rollout/weight_bytes"] == 300, "once to the new engine, once to each"
 
 
 def test_a_process_that_was_given_up_and_answers_again_is_replaced():
