@@ -12,6 +12,7 @@ class Ahead:
     """`bound`: updates that may lie between sampling a batch and training it; 0: the two alternate."""
 
     bound: int
+    partial: bool = False  # a response may go on after new weights
     updates: int = 0  # of the policy, that the engines have not got
 
     def may_send(self, before: int) -> bool:
@@ -19,11 +20,11 @@ class Ahead:
         return self.updates + before <= self.bound
 
     def wants_weights(self, unanswered: int) -> bool:
-        """New weights are due: there are some, and no request is in flight, whose tokens would be of two policies.
+        """New weights are due: there are some, and no request is in flight, unless its tokens may be of two policies.
 
-        With a bound of 1 this is so before every batch. With more it is where the engines are through with what may be sent.
+        With a bound of 1 nothing is, before every batch. With more it is so where the engines are through with what may be sent.
         """
-        return self.updates > 0 and unanswered == 0
+        return self.updates > 0 and (self.partial or unanswered == 0)
 
     def trained(self) -> None:
         """The policy was updated."""

@@ -81,7 +81,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.reporter,
             self.args.spo.engine_timeout,
         )
-        self.ahead = Ahead(self.args.spo.max_staleness)
+        self.ahead = Ahead(self.args.spo.max_staleness, self.args.train.partial_rollout_enable)
         self.rewards = RewardWatch(self.engines, self.args.spo.max_reward_failures, self.reporter)
         rollout, train = self.args.rollout, self.args.train
         self.faults = FaultWatch(
@@ -304,7 +304,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.send_weights()
 
     def send_weights(self) -> None:
-        """The policy's weights to the engines, which have no requests."""
+        """The policy's weights to the engines. Without partial rollouts these have no requests."""
         if self.args.vllm.enable_sleep:  # the cache stays asleep, to leave its memory to the broadcast
             self.engines.ask("wake_up", ["weights"])
         self.engines.broadcast()

@@ -67,6 +67,27 @@ def test_a_batch_is_sampled_while_the_one_before_trains(mode, task, tmp_path):
     assert ahead["config"]["spo"]["old_logprobs"] == "engine"
 
 
+def test_responses_go_on_after_new_weights_with_the_version_of_every_token(task, tmp_path):
+    parts = {
+        "train.async_enable": True,
+        "train.partial_rollout_enable": True,
+        "rollout.max_new_tokens": 160,
+        "spo.max_num_seqs": 6,  # so that the batch behind the next is in flight when that is there
+        "train.num_episodes": 2,
+    }
+    run = stack.train(options(task, tmp_path, "group", **parts), tmp_path)
+    steps, kept = run["steps"], list(rollouts.read(tmp_path / "run"))
+    assert len(steps) == 2 * PROMPTS // BATCH and max(one["rollout/staleness_max"] for one in steps) <= 2
+    assert sum(one["rollout/requests"] for one in steps) == sum(one["rollout/answers"] for one in steps)
+    mixed = [row for row in kept if len(set(row["token_versions"])) > 1]
+    assert mixed, "no weights came while requests were in flight"
+    for row in kept:
+        versions = row["token_versions"]
+        assert len(versions) == len(row["token_ids"]) == len(row["logprobs"])
+        assert versions == sorted(versions) and row["step"] - 3 <= versions[0] and versions[-1] <= row["step"] - 1
+    assert max(one["policies"] for one in steps) > 1
+
+
 def test_an_engine_killed_at_work_and_a_signal_with_a_batch_in_flight_lose_no_prompt(task, tmp_path):
     episodes = 24
     settings = {
