@@ -63,7 +63,8 @@ def test_it_goes_on_where_it_was_with_what_is_left_of_its_length():
 def test_no_token_is_lost_or_doubled(after, max_tokens):
     [one] = sampled(Weights(after), max_tokens)
     assert one.token_ids == WHOLE[:max_tokens] and one.truncated == (max_tokens < len(WHOLE))
-    assert len(one.versions) == len(one.logprobs) == len(one.token_ids) and one.versions == sorted(one.versions)
+    assert one.versions is not None and one.logprobs is not None and one.versions == sorted(one.versions)
+    assert len(one.versions) == len(one.logprobs) == len(one.token_ids)
 
 
 def test_what_new_weights_ended_at_the_limit_is_truncated():
