@@ -310,6 +310,12 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.engines.broadcast()
         self.ahead.sent_weights()
 
+    def catch_up(self) -> None:
+        """For what is sampled beside the training: nothing is in flight, and the engines have the present weights."""
+        self.samples_generator.settle()
+        if self.ahead.updates:
+            self.send_weights()
+
     def ppo_train(self, global_steps: int) -> dict:
         """OpenRLHF's optimizer steps; what the guards left out of them is told."""
         status = super().ppo_train(global_steps)
@@ -386,9 +392,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         """Accuracy on --eval.dataset; no metrics where there is none."""
         if not self.eval_dataloader:
             return {}
-        self.samples_generator.settle()  # and so the weights can be those of now
-        if self.ahead.updates:
-            self.send_weights()
+        self.catch_up()
         samples = self.args.eval.n_samples_per_prompt
         self.reporter.stage("evaluate", total=len(self.eval_dataloader))
         self.samples_generator.eval_step = step
