@@ -228,3 +228,62 @@ def test_a_run_that_ends_before_its_time_leaves_a_checkpoint_of_what_is_done(mon
     assert str(ended.value) == said
     between = isinstance(error, StopAsked) and not error.within
     assert told == (["rewards", "requests"] if between else []), "an evaluation behind the last step is counted"
+
+
+class Engines(SimpleNamespace):
+    """Keeps what it is asked; new weights have the version that the policy has."""
+
+    def broadcast(self):
+        self.said.append("weights")
+        self.version = self.policy
+
+
+def running_ahead(bound: int, pending: int = 0, partial: bool = False) -> SegmentTrainer:
+    """A controller after one update that the engines have not got, with so many requests in flight."""
+    one = trainer()
+    one.ahead, one.generate_kwargs = Ahead(bound, partial, updates=1), {"top_p": 1.0}
+    one.engines = Engines(said=[], version=4, policy=5, pending=pending)
+    one.samples_generator.settle = lambda: one.engines.said.append("settled")
+    one.samples_generator.send_ahead = lambda iteration, may_send, episodes, **options: one.engines.said.append(
+        (iteration, may_send(1), may_send(2), episodes, options)
+    )
+    one.args.vllm, one.args.train = SimpleNamespace(enable_sleep=False), SimpleNamespace(num_episodes=3)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("bound", "pending", "partial", "weights", "may_send"),
+    [
+        (1, 0, False, True, (True, False)),
+        (2, 0, False, True, (True, True)),
+        (2, 7, False, False, (True, False)),
+        (2, 7, True, True, (True, True)),
+    ],
+)
+def test_weights_come_before_what_is_sampled_by_them_and_not_while_requests_are_in_flight(
+    bound, pending, partial, weights, may_send
+):
+    one = running_ahead(bound, pending, partial)
+    assert one.run_ahead(8) >= 0
+    assert one.engines.said == ["weights"] * weights + [(8, *may_send, 3, {"top_p": 1.0})]
+    assert one.updates == 5 and one.ahead.updates == 1 - weights
+
+
+def test_where_the_two_alternate_a_step_ends_with_new_weights():
+    for bound in (0, 1):
+        one = running_ahead(bound)
+        one.broadcast_to_vllm()
+        assert one.engines.said == ["weights"] * (bound == 0)
+
+
+def test_an_evaluation_waits_for_what_is_in_flight_and_is_of_the_present_weights():
+    one = running_ahead(2, pending=3)
+    one.catch_up()
+    one.catch_up()
+    assert one.engines.said == ["settled", "weights", "settled"], "once"
+
+
+def test_the_age_of_a_sample_is_in_updates():
+    samples = [SimpleNamespace(info={"weight_version": torch.tensor([version])}) for version in (3.0, 5.0)]
+    assert loop.staleness(samples, 5) == {"rollout/staleness_mean": 1.0, "rollout/staleness_max": 2.0}
+    assert loop.staleness([], 5) == {}
