@@ -125,7 +125,7 @@ class SpoConfig:
     )
     max_staleness: int = option(
         0,
-        default_text="1 with --train.async_enable, else 0",
+        default_text="1 with --train.async_enable, 2 with --train.partial_rollout_enable, else 0",
         at_least=0,
         at_most=1000,
         metavar="N",
