@@ -64,7 +64,16 @@ def test_a_batch_is_sampled_while_the_one_before_trains(mode, task, tmp_path):
     assert {(row["step"], row["weight_version"]) for row in kept} == {(1, 0), (2, 0), (3, 1), (4, 2)}
     order = {(row["step"], row["prompt"]) for row in rollouts.read(alternating_dir / "run")}
     assert prompts == order, "in the order of the data"
-    assert ahead["config"]["spo"]["old_logprobs"] == "engine"
+    assert ahead["config"]["spo.old_logprobs"] == "engine"
+
+
+def test_where_a_pass_of_the_actor_is_needed_openrlhfs_correction_stands_for_the_updates_between(task, tmp_path):
+    needs = {"spo.mode": "probe", "spo.mc_rollouts": None, "algo.kl.init_coef": 0.01, "rollout.top_p": 0.9}
+    run = stack.train(options(task, tmp_path, "group", **needs, **{"train.async_enable": True}), tmp_path)
+    assert [one["rollout/staleness_max"] for one in run["steps"]] == [0, 1, 1, 1]
+    assert run["config"]["spo.old_logprobs"] == "actor"
+    trained = [one for one in run["steps"] if "trained_tokens" in one]
+    assert trained and all("vllm_kl" in one and 0 <= one["is_filter_ratio"] < 1 for one in trained)
 
 
 def test_responses_go_on_after_new_weights_with_the_version_of_every_token(task, tmp_path):
