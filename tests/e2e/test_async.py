@@ -98,7 +98,7 @@ def test_responses_go_on_after_new_weights_with_the_version_of_every_token(task,
 
 
 def test_an_engine_killed_at_work_and_a_signal_with_a_batch_in_flight_lose_no_prompt(task, tmp_path):
-    episodes = 24
+    episodes = 8
     settings = {
         "train.async_enable": True,
         "vllm.num_engines": 2,
