@@ -125,6 +125,15 @@ class SpoConfig:
         help="what the ratio is measured from: log-probs of a forward pass of the actor before training, or those that the "
         "engine sampled with, which spares the pass and corrects for what tells engine from actor",
     )
+    max_staleness: int = option(
+        0,
+        default_text="1 with --train.async_enable, 2 with --train.partial_rollout_enable, else 0",
+        at_least=0,
+        at_most=1000,
+        metavar="N",
+        help="policy updates that may lie between sampling a batch and training it, with --train.async_enable: so many batches "
+        "are sampled ahead while the policy trains (docs/async.md); 0: sampling and training alternate",
+    )
     pack_trees: str = option(
         "off",
         choices=("off", "on", "auto"),

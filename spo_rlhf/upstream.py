@@ -54,6 +54,7 @@ _NAMES = {
     "sft_trainer": ("openrlhf.trainer.sft_trainer", None),
     "dpo_trainer": ("openrlhf.trainer.dpo_trainer", None),
     "ppo_trainer": ("openrlhf.trainer.ppo_trainer", None),
+    "ppo_trainer_async": ("openrlhf.trainer.ppo_trainer_async", None),
     "ppo_actor": ("openrlhf.trainer.ray.ppo_actor", None),
     "vllm_engine": ("openrlhf.trainer.ray.vllm_engine", None),
     "PromptDataset": ("openrlhf.datasets", "PromptDataset"),
@@ -451,6 +452,7 @@ def bind(*, engine, policy, critic, reference, reward, trainer) -> None:
     stack.train_ppo_ray.ReferenceModelActor = reference
     stack.train_ppo_ray.RewardModelActor = reward
     stack.ppo_trainer.PPOTrainer = trainer
+    stack.ppo_trainer_async.PPOTrainerAsync = trainer  # what --train.async_enable builds: one loop does both
 
 
 def actor_trainer(cls: type):

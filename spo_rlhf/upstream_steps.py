@@ -86,3 +86,9 @@ def weight_that_is_not_finite(model: Any) -> str | None:
     parts = [(name, getattr(parameter, "ds_tensor", parameter).detach()) for name, parameter in parameters]
     finite = torch.stack([torch.isfinite(part).all() for _, part in parts]).tolist()
     return next((name for (name, _), good in zip(parts, finite, strict=True) if not good), None)
+
+
+def weight_bytes(model: Any) -> int:
+    """Of one copy of all parameters, which with ZeRO 3 are on no rank whole."""
+    parameters = engine_of(model).module.parameters()
+    return sum(getattr(one, "ds_numel", one.numel()) * one.element_size() for one in parameters)

@@ -144,10 +144,7 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> tuple[SpoConfig, lis
             notes.append(f"--{name} {value}: {why}")
 
     mode = options["spo.mode"]
-    if options["train.async_enable"]:
-        raise UserError(
-            "--train.async_enable does not go with --spo.mode: rollouts and training alternate; leave it out"
-        )
+    settle_ahead(options, explicit, set_option)
     refuse_strangers(options, explicit)
     settle_objective(options, explicit, set_option)
     spo = resolve(options)
@@ -188,6 +185,41 @@ def _check_diagnosis(options: Mapping[str, Any]) -> None:
         )
     if options["train.agent_func_path"] or options["data.max_images_per_prompt"] > 0:
         raise UserError("--spo.diagnose_every continues states of token ids, no conversations or images; leave it out")
+
+
+def settle_ahead(options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
+    """What goes with sampling while the policy trains. Raises UserError."""
+    if not options["train.async_enable"]:
+        if options["spo.max_staleness"]:
+            raise UserError(f"--spo.max_staleness {options['spo.max_staleness']} needs --train.async_enable; add it")
+        return
+    refused = {
+        "train.colocate_all": "engines and policy work at the same time, each on devices of its own",
+        "train.async_queue_size": "--spo.max_staleness says how far sampling is ahead",
+        "rollout.vllm_generate_batch_size": "--spo.max_staleness says how far sampling is ahead",
+    }
+    for name in (name for name in refused if name in explicit):
+        raise UserError(f"--{name} does not go with --train.async_enable: {refused[name]}; leave it out")
+    parts = options["train.partial_rollout_enable"]
+    if "spo.max_staleness" not in explicit:
+        set_option("spo.max_staleness", 1 + parts, "--train.async_enable")
+    if parts:
+        _check_partial(options)
+
+
+def _check_partial(options: Mapping[str, Any]) -> None:
+    flag = "--train.partial_rollout_enable"
+    if (mode := options["spo.mode"]) != "group":
+        raise UserError(
+            f"{flag} does not go with --spo.mode {mode}: a response of two policies has the values of neither; leave it out"
+        )
+    if options["train.agent_func_path"] or options["data.max_images_per_prompt"] > 0:
+        raise UserError(f"{flag} goes on with single responses of text, not with agents or images; leave it out")
+    if options["spo.max_staleness"] < 2:
+        raise UserError(
+            f"{flag} needs --spo.max_staleness 2 or more: with {options['spo.max_staleness']} nothing is in flight when new "
+            "weights are due"
+        )
 
 
 def settle_objective(options: dict[str, Any], explicit: set[str], set_option: SetOption) -> None:

@@ -64,6 +64,7 @@ def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         raise UserError(
             "--train.colocate_all needs as many critic devices (--critic.num_gpus_per_node) as policy devices"
         )
+    notes += settle_correction(args, explicit)
     check_objective(args)
     notes += check_attention(args, explicit)
     check_old_logprobs(args)
@@ -121,12 +122,49 @@ def check_objective(args: SimpleNamespace) -> None:
         raise UserError(f"{error}; see {flags}") from None
 
 
+def settle_correction(args: SimpleNamespace, explicit: set[str]) -> list[str]:
+    """Where sampling runs ahead, what tells the policy that sampled from the one that trains. Returns lines to show.
+
+    The ratio is measured from the engine's log-probs where it can be. Elsewhere it is measured from the policy at the beginning of
+    the step, and OpenRLHF's correction stands for what lies between.
+    """
+    level, correction = "algo.advantage.is_correction_level", args.algo.advantage
+    if not args.spo.max_staleness or args.spo.old_logprobs == "engine":
+        return []
+    if args.rollout.top_p < 1 and correction.is_correction_level == "off" and level not in explicit:
+        raise UserError(
+            "--train.async_enable: under --rollout.top_p the engine's log-probs are those of the tokens that it leaves, so nothing tells "
+            f"how old a sample is; sample with top_p 1, or train it as if it were new, which is biased, with --{level} off"
+        )
+    if "spo.old_logprobs" not in explicit and correction.is_correction_level == "off" and not engine_fault(args):
+        args.spo = dataclasses.replace(args.spo, old_logprobs="engine")
+        return ["--spo.old_logprobs engine: the policy is ahead of what was sampled, and the ratio says by how much"]
+    if level not in explicit:
+        correction.is_correction_level = "token"
+        return [f"--{level} token: the policy is ahead of what was sampled"]
+    if correction.is_correction_level == "off":
+        return [f"--{level} off: what an older policy sampled is trained as if the present one had, which is biased"]
+    return []
+
+
+def engine_fault(args: SimpleNamespace) -> str | None:
+    """Why the engine's log-probs cannot be the old ones; None where they can."""
+    from spo_rlhf.trainer.trained import wanted_by
+
+    if args.rollout.top_p < 1:
+        return (
+            "--spo.old_logprobs engine: the engine's log-probs are those of the tokens that --rollout.top_p leaves, the "
+            "actor's of all; sample with top_p 1, or leave it out"
+        )
+    if reason := wanted_by(args) or ("--spo.mode probe" if args.spo.method.hidden_features else None):
+        return f"--spo.old_logprobs engine spares the forward pass that {reason} needs; leave one of them out"
+    return None
+
+
 def check_old_logprobs(args: SimpleNamespace) -> None:
     """What compares the engine's log-probs with the actor's, `--spo.old_logprobs engine` and corrections, needs them of the
     whole distribution; and the former nothing that wants a pass of its own. Raises UserError.
     """
-    from spo_rlhf.trainer.trained import wanted_by
-
     corrects = args.algo.advantage.is_correction_level != "off"
     if corrects and args.rollout.top_p < 1:
         raise UserError(
@@ -135,13 +173,8 @@ def check_old_logprobs(args: SimpleNamespace) -> None:
         )
     if args.spo.old_logprobs == "actor":
         return
-    if args.rollout.top_p < 1:
-        raise UserError(
-            "--spo.old_logprobs engine: the engine's log-probs are those of the tokens that --rollout.top_p leaves, the "
-            "actor's of all; sample with top_p 1, or leave it out"
-        )
-    if reason := wanted_by(args):
-        raise UserError(f"--spo.old_logprobs engine spares the forward pass that {reason} needs; leave one of them out")
+    if fault := engine_fault(args):
+        raise UserError(fault)
     if corrects:
         raise UserError(
             "--spo.old_logprobs engine measures the ratio from the engine, so --algo.advantage.is_correction_level has "

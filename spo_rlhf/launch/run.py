@@ -120,6 +120,7 @@ def run(args: SimpleNamespace, record: RunRecord, stopping: Stopping) -> None:
             max_num_seqs=args.spo.max_num_seqs,
             use_fast_tokenizer=not args.data.disable_fast_tokenizer,
             chat_template=bool(args.data.apply_chat_template),
+            partial_rollouts=args.train.partial_rollout_enable,
         ),
         policy=actor.RemotePolicyActor,
         critic=actor.RemoteCriticActor,

@@ -1,5 +1,6 @@
 """The Ray actor around one vLLM engine: it samples whole prompts, Monte Carlo continuations and rewards included."""
 
+import functools
 import uuid
 from collections.abc import Sequence
 from math import exp
@@ -12,6 +13,7 @@ from vllm.sampling_params import RequestOutputKind
 from spo_rlhf import cpu, upstream
 from spo_rlhf.core.diagnosis import LIKELIEST
 from spo_rlhf.core.finite import Fault, first, with_zeros
+from spo_rlhf.rollout import partial
 from spo_rlhf.rollout.chain import StateValues
 from spo_rlhf.rollout.job import PromptJob, RolloutRequest
 from spo_rlhf.rollout.prompts import PromptTokenizer
@@ -38,6 +40,14 @@ class TokenSampler:
     async def sample(
         self, state: Sequence[int], *, n: int, max_tokens: int, seed: int, logprobs: bool
     ) -> list[Completion]:
+        ask = functools.partial(self._ask, logprobs=logprobs)
+        if self.actor.partial:
+            return await partial.completions(ask, state, n=n, max_tokens=max_tokens, seed=seed)
+        return [part.completion for part in await ask(state, n, max_tokens, seed)]
+
+    async def _ask(
+        self, state: Sequence[int], n: int, max_tokens: int, seed: int, *, logprobs: bool
+    ) -> list[partial.Part]:
         params = SamplingParams(
             **self.options,
             n=n,
@@ -49,21 +59,29 @@ class TokenSampler:
         )
         output = await self.actor.generate(list(state), params)
         return [
-            Completion(
-                token_ids=list(one.token_ids),
-                logprobs=[at[token].logprob for token, at in zip(one.token_ids, one.logprobs)] if logprobs else None,
-                top_logprobs=(
-                    [max(known.logprob for known in at.values()) for at in one.logprobs]
-                    if logprobs and self.known
-                    else None
+            partial.Part(
+                Completion(
+                    token_ids=list(one.token_ids),
+                    logprobs=(
+                        [at[token].logprob for token, at in zip(one.token_ids, one.logprobs or [])]
+                        if logprobs
+                        else None
+                    ),
+                    top_logprobs=(
+                        [max(known.logprob for known in at.values()) for at in one.logprobs or []]
+                        if logprobs and self.known
+                        else None
+                    ),
+                    squares=(
+                        [sum(exp(2 * known.logprob) for known in at.values()) for at in one.logprobs or []]
+                        if logprobs and self.squared
+                        else None
+                    ),
+                    truncated=one.finish_reason == "length",
+                    cached_tokens=output.num_cached_tokens or 0,
                 ),
-                squares=(
-                    [sum(exp(2 * known.logprob) for known in at.values()) for at in one.logprobs]
-                    if logprobs and self.squared
-                    else None
-                ),
-                truncated=one.finish_reason == "length",
-                cached_tokens=output.num_cached_tokens or 0,
+                ended=one.finish_reason != "abort",
+                version=self.actor.sampling_version,
             )
             for one in output.outputs
         ]
@@ -86,6 +104,7 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         reward_timeout: float,
         use_fast_tokenizer: bool,
         chat_template: bool,
+        partial_rollouts: bool,
         **kwargs: Any,
     ):
         reward_addresses = kwargs.get("remote_rm_url") or []
@@ -95,6 +114,8 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         self._prompt_ids = PromptTokenizer(self.tokenizer, chat=chat_template)
         self.identity = uuid.uuid4().hex
         self.weight_version: int | None = 0  # None while weights are on their way
+        self.sampling_version = 0  # of the weights behind what comes out of the engine now
+        self.partial = partial_rollouts  # weights may come while requests are in flight
         self.sync_group: upstream.SyncGroup | None = None  # which it has joined, where weights come by NCCL
         self._state_values: dict[
             tuple[str, str], StateValues
@@ -182,7 +203,12 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         return joined
 
     async def prepare_weights(self) -> tuple[str, upstream.SyncGroup | None]:
-        """Weights come now: no request is taken until all of them are there. Returns which process this is, and its group."""
+        """Weights come now: no request is taken until all of them are there. Returns which process this is, and its group.
+
+        With partial rollouts those in flight end where they are; what they are asked for next waits for the weights.
+        """
+        if self.partial:
+            await self.llm.pause_generation(mode="abort")
         self.weight_version = None
         return self.identity, self.sync_group
 
@@ -193,7 +219,9 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         """
         if identity != self.identity:
             raise OtherWeights("it was started again while weights were sent")
-        self.weight_version = version
+        self.weight_version = self.sampling_version = version
+        if self.partial:
+            await self.llm.resume_generation()
 
     async def reward_counts(self) -> tuple[str, RewardCounts]:
         """Which process this is; rewards that it was asked for, and those without an answer."""
@@ -259,7 +287,13 @@ def taken_faults(sample: Sample) -> list[Fault]:
 
 
 def engine_factory(
-    *, reward_workers: int, reward_timeout: float, max_num_seqs: int, use_fast_tokenizer: bool, chat_template: bool
+    *,
+    reward_workers: int,
+    reward_timeout: float,
+    max_num_seqs: int,
+    use_fast_tokenizer: bool,
+    chat_template: bool,
+    partial_rollouts: bool,
 ) -> upstream.EngineFactory:
     """What OpenRLHF's `create_vllm_engines` builds engines with; `chat_template` says that one has made the prompts."""
 
@@ -269,6 +303,7 @@ def engine_factory(
             "reward_timeout": reward_timeout,
             "use_fast_tokenizer": use_fast_tokenizer,
             "chat_template": chat_template,
+            "partial_rollouts": partial_rollouts,
             "max_num_seqs": max_num_seqs,
             # Probabilities of the behaviour policy: after temperature and top-p.
             "logprobs_mode": "processed_logprobs",

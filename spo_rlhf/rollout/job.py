@@ -72,6 +72,8 @@ class PromptJob:
     def sample(self, prefix: Sequence[int], completion: Completion, grade: Grade, **more: Any) -> Sample:
         """A completion of this prompt and a response prefix as a sample."""
         logs = {"weight_version": float(self.weight_version), **more.pop("logs", {})}
+        if completion.versions is not None:
+            logs["policies"] = float(len(set(completion.versions)))
         context = [*self.prompt_ids, *prefix]
         return Sample.after(context, completion, grade if self.graded else None, logs=logs, **more)
 

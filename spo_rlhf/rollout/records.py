@@ -63,6 +63,7 @@ class Sample:
     )
     estimates: list[ValueEstimate] = field(default_factory=list)  # (K,) at the starts of its segments, where known
     reward_logs: dict[str, float] = field(default_factory=dict)  # of `logs`, those of the reward function
+    versions: list[int] = field(default_factory=list)  # (T,) of the weights of each action, where they may differ
     images: Any = None
     mm_train_inputs: Any = None
 
@@ -77,6 +78,7 @@ class Sample:
             logprobs=[0.0] * len(context) + completion.logprobs,
             top_logprobs=None if (top_T := completion.top_logprobs) is None else [0.0] * len(context) + top_T,
             truncated=completion.truncated,
+            versions=completion.versions or [],
             reward=grade.reward if grade else None,
             score=grade.score if grade else None,
             logs=logs,

@@ -150,6 +150,7 @@ class Keeping:
             ],
             "truncated": bool(one.truncated),
             "weight_version": rollout.weight_version,
+            "token_versions": list(one.versions),
         }
 
 

@@ -56,4 +56,5 @@ class Row(TypedDict):
     reward: float | None  # null at inner nodes
     reward_parts: list[Part]  # score and logs of the reward function
     truncated: bool  # cut by the length limit
-    weight_version: int  # policy updates behind the weights that sampled it
+    weight_version: int  # policy updates behind the weights that sampled it, its first token at least
+    token_versions: list[int]  # (T,) behind those of each token; empty where all have one

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import ray
 import torch
 
-from spo_rlhf import upstream, upstream_checkpoints
+from spo_rlhf import upstream, upstream_checkpoints, upstream_steps
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.metrics import METRICS
@@ -194,8 +194,7 @@ class SegmentPolicyActor(FiniteWeights, SavedRank, upstream.PolicyModelActor):
             super().init_model_from_pretrained(strategy, *args, **kwargs)
         self.trainer.pack()
         self.sender = upstream.WeightSender(self.vllm_engines, self.limit_s)
-        # The engines get the weights of a checkpoint by the next broadcast, under the number that these had.
-        self.weight_version = self.load_rank(folder).get("weight_version", 1) - 1
+        self.weight_version = self.load_rank(folder).get("weight_version", 0)  # updates behind the weights
 
     def forward(self, *args, **kwargs):
         """Log-probabilities under the old policy; what else is wanted of the same pass stays here until it is taken."""
@@ -219,6 +218,7 @@ class SegmentPolicyActor(FiniteWeights, SavedRank, upstream.PolicyModelActor):
 
     def fit(self, kl_ctl: float = 0) -> dict:
         self.weights_are_finite = False
+        self.weight_version += 1
         return super().fit(kl_ctl)
 
     def take_report(self) -> tuple[list[bool], list[Fault]]:
@@ -236,15 +236,14 @@ class SegmentPolicyActor(FiniteWeights, SavedRank, upstream.PolicyModelActor):
             super().save_checkpoint(upstream_checkpoints.TAG)
         self.save_rank(folder, weight_version=self.weight_version)
 
-    def broadcast_to_vllm(self, engines: Sequence[int] = ()) -> tuple[int, list[int]]:
-        """New weights to the engines of these numbers; returns their version and the engines that did not take them whole."""
-        self.require_finite_weights(self.strategy, self.actor, self.ema_model)
-        self.weight_version += 1
-        return self.send_weights(engines)
+    def broadcast_to_vllm(self, engines: Sequence[int] = ()) -> tuple[int, int, list[int]]:
+        """The weights of now to the engines of these numbers.
 
-    def send_weights(self, engines: Sequence[int]) -> tuple[int, list[int]]:
-        """The weights of now, likewise."""
-        return self.weight_version, self.sender.send(self.trainer, list(engines), self.weight_version)
+        Returns their version, the bytes of one copy, and the engines that did not take them whole.
+        """
+        self.require_finite_weights(self.strategy, self.actor, self.ema_model)
+        failed = self.sender.send(self.trainer, list(engines), self.weight_version)
+        return self.weight_version, upstream_steps.weight_bytes(self.actor), failed
 
 
 class ReferenceActor(upstream.ReferenceModelActor):

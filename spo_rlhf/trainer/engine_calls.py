@@ -47,12 +47,12 @@ class RayEngineCalls:
         ray.kill(self.engines[engine], no_restart=False)
 
     def send_weights(self, engines: Sequence[int]) -> Any:
-        return self.policy("send_weights", engines)[0]  # of the first rank, which ends after all others
+        return self.policy("broadcast_to_vllm", engines)[0]  # of the first rank, which ends after all others
 
-    def weights_sent(self, handle: Any) -> tuple[int, list[int]]:
+    def weights_sent(self, handle: Any) -> tuple[int, int, list[int]]:
         return ray.get(handle)
 
-    def broadcast(self, engines: Sequence[int]) -> tuple[int, list[int]]:
+    def broadcast(self, engines: Sequence[int]) -> tuple[int, int, list[int]]:
         limit_s = 10 * self.timeout_s  # the engines' own limit strikes first, unless a collective waits for a dead one
         try:
             return ray.get(self.policy("broadcast_to_vllm", engines), timeout=limit_s)[0]

@@ -2,7 +2,7 @@
 
 A dead engine is started again by Ray, with the weights of the model's folder. It gets the present ones before its first request;
 until then the others go on, and its requests are theirs. An engine has one set of weights and says which; it refuses a request
-meant for another.
+meant for another. Where the policy was trained meanwhile, an engine that is started again is ahead of the others until the next weights.
 """
 
 import time
@@ -50,15 +50,15 @@ class EngineCalls(Protocol):
         ...
 
     def send_weights(self, engines: Sequence[int]) -> Hashable:
-        """Begin to send the present weights; the result is (their version, engines that did not take them)."""
+        """Begin to send the policy's weights; the result is (their version, bytes of one copy, engines that did not take them)."""
         ...
 
-    def weights_sent(self, handle: Hashable) -> tuple[int, list[int]]:
+    def weights_sent(self, handle: Hashable) -> tuple[int, int, list[int]]:
         """Result of `send_weights`."""
         ...
 
-    def broadcast(self, engines: Sequence[int]) -> tuple[int, list[int]]:
-        """Send new weights and wait for it; as `send_weights`."""
+    def broadcast(self, engines: Sequence[int]) -> tuple[int, int, list[int]]:
+        """Send them and wait for it; as `send_weights`."""
         ...
 
 
@@ -76,6 +76,7 @@ class _Revival:
     next_try: float
     asked: bool = False  # a call is on its way
     sent: bool = False  # the weights have been sent
+    version: int = 0  # of those
     refused: int = 0  # answers in a row that it will not start
 
 
@@ -91,13 +92,15 @@ class EnginePool:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.calls, self.ledger, self.reporter, self.timeout_s, self.clock = calls, ledger, reporter, timeout_s, clock
-        self.version = 0  # policy updates behind the weights that the engines should have
+        self.version = 0  # policy updates behind the weights that the engines should have, at least
+        self._versions: dict[int, int] = {}  # of an engine's, where it has later ones
         self._requests: dict[int, RolloutRequest] = {}
         self._sent = 0  # requests since the start, the name of the next
         self._calls: dict[Hashable, _Call] = {}
         self._dead: dict[int, _Revival] = {}
         self._identity: dict[int, str] = {}
         self._taken = RequestCounts()
+        self._bytes = 0  # of weights that engines have taken, since the last metrics
         self._last_look = self._last_beat = float("-inf")
         self._too_many = ""  # why the run has to end, once more engines died than may
 
@@ -114,8 +117,8 @@ class EnginePool:
         self._requests[name] = request
         self._ask(name, self.ledger.send(name, request.num_samples))
 
-    def take(self, limit_s: float) -> list[Rollout]:
-        """Answers that have come, after `limit_s` seconds at the latest; each request's once. Raises RunStopped.
+    def take(self, limit_s: float) -> list[tuple[RolloutRequest, Rollout]]:
+        """Requests with the answers that have come, after `limit_s` seconds at the latest; each once. Raises RunStopped.
 
         What an engine raised is raised here, unless it was its death. Too many deaths end the run here and nowhere else: those
         in a training step, by new weights, let the step come to its end.
@@ -141,17 +144,17 @@ class EnginePool:
                     self._stop_if_too_many()
                 continue
             if call.kind == "rollout" and self.ledger.answer(call.request, call.engine):
-                del self._requests[call.request]
-                answers.append(value)
+                answers.append((self._requests.pop(call.request), value))
             elif call.kind == "about":
                 self._answers_again(call.engine, *value)
         return answers
 
     def take_counts(self) -> dict[str, int]:
-        """Metrics: requests since the last call."""
-        now, before = self.ledger.counts, self._taken
-        self._taken = RequestCounts(**vars(now))
+        """Metrics: requests, and what else passed between here and the engines, since the last call."""
+        now, before, size = self.ledger.counts, self._taken, self._bytes
+        self._taken, self._bytes = RequestCounts(**vars(now)), 0
         return {
+            "rollout/weight_bytes": size,
             "rollout/requests": now.requests - before.requests,
             "rollout/answers": now.answers - before.answers,
             "rollout/requests_resent": now.resent - before.resent,
@@ -164,7 +167,8 @@ class EnginePool:
 
     def _ask(self, name: int, engine: int | None) -> None:
         if engine is not None:
-            handle = self.calls.call(engine, "rollout", self._requests[name], self.version)
+            version = self._versions.get(engine, self.version)
+            handle = self.calls.call(engine, "rollout", self._requests[name], version)
             self._calls[handle] = _Call("rollout", engine, self.clock(), name)
 
     # ---- engines -----------------------------------------------------------------------------------------------------------
@@ -201,7 +205,10 @@ class EnginePool:
 
     def broadcast(self) -> None:
         """New weights to the living engines; one that did not take them whole is dead."""
-        self.version, failed = self.calls.broadcast(sorted(self.ledger.living))
+        engines = sorted(self.ledger.living)
+        self.version, size, failed = self.calls.broadcast(engines)
+        self._bytes += size * (len(engines) - len(failed))
+        self._versions.clear()
         for engine in failed:
             self._bury(engine, "did not take new weights", kill=True)
 
@@ -282,8 +289,8 @@ class EnginePool:
         if identity == self._identity[engine]:  # the process that was given up, with requests that are others' by now
             self.calls.kill(engine)
             revival.asked, revival.next_try = False, self.clock() + RETRY_S
-        elif revival.sent and version == self.version:
-            self._identity[engine] = identity
+        elif revival.sent and version == revival.version >= self.version:
+            self._identity[engine], self._versions[engine] = identity, revival.version
             del self._dead[engine]
             for name in self.ledger.back(engine):
                 self._ask(int(str(name)), engine)
@@ -291,7 +298,8 @@ class EnginePool:
         else:
             self._calls[self.calls.send_weights([engine])] = _Call("weights", engine, self.clock())
 
-    def _weights_sent(self, engine: int, version: int, failed: list[int]) -> None:
+    def _weights_sent(self, engine: int, version: int, size: int, failed: list[int]) -> None:
         revival = self._dead[engine]
-        revival.sent = not failed
+        self._bytes += 0 if failed else size
+        revival.sent, revival.version = not failed, version
         revival.asked, revival.next_try = False, self.clock() + (RETRY_S if failed else 0.0)

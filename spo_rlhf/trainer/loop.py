@@ -1,4 +1,8 @@
-"""The training loop. Read this file first: an iteration is generate -> advantages -> train -> weight sync -> evaluate."""
+"""The training loop. Read this file first: an iteration is generate -> advantages -> train -> weight sync -> evaluate.
+
+With --train.async_enable what the next iterations train on is sampled while one trains (trainer/ahead.py): `generate` then fetches
+a batch that was sent before, and sends weights and further batches before the training begins.
+"""
 
 import contextlib
 import random
@@ -19,6 +23,7 @@ from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.rollout.ledger import EngineLedger
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import random_state
+from spo_rlhf.trainer.ahead import Ahead
 from spo_rlhf.trainer.checkpoints import NotSaved
 from spo_rlhf.trainer.diagnosis import RunningDiagnosis
 from spo_rlhf.trainer.engine_calls import RayEngineCalls
@@ -38,6 +43,12 @@ def planned_steps(prompts: int, episodes: int, batch_size: int, fills_step: Call
     """Steps of `episodes` passes over `prompts`: an episode ends with what is left of it, if that fills a step."""
     whole, rest = divmod(prompts, batch_size)
     return episodes * (whole + (rest > 0 and fills_step(rest)))
+
+
+def staleness(samples: Sequence[upstream.Experience], updates: int) -> dict[str, float]:
+    """Metrics: the updates between sampling and training, which begins after so many."""
+    ages = [updates - float(one.info["weight_version"]) for one in samples]
+    return {"rollout/staleness_mean": sum(ages) / len(ages), "rollout/staleness_max": max(ages)} if ages else {}
 
 
 class SegmentTrainer(upstream.PPOTrainer):
@@ -71,6 +82,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.reporter,
             self.args.spo.engine_timeout,
         )
+        self.ahead = Ahead(self.args.spo.max_staleness, self.args.train.partial_rollout_enable)
         self.rewards = RewardWatch(self.engines, self.args.spo.max_reward_failures, self.reporter)
         rollout, train = self.args.rollout, self.args.train
         self.faults = FaultWatch(
@@ -101,7 +113,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             )
         )
         self.samples_generator.judge, self.samples_generator.method_of = self.supply.judge, self.supply.method_of
-        self.diagnosis = RunningDiagnosis(self.args, self.samples_generator, self.generate_kwargs)
+        self.diagnosis = RunningDiagnosis(self.args, self.samples_generator, self.generate_kwargs, self.catch_up)
         self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
         self.at = Progress()
@@ -171,6 +183,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                     self.saver.save(self.state(), metric=self._latest_eval_metric_value)
             at.episode, at.exhausted = at.episode + 1, False
         self.whole = self.state()
+        self.samples_generator.leave_out_rest()
         if self.args.spo.eval_ends and at.step % every:  # unless it was evaluated just now
             self.evaluate_held_out(at.step)
 
@@ -178,8 +191,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         """What a checkpoint holds of the controller, in numbers, texts and tensors; between two iterations."""
         return {
             "progress": vars(self.at) | {"exhausted": self.at.exhausted or self.samples_generator.has_only_spare},
-            "prompts": self.samples_generator.position(),
-            "random": random_state.take(),
+            **self.samples_generator.place(),
             "kl_coef": float(self.kl_ctl.value),
             "counts": dict(vars(self.counts)),
             "skipped_in_a_row": self.faults.state(),
@@ -199,7 +211,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.kl_ctl.value = state["kl_coef"]
         self.faults.restore(state["skipped_in_a_row"])
         self.restore_best_checkpoint_state(state)
-        self.broadcast_to_vllm()
+        self.send_weights()
+        self.samples_generator.episode = self.at.episode + self.at.exhausted
         self.samples_generator.go_on_from(state["prompts"])
         random_state.restore(state["random"])  # last: an iterator over the prompts has drawn from it
 
@@ -248,6 +261,9 @@ class SegmentTrainer(upstream.PPOTrainer):
         measured = {"timing/generation": time.monotonic() - start}
         self.counts.add(batch.counts)
         self.at.tokens += batch.counts.generated_tokens
+        if self.ahead.bound and not self.spent():
+            measured["timing/broadcast"] = self.run_ahead(iteration)
+            assert all(self.updates - one.weight_version <= self.ahead.bound for one in batch.rollouts)
         if not batch.rollouts or batch.faults:
             return batch, [], measured
         try:
@@ -255,7 +271,24 @@ class SegmentTrainer(upstream.PPOTrainer):
         except NonFinite as found:  # nothing of the batch is kept for later
             batch.rollouts[0].faults.extend(found.faults)
             return batch, [], measured
-        return batch, with_equal_logs(samples), measured | more
+        return batch, with_equal_logs(samples), measured | more | staleness(samples, self.updates)
+
+    def run_ahead(self, iteration: int) -> float:
+        """Before the policy trains on a batch: new weights where they are due, and the batches to sample meanwhile.
+
+        Returns the seconds that the weights took.
+        """
+        start = time.monotonic()
+        if self.ahead.wants_weights(self.engines.pending):
+            self.send_weights()
+        seconds, episodes = time.monotonic() - start, self.args.train.num_episodes
+        self.samples_generator.send_ahead(iteration, self.ahead.may_send, episodes, **self.generate_kwargs)
+        return seconds
+
+    @property
+    def updates(self) -> int:
+        """Of the policy, since the start."""
+        return self.engines.version + self.ahead.updates
 
     def train_step(
         self, samples: list[upstream.Experience], step: int, faults: Sequence[Fault] = ()
@@ -270,9 +303,22 @@ class SegmentTrainer(upstream.PPOTrainer):
             return self.faults.skip_batch(step + 1, found.faults), step + 1
 
     def broadcast_to_vllm(self) -> None:
+        """OpenRLHF's step has trained. Where sampling runs ahead the weights wait until nothing is in flight."""
+        if not self.ahead.bound:
+            self.send_weights()
+
+    def send_weights(self) -> None:
+        """The policy's weights to the engines. Without partial rollouts these have no requests."""
         if self.args.vllm.enable_sleep:  # the cache stays asleep, to leave its memory to the broadcast
             self.engines.ask("wake_up", ["weights"])
         self.engines.broadcast()
+        self.ahead.sent_weights()
+
+    def catch_up(self) -> None:
+        """For what is sampled beside the training: nothing is in flight, and the engines have the present weights."""
+        self.samples_generator.settle()
+        if self.ahead.updates:
+            self.send_weights()
 
     def ppo_train(self, global_steps: int) -> dict:
         """OpenRLHF's optimizer steps; what the guards left out of them is told."""
@@ -285,6 +331,8 @@ class SegmentTrainer(upstream.PPOTrainer):
             if sign in status:  # it took part
                 reports = ray.get(group.async_run_method(method_name="take_report"))
                 self.faults.take(model, global_steps + 1, reports)
+        if models["policy"][1] in status:
+            self.ahead.trained()
         return finite_only(status)
 
     def complete(self, status: dict, measured: dict[str, float], pass_rate: float | None) -> dict:
@@ -348,6 +396,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         """Accuracy on --eval.dataset; no metrics where there is none."""
         if not self.eval_dataloader:
             return {}
+        self.catch_up()
         samples = self.args.eval.n_samples_per_prompt
         self.reporter.stage("evaluate", total=len(self.eval_dataloader))
         self.samples_generator.eval_step = step

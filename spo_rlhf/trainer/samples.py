@@ -6,6 +6,7 @@ This is the one place where positions in a response become columns of OpenRLHF's
 import contextlib
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from spo_rlhf.methods.group import Group
 from spo_rlhf.rollout.job import RolloutRequest
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
 from spo_rlhf.rollout.texts import token_texts
+from spo_rlhf.trainer import random_state
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
 
@@ -90,11 +92,26 @@ class RolloutBatch:
     sent: int = 0  # of these, sampled
     pass_rate: float | None = None  # percent of them that dynamic filtering kept
     exhausted: bool = False  # the episode has no prompt left
+    episode: int = 0  # whose data they are of
 
     @property
     def faults(self) -> list[Fault]:
         """Numbers of the rollouts that are not finite: the batch must not be trained."""
         return [fault for rollout in self.rollouts for fault in rollout.faults]
+
+
+@dataclass
+class _Sent:
+    """A batch of which requests are, or were, in flight."""
+
+    batch: RolloutBatch
+    data: Any  # iterator, of which prompts that are filtered are replaced
+    purpose: tuple  # ("train" or "eval", iteration or step)
+    score_range: Sequence[float] | None
+    options: dict[str, Any]
+    before: dict[str, Any] = field(default_factory=dict)  # `SegmentSamplesGenerator.place`, before it was sent
+    unanswered: int = 0
+    kept: int = 0
 
 
 class SegmentSamplesGenerator(upstream.SamplesGenerator):
@@ -121,14 +138,22 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self.judge: Judge = lambda prompt, label, iteration: (1.0, None)  # what is known of a prompt; set by the loop
         self.method_of: Callable[[int, int], Method] = lambda slot, iteration: self.spo.method  # likewise
         self._prompts: Any = None  # iterator over the data of the episode
+        self.episode = 0  # that it is of, or that is the next to begin; set by the training loop where a run goes on
+        self._sent: dict[tuple, _Sent] = {}  # by purpose; answers come to all of them
+        self._ahead: deque[_Sent] = deque()  # of these, those that are to be trained, in their order
         self._spare: list[Rollout] = []  # sampled ahead, by --rollout.vllm_generate_batch_size
 
-    def position(self) -> dict[str, Any] | None:
-        """Where in the data the next prompts stand, for a checkpoint; None between two episodes.
+    def place(self) -> dict[str, Any]:
+        """For a checkpoint: where in the data the next prompts to train stand (None: between two episodes), and the random state.
 
-        Rollouts that were sampled ahead, by --rollout.vllm_generate_batch_size, do not belong to it.
+        What was sent ahead of training is sampled again by the run that goes on from there. Rollouts that were sampled
+        ahead by --rollout.vllm_generate_batch_size do not belong to it.
         """
-        return None if self._prompts is None else self.prompts_dataloader.state_dict()
+        return self._ahead[0].before if self._ahead else self._now()
+
+    def _now(self) -> dict[str, Any]:
+        position = None if self._prompts is None else self.prompts_dataloader.state_dict()
+        return {"prompts": position, "random": random_state.take()}
 
     @property
     def has_only_spare(self) -> bool:
@@ -141,25 +166,59 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             self.prompts_dataloader.load_state_dict(position)
             self._prompts = iter(self.prompts_dataloader)
 
+    def send(self, iteration: int, **options: Any) -> None:
+        """Send --rollout.batch_size prompts, or what the episode has left of them, for `generate` to fetch."""
+        args, before = self.args, self._now()
+        if self._prompts is None:
+            self._prompts = iter(self.prompts_dataloader)
+        wanted = getattr(args.rollout, "vllm_generate_batch_size", None) or args.rollout.batch_size
+        score_range = args.algo.dynamic_filtering_range if args.algo.dynamic_filtering_enable else None
+        batch = RolloutBatch([], episode=self.episode)
+        sent = _Sent(batch, self._prompts, ("train", iteration), score_range, options, before)
+        self._ahead.append(sent)
+        self._dispatch(sent, wanted)
+
+    def send_ahead(self, iteration: int, may_send: Callable[[int], bool], episodes: int, **options: Any) -> None:
+        """Send batches to train behind that of `iteration`, while the first `episodes` have data and `may_send` of how many
+        were sent before, that one included.
+        """
+        while self.episode < episodes and may_send(1 + sum(one.batch.sent > 0 for one in self._ahead)):
+            self.send(iteration + 1 + len(self._ahead), **options)
+
     @torch.no_grad()
     def generate(self, iteration: int, **options: Any) -> RolloutBatch:
         """--rollout.batch_size prompts, or what the episode has left of them; the next call then starts another."""
-        args = self.args
-        batch = RolloutBatch([])
-        if self._prompts is None and not self._spare:
-            self._prompts = iter(self.prompts_dataloader)
-        if len(self._spare) < args.rollout.batch_size and self._prompts is not None:
-            wanted = getattr(args.rollout, "vllm_generate_batch_size", None) or args.rollout.batch_size
-            score_range = args.algo.dynamic_filtering_range if args.algo.dynamic_filtering_enable else None
+        batch_size = self.args.rollout.batch_size
+        batch = RolloutBatch([], episode=self.episode)
+        if self._ahead or (len(self._spare) < batch_size and (self._prompts is not None or not self._spare)):
             with self._awake():
-                batch = self._collect(self._prompts, wanted, ("train", iteration), score_range, options)
-            if batch.exhausted:
-                self._prompts = None
+                if not self._ahead:
+                    self.send(iteration, **options)
+                assert self._ahead[0].purpose == ("train", iteration), (
+                    "batches are fetched in the order in which they were sent"
+                )
+                self._finish(self._ahead[0])
+            batch = self._ahead.popleft().batch
             self._spare += batch.rollouts
-        batch.rollouts = self._spare[: args.rollout.batch_size]
-        self._spare = self._spare[args.rollout.batch_size :]
-        batch.exhausted = self._prompts is None and not self._spare
+        batch.rollouts = self._spare[:batch_size]
+        self._spare = self._spare[batch_size:]
+        goes_on = self._prompts is not None and self.episode == batch.episode
+        batch.exhausted = not (goes_on or self._spare or any(one.batch.episode == batch.episode for one in self._ahead))
         return batch
+
+    def settle(self) -> None:
+        """Wait for the answers to all that was sent."""
+        for sent in self._ahead:
+            self._finish(sent)
+
+    def leave_out_rest(self) -> None:
+        """What was sent ahead and is not to be trained any more: the engines end it, and it is told."""
+        self.settle()
+        if prompts := sum(one.batch.sent for one in self._ahead):
+            self.reporter.note(
+                f"{prompts} prompts that were sampled ahead are not trained on: --spo.token_budget is used up"
+            )
+        self._ahead.clear()
 
     @torch.no_grad()
     def generate_eval_samples(self, **options: Any) -> list[upstream.Experience]:
@@ -167,7 +226,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         prompts, samples, exhausted, faults = iter(self.eval_dataloader), [], False, 0
         with self._awake():
             while not exhausted:
-                batch = self._collect(prompts, self.args.rollout.batch_size, ("eval", self.eval_step), None, options)
+                batch = self._collect(prompts, self.args.rollout.batch_size, ("eval", self.eval_step), options)
                 samples += [self._in_layout(rollout, one) for rollout in batch.rollouts for one in rollout.samples]
                 faults += len(batch.faults)
                 exhausted = batch.exhausted
@@ -189,6 +248,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     def to_experience(self, rollout: Rollout, sample: Sample) -> upstream.Experience:
         """One sample in OpenRLHF's layout, a batch of one row, with its ratio units and its advantages."""
         experience = self._in_layout(rollout, sample)
+        experience.info["weight_version"] = torch.tensor([float(rollout.weight_version)])
         experience.info["loss_weight"] = torch.tensor([sample.weight * rollout.weight])
         experience.unit_ids = unit_columns(self.spo.ratio_level, sample, self.tokenizer)
         if sample.top_logprobs is not None:
@@ -224,41 +284,52 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             for request in requests:
                 self.engines.submit(request)
             while self.engines.pending:
-                found += self.engines.take(WAIT_S)
+                found += [rollout for _, rollout in self.engines.take(WAIT_S)]
                 self.check_stop()
             self.check_rewards()
         return found
 
-    def _collect(
-        self, data: Any, num_prompts: int, purpose: tuple, score_range: Sequence[float] | None, options: dict
-    ) -> RolloutBatch:
-        """Rollouts of the next prompts of `data`; those outside `score_range` are replaced by further prompts."""
-        batch, kept, checked = RolloutBatch([]), 0, time.monotonic()
-        self._dispatch(data, num_prompts, purpose, options, batch)
-        while self.engines.pending:
+    def _collect(self, data: Any, num_prompts: int, purpose: tuple, options: dict) -> RolloutBatch:
+        """Rollouts of the next prompts of `data`."""
+        sent = _Sent(RolloutBatch([]), data, purpose, None, options)
+        self._dispatch(sent, num_prompts)
+        self._finish(sent)
+        return sent.batch
+
+    def _finish(self, sent: _Sent) -> None:
+        """Wait for all answers to a batch; those to others are taken too."""
+        batch, checked = sent.batch, time.monotonic()
+        while sent.unanswered:
             answers = self.engines.take(WAIT_S)
             self.check_stop()
-            if not self.engines.pending or time.monotonic() - checked > CHECK_REWARDS_S:
+            for request, rollout in answers:
+                self._answered(self._sent[request.seed[1:]], rollout)
+            if not sent.unanswered or time.monotonic() - checked > CHECK_REWARDS_S:
                 self.check_rewards()
                 checked = time.monotonic()
-            for rollout in answers:
-                batch.counts.add(rollout.counts)
-                if score_range is not None and not is_informative(rollout, score_range):
-                    self._dispatch(data, 1, purpose, options, batch)
-                    continue
-                kept += 1
-                batch.rollouts.append(rollout)
-                self.reporter.progress("evaluate" if purpose[0] == "eval" else "generate")
-        if score_range is not None and batch.prompts:
-            batch.pass_rate = 100 * kept / batch.prompts
+        self._sent.pop(sent.purpose, None)
+        if sent.score_range is not None and batch.prompts:
+            batch.pass_rate = 100 * sent.kept / batch.prompts
         batch.rollouts.sort(key=lambda rollout: rollout.slot)
-        return batch
 
-    def _dispatch(self, data: Any, count: int, purpose: tuple, options: dict, batch: RolloutBatch) -> None:
-        """Send the next `count` prompts that are kept; count them in `batch`."""
+    def _answered(self, sent: _Sent, rollout: Rollout) -> None:
+        """Take an answer; one outside the range of dynamic filtering is replaced by a further prompt."""
+        sent.unanswered -= 1
+        sent.batch.counts.add(rollout.counts)
+        if sent.score_range is not None and not is_informative(rollout, sent.score_range):
+            self._dispatch(sent, 1)
+            return
+        sent.kept += 1
+        sent.batch.rollouts.append(rollout)
+        self.reporter.progress("evaluate" if sent.purpose[0] == "eval" else "generate")
+
+    def _dispatch(self, sent: _Sent, count: int) -> None:
+        """Send the next `count` prompts that are kept; count them in the batch."""
+        batch, purpose, options = sent.batch, sent.purpose, sent.options
+        self._sent[purpose] = sent
         num_samples = options.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
         training = purpose[0] == "train"
-        for prompt, label, image, keep, prior in self._kept(data, count, purpose, batch):
+        for prompt, label, image, keep, prior in self._kept(sent.data, count, purpose, batch):
             request = RolloutRequest(
                 prompt=prompt,
                 label=label,
@@ -278,7 +349,9 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 prior=prior,
             )
             self.engines.submit(request)
-            batch.sent += 1
+            batch.sent, sent.unanswered = batch.sent + 1, sent.unanswered + 1
+        if batch.exhausted and self._prompts is sent.data:
+            self._prompts, self.episode = None, self.episode + 1
 
     def _kept(self, data: Any, count: int, purpose: tuple, batch: RolloutBatch) -> Iterator[tuple]:
         """The next `count` prompts, or what is left: prompt, label, images, with which chance it was kept, what is known of it."""

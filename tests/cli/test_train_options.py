@@ -22,6 +22,8 @@ from spo_rlhf.launch.bounds import BOUNDS, MAY_BE_INFINITE
 from spo_rlhf.launch.offline_run import COMMANDS
 from spo_rlhf.rollout import reward
 
+AHEAD = dict(train__async_enable=True, train__colocate_all=None)
+PARTS = dict(AHEAD, train__partial_rollout_enable=True, spo__mode="group", spo__mc_rollouts=None)
 CONTRADICTIONS = [
     (dict(spo__preset="papers"), "--spo.mode chain has no such settings; choose one of paper"),
     (
@@ -112,7 +114,28 @@ CONTRADICTIONS = [
         dict(spo__mode="group", spo__mc_rollouts=None, reward__remote_url=None, spo__diagnose_every=5),
         "--spo.diagnose_every needs rewards of single responses",
     ),
-    (dict(train__async_enable=True), "--train.async_enable"),
+    (
+        dict(train__async_enable=True),
+        "--train.colocate_all does not go with --train.async_enable: engines and policy work",
+    ),
+    (dict(AHEAD, train__async_queue_size=2), "--train.async_queue_size does not go with --train.async_enable"),
+    (
+        dict(AHEAD, train__partial_rollout_enable=True),
+        "--spo.mode chain: a response of two policies has the values of neither",
+    ),
+    (dict(AHEAD, train__partial_rollout_enable=True, **stack.TREE), "--spo.mode tree: a response of two policies"),
+    (dict(PARTS, spo__mode="tempo"), "--spo.mode tempo: a response of two policies"),
+    (dict(PARTS, spo__max_staleness=1), "--train.partial_rollout_enable needs --spo.max_staleness 2 or more"),
+    (dict(PARTS, data__max_images_per_prompt=1), "single responses of text, not with agents or images"),
+    (dict(train__partial_rollout_enable=True), "--train.partial_rollout_enable requires --train.async_enable"),
+    (dict(AHEAD, rollout__vllm_generate_batch_size=64), "--spo.max_staleness says how far sampling is ahead"),
+    (dict(AHEAD, spo__max_staleness=-1), "--spo.max_staleness -1: must be at least 0"),
+    (dict(spo__max_staleness=1), "--spo.max_staleness 1 needs --train.async_enable"),
+    (
+        dict(AHEAD, spo__old_logprobs="engine", algo__advantage__is_correction_level="token"),
+        "--algo.advantage.is_correction_level has nothing to correct",
+    ),
+    (dict(AHEAD, rollout__top_p=0.9), "--train.async_enable: under --rollout.top_p the engine's log-probs"),
     (dict(spo__partition="segments"), "--spo.segment_count"),
     (dict(spo__segment_count=10), "--spo.partition segments"),
     (dict(spo__partition="segments", spo__segment_count=0), "--spo.segment_count 0"),

@@ -101,3 +101,27 @@ def test_packing_is_off_by_itself_where_it_cannot_be(task, tmp_path):
     changes = {"spo__pack_trees": "auto", "actor__model_name_or_path": tmp_path / "windowed"}
     args, notes = parse(stack.options(task, tmp_path, **changes))
     assert not args.spo.packs and any("known to attend to the whole prefix" in note for note in notes)
+
+
+ENGINE, ACTOR = ("engine", "off"), ("actor", "token")
+
+
+@pytest.mark.parametrize(
+    ("changes", "settled"),
+    [
+        ({}, ENGINE),
+        (dict(spo__old_logprobs="actor"), ACTOR),
+        (dict(algo__kl__init_coef=0.1), ACTOR),
+        (dict(train__partial_rollout_enable=True, spo__mode="group", spo__mc_rollouts=None), ENGINE),
+        (dict(spo__mode="probe", spo__mc_rollouts=None), ACTOR),
+        (dict(algo__advantage__is_correction_level="seq"), ("actor", "seq")),
+        (dict(rollout__top_p=0.9, algo__advantage__is_correction_level="off"), ("actor", "off")),
+        (dict(spo__max_staleness=0), ("actor", "off")),
+    ],
+)
+def test_what_an_older_policy_sampled_is_corrected(task, tmp_path, changes, settled):
+    ahead = dict(train__async_enable=True, train__colocate_all=None)
+    args, notes = parse([*stack.options(task, tmp_path, **ahead, **changes), "--dry-run"])
+    assert (args.spo.old_logprobs, args.algo.advantage.is_correction_level) == settled
+    assert args.spo.max_staleness == changes.get("spo__max_staleness", 1 + ("train__partial_rollout_enable" in changes))
+    assert any("which is biased" in note for note in notes) == ("off" in changes.values())

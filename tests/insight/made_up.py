@@ -56,6 +56,7 @@ def row(
         "reward_parts": [{"name": "reward", "value": reward}, {"name": "score", "value": reward}],
         "truncated": sample == 2,
         "weight_version": step - 1,
+        "token_versions": [],
     }
 
 

@@ -37,7 +37,7 @@ def test_a_request_carries_its_seed_unless_it_is_not_to_have_one(seeded):
         asked.append(params)
         return SimpleNamespace(outputs=[], num_cached_tokens=0)
 
-    sampler = TokenSampler(SimpleNamespace(generate=generate), request(seeded=seeded))
+    sampler = TokenSampler(SimpleNamespace(generate=generate, partial=False), request(seeded=seeded))
     asyncio.run(sampler.sample([1, 2], n=3, max_tokens=4, seed=77, logprobs=True))
     [params] = asked
     assert (params.n, params.max_tokens, params.temperature) == (3, 4, 0.6)

@@ -88,7 +88,7 @@ class Cluster:
             self.version[engine] = self.policy_version
         for engine in failed:
             self.die(engine)
-        return self.policy_version, failed
+        return self.policy_version, 100, failed
 
     # methods of an engine
 
@@ -135,7 +135,7 @@ def submit(pool: EnginePool, slots: range, step: int = 0) -> None:
 def drain(pool: EnginePool) -> list:
     answers = []
     while pool.pending:
-        answers += pool.take(10.0)
+        answers += [answer for _, answer in pool.take(10.0)]
     return sorted(answers)
 
 
@@ -225,6 +225,26 @@ def test_weights_that_came_before_a_training_step_are_sent_again_after_it():
     while 1 not in pool.ledger.living:
         pool.take(1.0)
     assert cluster.version == [1, 1]
+
+
+def test_an_engine_that_is_started_again_after_the_policy_was_trained_is_ahead_of_the_others_until_the_next_weights():
+    pool, cluster, _ = make_pool(2)
+    submit(pool, range(4))
+    cluster.policy_version = 1  # trained, while the requests are in flight
+    cluster.die(1)
+    assert drain(pool) == unbroken(range(4))
+    while 1 not in pool.ledger.living:
+        pool.take(1.0)
+    assert cluster.version == [0, 1] and pool.version == 0
+    submit(pool, range(4, 8))
+    drain(pool)
+    versions = {engine: version for engine, slot, version in cluster.taken if slot >= 4}
+    assert versions == {0: 0, 1: 1}, "each request names the weights of its engine"
+    pool.broadcast()
+    submit(pool, range(8, 12))
+    drain(pool)
+    assert {version for _, slot, version in cluster.taken if slot >= 8} == {2}
+    assert pool.take_counts()["rollout/weight_bytes"] == 300, "once to the new engine, once to each"
 
 
 def test_a_process_that_was_given_up_and_answers_again_is_replaced():

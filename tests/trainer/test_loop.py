@@ -13,6 +13,7 @@ from spo_rlhf.core.finite import Fault
 from spo_rlhf.errors import Preempted, RunStopped
 from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import loop
+from spo_rlhf.trainer.ahead import Ahead
 from spo_rlhf.trainer.checkpoints import NotSaved
 from spo_rlhf.trainer.loop import SegmentTrainer
 from spo_rlhf.trainer.saving import Progress
@@ -37,7 +38,7 @@ def trainer(asked: str = "") -> SegmentTrainer:
     one = SegmentTrainer.__new__(SegmentTrainer)
     one.reporter, one.saver, one.at = Heard(), Saved(), Progress()
     one.wandb_logger = one.tensorboard_logger = one.critic_model_group = None
-    one.samples_generator = SimpleNamespace(position=lambda: None, has_only_spare=False)
+    one.samples_generator = SimpleNamespace(place=dict, has_only_spare=False)
     one.kl_ctl, one.counts = SimpleNamespace(value=0.0), RolloutCounts()
     one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
     one.experience_maker = SimpleNamespace(batch=[], batch_metrics={}, logprob_gap_max=0.0)
@@ -136,6 +137,7 @@ def stepping(monkeypatch, reports) -> SegmentTrainer:
     one = trainer()
     one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
     one.actor_model_group = SimpleNamespace(async_run_method=lambda method_name: reports)
+    one.ahead = Ahead(1)
     status = {"optimizer_steps": 1, "kl": math.nan, "ppo_kl": 0.5}
     monkeypatch.setattr(upstream.PPOTrainer, "ppo_train", lambda self, step: dict(status))
     monkeypatch.setattr(upstream.PPOTrainer, "train_step", lambda self, samples, step: (self.ppo_train(step), step + 1))
@@ -157,6 +159,7 @@ def test_what_the_ranks_left_out_is_told_with_the_step(monkeypatch):
     one = stepping(monkeypatch, reports=[([True, False], []), ([True, False], seen)])
     status, step = one.train_step(["sample"], 6)
     assert step == 7 and status == {"optimizer_steps": 1, "ppo_kl": 0.5}, "what is not finite reaches no KL controller"
+    assert one.ahead.updates == 1
     assert [(event["step"], event["faults"][0]["number"]) for event in one.reporter.events] == [(7, "log-prob")]
     one.faults.stop_if_hopeless(7)
     for step in (7, 8):
@@ -225,3 +228,62 @@ def test_a_run_that_ends_before_its_time_leaves_a_checkpoint_of_what_is_done(mon
     assert str(ended.value) == said
     between = isinstance(error, StopAsked) and not error.within
     assert told == (["rewards", "requests"] if between else []), "an evaluation behind the last step is counted"
+
+
+class Engines(SimpleNamespace):
+    """Keeps what it is asked; new weights have the version that the policy has."""
+
+    def broadcast(self):
+        self.said.append("weights")
+        self.version = self.policy
+
+
+def running_ahead(bound: int, pending: int = 0, partial: bool = False) -> SegmentTrainer:
+    """A controller after one update that the engines have not got, with so many requests in flight."""
+    one = trainer()
+    one.ahead, one.generate_kwargs = Ahead(bound, partial, updates=1), {"top_p": 1.0}
+    one.engines = Engines(said=[], version=4, policy=5, pending=pending)
+    one.samples_generator.settle = lambda: one.engines.said.append("settled")
+    one.samples_generator.send_ahead = lambda iteration, may_send, episodes, **options: one.engines.said.append(
+        (iteration, may_send(1), may_send(2), episodes, options)
+    )
+    one.args.vllm, one.args.train = SimpleNamespace(enable_sleep=False), SimpleNamespace(num_episodes=3)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("bound", "pending", "partial", "weights", "may_send"),
+    [
+        (1, 0, False, True, (True, False)),
+        (2, 0, False, True, (True, True)),
+        (2, 7, False, False, (True, False)),
+        (2, 7, True, True, (True, True)),
+    ],
+)
+def test_weights_come_before_what_is_sampled_by_them_and_not_while_requests_are_in_flight(
+    bound, pending, partial, weights, may_send
+):
+    one = running_ahead(bound, pending, partial)
+    assert one.run_ahead(8) >= 0
+    assert one.engines.said == ["weights"] * weights + [(8, *may_send, 3, {"top_p": 1.0})]
+    assert one.updates == 5 and one.ahead.updates == 1 - weights
+
+
+def test_where_the_two_alternate_a_step_ends_with_new_weights():
+    for bound in (0, 1):
+        one = running_ahead(bound)
+        one.broadcast_to_vllm()
+        assert one.engines.said == ["weights"] * (bound == 0)
+
+
+def test_an_evaluation_waits_for_what_is_in_flight_and_is_of_the_present_weights():
+    one = running_ahead(2, pending=3)
+    one.catch_up()
+    one.catch_up()
+    assert one.engines.said == ["settled", "weights", "settled"], "once"
+
+
+def test_the_age_of_a_sample_is_in_updates():
+    samples = [SimpleNamespace(info={"weight_version": torch.tensor([version])}) for version in (3.0, 5.0)]
+    assert loop.staleness(samples, 5) == {"rollout/staleness_mean": 1.0, "rollout/staleness_max": 2.0}
+    assert loop.staleness([], 5) == {}

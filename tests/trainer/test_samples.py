@@ -71,7 +71,9 @@ def test_prompts_are_skipped_by_chance():
     assert len(list(generator._kept(data(20), 500, ("eval", 0), batch))) == 20 == batch.prompts and batch.exhausted
     assert not generator.has_only_spare, "an episode that has not begun"
     generator._spare = [Rollout("p", "l", 0, 0, RolloutCounts())]
-    assert generator.has_only_spare and generator.position() is None, "a checkpoint of now begins the next episode"
+    assert generator.has_only_spare and generator.place()["prompts"] is None, (
+        "a checkpoint of now begins the next episode"
+    )
 
 
 def test_logs_that_some_samples_lack_count_as_zero():
