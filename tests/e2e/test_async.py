@@ -83,6 +83,9 @@ def test_responses_go_on_after_new_weights_with_the_version_of_every_token(task,
         "rollout.max_new_tokens": 160,
         "spo.max_num_seqs": 6,  # so that the batch behind the next is in flight when that is there
         "train.num_episodes": 2,
+        # Weights that hardly change, and the actor's log-probs beside the engine's.
+        "actor.adam.lr": 1e-9,
+        "spo.old_logprobs": "actor",
     }
     run = stack.train(options(task, tmp_path, "group", **parts), tmp_path)
     steps, kept = run["steps"], list(rollouts.read(tmp_path / "run"))
@@ -95,6 +98,9 @@ def test_responses_go_on_after_new_weights_with_the_version_of_every_token(task,
         assert len(versions) == len(row["token_ids"]) == len(row["logprobs"])
         assert versions == sorted(versions) and row["step"] - 3 <= versions[0] and versions[-1] <= row["step"] - 1
     assert max(one["policies"] for one in steps) > 1
+    assert all(one["rollout/logprob_gap_max"] < 1e-3 for one in steps if "trained_tokens" in one), (
+        "a part is out of its place"
+    )
 
 
 def test_an_engine_killed_at_work_and_a_signal_with_a_batch_in_flight_lose_no_prompt(task, tmp_path):
