@@ -151,15 +151,24 @@ class EnginePool:
 
     def take_counts(self) -> dict[str, int]:
         """Metrics: requests, and what else passed between here and the engines, since the last call."""
-        now, before, size = self.ledger.counts, self._taken, self._bytes
-        self._taken, self._bytes = RequestCounts(**vars(now)), 0
+        untold, self._taken, self._bytes = self.untold(), RequestCounts(**vars(self.ledger.counts)), 0
         return {
-            "rollout/weight_bytes": size,
-            "rollout/requests": now.requests - before.requests,
-            "rollout/answers": now.answers - before.answers,
-            "rollout/requests_resent": now.resent - before.resent,
-            "rollout/engine_restarts": now.restarts - before.restarts,
+            "rollout/weight_bytes": untold["bytes"],
+            "rollout/requests": untold["requests"],
+            "rollout/answers": untold["answers"],
+            "rollout/requests_resent": untold["resent"],
+            "rollout/engine_restarts": untold["restarts"],
         }
+
+    def untold(self) -> dict[str, int]:
+        """What the next `take_counts` will tell, for a checkpoint: the requests of an evaluation behind the last step."""
+        now, before = vars(self.ledger.counts), vars(self._taken)
+        return {name: now[name] - before[name] for name in now} | {"bytes": self._bytes}
+
+    def go_on_from(self, untold: dict[str, int]) -> None:
+        """The next `take_counts` also tells what `untold` was, and nothing of what it took to get here."""
+        now, self._bytes = vars(self.ledger.counts), untold["bytes"]
+        self._taken = RequestCounts(**{name: now[name] - untold[name] for name in now})
 
     def report_rest(self) -> None:
         """Tell the record of the requests that no step will tell of."""

@@ -4,7 +4,6 @@ With --train.async_enable what the next iterations train on is sampled while one
 a batch that was sent before, and sends weights and further batches before the training begins.
 """
 
-import contextlib
 import random
 import time
 import traceback
@@ -137,9 +136,6 @@ class SegmentTrainer(upstream.PPOTrainer):
         try:
             self.train()
         except StopAsked as asked:
-            if not asked.within:  # what is abandoned is sampled, and counted, by the run that goes on
-                with contextlib.suppress(RunStopped):  # of engines that end now; the checkpoint is worth more
-                    self.report_rest()
             raise Preempted(f"{asked} ended the run; {self.leave_checkpoint()}. --spo.resume auto goes on") from None
         except NotSaved:
             raise  # a checkpoint is what there is no room for
@@ -194,6 +190,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             **self.samples_generator.place(),
             "kl_coef": float(self.kl_ctl.value),
             "counts": dict(vars(self.counts)),
+            "untold": {"requests": self.engines.untold(), "rewards": self.rewards.untold()},
             "skipped_in_a_row": self.faults.state(),
             "best_eval_metric_key": self.best_eval_metric_key,
             "best_eval_metric_value": float(self.best_eval_metric_value),
@@ -212,6 +209,9 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.faults.restore(state["skipped_in_a_row"])
         self.restore_best_checkpoint_state(state)
         self.send_weights()
+        if untold := state.get("untold"):  # checkpoints of earlier versions have none
+            self.engines.go_on_from(untold["requests"])
+            self.rewards.go_on_from(untold["rewards"])
         self.samples_generator.episode = self.at.episode + self.at.exhausted
         self.samples_generator.go_on_from(state["prompts"])
         random_state.restore(state["random"])  # last: an iterator over the prompts has drawn from it

@@ -38,13 +38,24 @@ class RewardWatch:
             "rollout/reward_crashes": new.crashes,
         }
 
+    def untold(self) -> dict[str, int]:
+        """What the next `take` will tell, as of the last look, for a checkpoint."""
+        return vars(self._known().add(self._taken, times=-1))
+
+    def go_on_from(self, untold: dict[str, int]) -> None:
+        """The next `take` also tells what `untold` was."""
+        self._taken = self._known().add(RewardCounts(**untold), times=-1)
+
     def report_rest(self) -> None:
         """Tell the record of the rewards that no step will tell of."""
         self.reporter.send("rewards", metrics=self.take())
 
     def _total(self) -> RewardCounts:
-        total = RewardCounts()
         self._counts.update(self.engines.ask("reward_counts"))
+        return self._known()
+
+    def _known(self) -> RewardCounts:
+        total = RewardCounts()
         for counts in self._counts.values():
             total = total.add(counts)
         return total

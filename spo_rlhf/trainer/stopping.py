@@ -8,11 +8,7 @@ ASK_INTERVAL_S = 1.0
 
 
 class StopAsked(Exception):
-    """The run is to leave a checkpoint and end; what it says is who asked. within: a step, or an evaluation, is abandoned for it."""
-
-    def __init__(self, who: str, *, within: bool = False):
-        super().__init__(who)
-        self.within = within
+    """The run is to leave a checkpoint and end; what it says is who asked."""
 
 
 class StopWatch:
@@ -33,7 +29,7 @@ class StopWatch:
         if time.monotonic() - self._asked >= ASK_INTERVAL_S:
             self._ask()
         if time.monotonic() >= self._deadline:
-            raise StopAsked(self._who, within=True)
+            raise StopAsked(self._who)
 
     def _ask(self) -> None:
         self._asked = time.monotonic()

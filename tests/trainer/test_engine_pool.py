@@ -160,6 +160,24 @@ def test_an_engine_killed_at_work_changes_nothing_of_the_step(engines):
     assert pool.take_counts() == dict.fromkeys(counts, 0)
 
 
+def test_a_run_that_goes_on_tells_what_the_checkpoint_had_not_told():
+    pool, _, _ = make_pool(1)
+    submit(pool, range(3))
+    drain(pool)
+    pool.take_counts()
+    submit(pool, range(8), step=1)  # an evaluation behind the step
+    drain(pool)
+    untold = pool.untold()
+    resumed, _, _ = make_pool(1)
+    resumed.broadcast()  # the weights of the checkpoint
+    resumed.go_on_from(untold)
+    assert resumed.untold() == untold
+    for one in (pool, resumed):
+        submit(one, range(3), step=2)
+        drain(one)
+    assert resumed.take_counts() == pool.take_counts()
+
+
 def test_the_others_go_on_and_a_new_engine_gets_the_present_weights_before_its_first_request():
     pool, cluster, _ = make_pool(2)
     pool.broadcast()

@@ -40,7 +40,7 @@ class Generator:
 
     def ask(self, requests):
         if self.stops:
-            raise StopAsked("SIGTERM", within=True)
+            raise StopAsked("SIGTERM")
         self.asked += requests
         made = [asyncio.run(one.method.rollout(self.job(one))) for one in requests]
         return random.Random(0).sample(made, len(made))

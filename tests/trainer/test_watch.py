@@ -114,6 +114,26 @@ def test_rewards_are_those_of_all_engines_since_the_step_before(heard):
     assert heard.events == [{"event": "rewards", "metrics": rest}], "of these no step will tell the record"
 
 
+def test_rewards_that_no_step_has_told_of_go_on_with_the_checkpoint(heard):
+    engines, others = Engines(), Engines()
+    watch, resumed = RewardWatch(engines, 0.5, heard), RewardWatch(others, 0.5, heard)
+    engines.counts = {"one": RewardCounts(60, 1, 0)}
+    watch.take()
+    engines.counts = {"one": RewardCounts(68, 1, 2)}  # an evaluation behind the step
+    watch.check()
+    resumed.go_on_from(watch.untold())
+    engines.counts, others.counts = {"one": RewardCounts(78, 1, 2)}, {"new": RewardCounts(10, 0, 0)}
+    assert (
+        resumed.take()
+        == watch.take()
+        == {
+            "rollout/rewards": 18,
+            "rollout/reward_timeouts": 0,
+            "rollout/reward_crashes": 2,
+        }
+    )
+
+
 @pytest.mark.parametrize(
     "name", ["advantages", "action_log_probs", "base_action_log_probs", "rollout_log_probs", "values"]
 )
