@@ -1,5 +1,6 @@
 """One estimate of a policy gradient, in pure PyTorch: what a prompt gives to train on, and the gradient of all of it."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from torch_engine import TextGrader, TorchEngine
 
+from spo_rlhf.core import probe, values
 from spo_rlhf.core import tree as tree_core
-from spo_rlhf.core import values
+from spo_rlhf.core.advantages import to_tokens
 from spo_rlhf.core.history import NOTHING_KNOWN, Outcomes, PromptHistory
 from spo_rlhf.core.loss import policy_mask
 from spo_rlhf.core.partition import Partition, inner_states, newline_boundaries
@@ -22,6 +24,7 @@ from spo_rlhf.rollout.chain import PromptRollout
 from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.rollout.tree import TreeRollout
 from spo_rlhf.tasks.task import Task
+from spo_rlhf.trainer.sketch import Sketch
 
 MICRO_BATCH = 128
 TextOf = Callable[[Sequence[int]], list[str]]
@@ -32,7 +35,8 @@ class Setting:
     """One way to estimate the gradient. `tree`: a tree instead of responses, its nodes compared by `advantage`.
 
     `continuations`: with newline segments only. `by_state`: mask and cutpoints by the most likely token. `history`: outcomes
-    of the prompt that are known beforehand; what they took is not counted.
+    of the prompt that are known beforehand; what they took is not counted. `probe`: the states where `partition` cuts have
+    values from so many features of their hidden states, a baseline, instead of Monte Carlo.
     """
 
     responses: int = 8
@@ -44,6 +48,7 @@ class Setting:
     advantage: str | tree_core.NodeAdvantage = "loo"
     by_state: bool = False
     history: int = 0
+    probe: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,22 @@ class Piece:
         return len(self.context) + len(self.token_T)
 
 
+async def sample_prompts(
+    engine: TorchEngine, subject: Subject, rows: Sequence[dict[str, Any]], setting: Setting
+) -> tuple[list[Piece], int]:
+    """What the prompts of one estimate give to train on, and how many tokens that took."""
+    sampled = await asyncio.gather(
+        *(sample_prompt(engine, subject, row, setting, slot) for slot, row in enumerate(rows))
+    )
+    if setting.probe:
+        give_values(subject.model, [traced for _, _, traced in sampled], setting)
+    return [piece for pieces, _, _ in sampled for piece in pieces], sum(tokens for _, tokens, _ in sampled)
+
+
 async def sample_prompt(
     engine: TorchEngine, subject: Subject, row: dict[str, Any], setting: Setting, slot: int
-) -> tuple[list[Piece], int]:
-    """What one prompt gives to train on, and how many tokens that took."""
+) -> tuple[list[Piece], int, "list[Judged]"]:
+    """What one prompt gives to train on, how many tokens that took, and what a probe is to judge."""
     tokenizer, question = subject.tokenizer, Question(row["answer"], kind=subject.task.kind)
     prompt_ids = tokenizer(subject.task.template.format(row["problem"]), add_special_tokens=False)["input_ids"]
     grader = TextGrader(tokenizer, lambda text: grade_here(question, text).correct)
@@ -84,14 +101,17 @@ async def sample_prompt(
     if setting.tree is not None:
         rollout = TreeRollout(**shared)
         pieces = await tree_pieces(rollout, setting, prompt_ids, prior)
-        return pieces, rollout.counts.generated_tokens
+        return pieces, rollout.counts.generated_tokens, []
 
     def text_of(token_ids: Sequence[int]) -> list[str]:
         return token_texts(tokenizer, token_ids)
 
     rollout = PromptRollout(**shared, token_texts=text_of, keep_continuations=setting.continuations)
+    if setting.probe:
+        judged = await judged_responses(rollout, setting, prompt_ids, text_of, prior)
+        return [one.piece for one in judged], rollout.counts.generated_tokens, judged
     pieces = await response_pieces(rollout, setting, prompt_ids, text_of, prior)
-    return pieces, rollout.counts.generated_tokens
+    return pieces, rollout.counts.generated_tokens, []
 
 
 async def known_beforehand(rollout: PromptRollout, outcomes: int) -> Prior | None:
@@ -149,6 +169,51 @@ async def response_pieces(
             Piece([*prompt_ids, *one.prefix], tokens, one.completion.deciding_logprobs, one.advantage * weight_T)
         )
     return pieces
+
+
+@dataclass
+class Judged:
+    """A response whose states are to get values: its piece, where its segments end, and what the others came to."""
+
+    piece: Piece
+    boundaries: list[int]
+    base: float
+    spread: float
+    reward: float
+
+
+async def judged_responses(
+    rollout: PromptRollout, setting: Setting, prompt_ids: list[int], text_of: TextOf, prior: Prior | None
+) -> list[Judged]:
+    """The responses to a prompt, without advantages."""
+    assert setting.partition is not None
+    samples = await rollout.group(setting.responses)
+    reward_B = [one.grade.reward for one in samples]
+    judged = []
+    for one, base, spread in zip(samples, values.leave_one_out(reward_B, prior), probe.spreads(reward_B)):
+        tokens, logp_T = one.completion.token_ids, one.completion.deciding_logprobs
+        boundaries = setting.partition.boundaries(np.exp(logp_T), text_of(tokens))
+        piece = Piece(prompt_ids, tokens, logp_T, np.zeros(len(tokens)))
+        judged.append(Judged(piece, boundaries, float(base), float(spread), one.grade.reward))
+    return judged
+
+
+def give_values(model: Any, judged_PB: Sequence[Sequence[Judged]], setting: Setting) -> None:
+    """Advantages of the responses' tokens, in place, as --spo.mode probe has them with --spo.probe_trace 1."""
+    sketch = Sketch(setting.probe, seed=0)
+    traced = []
+    for prompt, judged_B in enumerate(judged_PB):
+        ids_BL, attention_BL, *_ = padded([one.piece for one in judged_B])
+        with torch.no_grad():
+            passed = model(input_ids=ids_BL, attention_mask=attention_BL, output_hidden_states=True)
+        sketch.keep([passed.hidden_states[-1]])
+        for one, state_LD in zip(judged_B, sketch.take()[0]):
+            columns = [len(one.piece.context) - 1 + boundary for boundary in one.boundaries[:-1]]
+            traced.append(probe.Traced(prompt, state_LD[columns].double().numpy(), one.base, one.spread, one.reward))
+    responses = [one for judged_B in judged_PB for one in judged_B]
+    for one, value_K in zip(responses, probe.cross_fitted(traced).value_K, strict=True):
+        adv_K = probe.advantages(value_K, one.reward, trace=1.0)
+        one.piece.adv_T = to_tokens(adv_K, one.boundaries) / setting.responses
 
 
 def coverage(setting: Setting, tokens: list[int], prefix: tuple[int, ...], text_of: TextOf) -> np.ndarray:

@@ -23,7 +23,7 @@ import common
 import numpy as np
 import torch
 from diagnosed import Diagnosed, diagnosed
-from estimates import Setting, Subject, gradient, sample_prompt
+from estimates import Setting, Subject, gradient, sample_prompts
 from torch_engine import TorchEngine
 
 from spo_rlhf.core.partition import PROB_THRESHOLD, Cutpoint, Fixed, Newline
@@ -38,6 +38,7 @@ from spo_rlhf.tasks.registry import TASKS
 
 PROGRAM = "gradient_noise"
 REFERENCES = ("rloo, 8 responses", "rloo, 8 responses, mask", "rloo, 8 responses, state mask")
+FEATURES = 64  # of a hidden state, --spo.probe_features' default
 KNOWN = 8  # outcomes of a prompt that a history holds
 EXAMPLES = """examples:
   python -m spo_rlhf.cli.prepare --output runs/short/task --min-steps 2 --max-steps 4
@@ -83,6 +84,7 @@ def settings(segment_tokens: int, intervals: list[int], interval: int) -> dict[s
     credit = credit_settings(segment_tokens, interval)
     return {
         **unmasked,
+        **credit,
         **{name: replace(setting, mask=PROB_THRESHOLD) for name, setting in masked.items()},
         **{f"{name}, mask": replace(one, mask=PROB_THRESHOLD) for name, one in credit.items()},
         "rloo, 8 responses, state mask": replace(Setting(), mask=PROB_THRESHOLD, by_state=True),
@@ -109,6 +111,10 @@ def credit_settings(segment_tokens: int, interval: int) -> dict[str, Setting]:
         "tree 8-2, shrunk": tree(8, 2),
         "tree 1-2, shrunk, history": tree(1, 2, history=KNOWN),
         "tree 2-2, shrunk, history": tree(2, 2, history=KNOWN),
+        "probe (newline), 4 responses": Setting(responses=4, partition=Newline(), probe=FEATURES),
+        "probe (newline), 8 responses": Setting(responses=8, partition=Newline(), probe=FEATURES),
+        "probe (newline), 1 response, history": Setting(1, None, Newline(), history=KNOWN, probe=FEATURES),
+        "probe (newline), 2 responses, history": Setting(2, None, Newline(), history=KNOWN, probe=FEATURES),
     }
 
 
@@ -124,15 +130,8 @@ def measure_setting(
     gradient_RD, tokens = [], 0
     for repeat in range(args.repeats):
         chosen = [subject.rows[i] for i in rng.choice(len(subject.rows), args.prompts, replace=False)]
-
-        async def sample_all(rows: list[dict[str, Any]]) -> list:
-            return await asyncio.gather(
-                *(sample_prompt(engine, subject, row, setting, slot) for slot, row in enumerate(rows))
-            )
-
-        sampled = asyncio.run(sample_all(chosen))
-        tokens += sum(number for _, number in sampled)
-        pieces = [piece for prompt_pieces, _ in sampled for piece in prompt_pieces]
+        pieces, sampled = asyncio.run(sample_prompts(engine, subject, chosen, setting))
+        tokens += sampled
         gradient_RD.append(gradient(subject.model, pieces, setting.mask) / args.prompts)
         report(repeat + 1)
     mean, error = variance(np.stack(gradient_RD).astype(np.float64))
@@ -167,7 +166,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
     files = "results.json and results.md go there"
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=files)
-    match = "only methods with this in their names, and the reference of each group; may be given again"
+    match = (
+        "only the method of this name, or those with this in their names, and RLOO of the same mask; may be given again"
+    )
     parser.add_argument("--match", action="append", default=[], metavar="TEXT", help=match)
 
     told = "of spo-diagnose: what it chose is measured beside what it predicted, and nothing else without --match"
@@ -193,11 +194,14 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Setting]:
             raise UserError(f"--match {text}: not in any name; there are {'; '.join(known)}")
     if args.diagnosis and not args.match:
         return {REFERENCES[0]: known[REFERENCES[0]]}
-    return {
+    matched = {
         name: setting
         for name, setting in known.items()
-        if name in REFERENCES or any(text in name for text in args.match or [""])
+        if any(name == text or (text not in known and text in name) for text in args.match or [""])
     }
+    groups = {(setting.mask, setting.by_state) for setting in matched.values()}
+    references = {name: known[name] for name in REFERENCES if (known[name].mask, known[name].by_state) in groups}
+    return {**references, **matched}
 
 
 def load(folder: Path, prompts: int) -> tuple[Subject, dict[str, Any]]:

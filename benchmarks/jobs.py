@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import common
@@ -51,10 +52,17 @@ class Board:
                 self.console.status("   ".join(f"{label}  {text}" for label, text in sorted(self.current.items())))
 
 
-def run_logged(command: list[str], log: Path, board: Board, label: str, parallel: int = 1) -> None:
+def run_logged(
+    command: list[str],
+    log: Path,
+    board: Board,
+    label: str,
+    parallel: int = 1,
+    started: Callable[[int], object] | None = None,
+) -> None:
     """Run one command with its output in a log. Ctrl-C reaches it as well, SIGTERM is passed on.
 
-    parallel: how many run at a time, to share the cores.
+    parallel: how many run at a time, to share the cores. started: called with the number of the process.
 
     Raises:
         UserError: it failed.
@@ -66,6 +74,8 @@ def run_logged(command: list[str], log: Path, board: Board, label: str, parallel
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=common.ROOT, env=environment)
         try:
+            if started:
+                started(process.pid)
             while process.poll() is None:
                 lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 board.update(label, f"{duration(time.monotonic() - start)}  {lines[-1][:90] if lines else ''}")

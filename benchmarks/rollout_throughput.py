@@ -34,6 +34,7 @@ from spo_rlhf.methods.chain import Chain
 from spo_rlhf.methods.group import Group
 from spo_rlhf.methods.tree import Tree
 from spo_rlhf.rollout.job import RolloutRequest
+from spo_rlhf.rollout.records import Rollout
 from spo_rlhf.tasks.registry import TASKS
 
 PROGRAM = "rollout_throughput"
@@ -50,10 +51,11 @@ Asked = tuple[list[int], int, int, int | None, bool]
 
 @dataclass(frozen=True)
 class Workload:
-    """A method and how many responses (or trees) it samples of a prompt."""
+    """A method, how many responses (or trees) it samples of a prompt, and how long they may be."""
 
     method: Any
     samples: int
+    max_new_tokens: int | None = None
 
 
 def workloads(interval: int, segment: int) -> dict[str, Workload]:
@@ -188,8 +190,8 @@ def stages_of(asked: Sequence[Asked], prompts: Collection[tuple[int, ...]], segm
     return [stages[number] for number in sorted(stages)]
 
 
-class Bench:
-    """Engines, offline engines and the problems; `turn` measures the three ways once."""
+class Engines:
+    """Engines of a run and the problems: rollouts of whole prompts, timed."""
 
     def __init__(self, args: argparse.Namespace, console: Console):
         import ray
@@ -211,7 +213,7 @@ class Bench:
             chat_template=False,
         )
         factory.actor_class = recording_actor()
-        common_args = {
+        self.engine_args = {
             "model": self.model,
             "max_model_len": args.max_len,
             "enable_prefix_caching": True,
@@ -222,7 +224,7 @@ class Bench:
         }
         self.engines = [
             factory.options(num_cpus=0, num_gpus=args.gpu_share).remote(
-                **common_args,
+                **self.engine_args,
                 worker_extension_cls="openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap",
                 tensor_parallel_size=1,
                 full_determinism=False,
@@ -234,10 +236,6 @@ class Bench:
             for _ in range(args.engines)
         ]
         ray.get([engine.get_num_unfinished_requests.remote() for engine in self.engines], timeout=LIMIT_S)
-        offline_args = {**common_args, "max_num_seqs": args.max_num_seqs, "logprobs_mode": "processed_logprobs"}
-        offline_args |= cpu.engine_kwargs(args.max_len) if device.is_cpu() else {"gpu_memory_utilization": 0.4}
-        actor = ray.remote(num_cpus=0, num_gpus=args.gpu_share)(Offline)
-        self.offline = [actor.remote(offline_args) for _ in range(args.engines)]
         tokenizer = upstream.get_tokenizer(self.model, None, "left")
         self.labels = {}
         for row in self.rows:
@@ -246,6 +244,7 @@ class Bench:
             self.labels[tuple(ids)] = (prompt, str(row["answer"]))
 
     def requests(self, work: Workload) -> list[RolloutRequest]:
+        """One for each problem."""
         return [
             RolloutRequest(
                 prompt=prompt,
@@ -254,7 +253,7 @@ class Bench:
                 seed=(self.args.seed, "train", 0),
                 num_samples=work.samples,
                 max_length=self.args.max_len,
-                max_new_tokens=None,
+                max_new_tokens=work.max_new_tokens,
                 temperature=1.0,
                 top_p=1.0,
                 top_k=-1,
@@ -264,19 +263,34 @@ class Bench:
             for slot, (prompt, label) in enumerate(self.labels.values())
         ]
 
-    def pipeline(self, work: Workload) -> tuple[int, float]:
-        """Tokens and seconds from the first prompt sent to the last rollout here."""
-        ray = self.ray
-        ray.get([engine.forget.remote() for engine in self.engines], timeout=LIMIT_S)
-        requests = self.requests(work)
-        start, tokens = time.monotonic(), 0
-        pending = [self.engines[slot % len(self.engines)].rollout.remote(one) for slot, one in enumerate(requests)]
+    def rollouts(self, requests: Sequence[RolloutRequest], engines: int) -> tuple[list[Rollout], float]:
+        """In the order of their end, from so many engines with empty caches; and seconds from the first sent to the last here."""
+        ray, used = self.ray, self.engines[:engines]
+        ray.get([engine.forget.remote() for engine in used], timeout=LIMIT_S)
+        start, done = time.monotonic(), []
+        pending = [used[slot % len(used)].rollout.remote(one) for slot, one in enumerate(requests)]
         while pending:
             ready, pending = ray.wait(pending, num_returns=1, timeout=LIMIT_S)
             if not ready:
                 raise UserError(f"no rollout within {LIMIT_S:g} s; see Ray's logs")
-            tokens += sum(rollout.counts.generated_tokens for rollout in ray.get(ready))
-        return tokens, time.monotonic() - start
+            done += ray.get(ready)
+        return done, time.monotonic() - start
+
+    def pipeline(self, work: Workload) -> tuple[int, float]:
+        """Tokens and seconds from the first prompt sent to the last rollout here."""
+        rollouts, seconds = self.rollouts(self.requests(work), len(self.engines))
+        return sum(rollout.counts.generated_tokens for rollout in rollouts), seconds
+
+
+class Bench(Engines):
+    """Those and as many offline engines; `turn` measures the three ways once."""
+
+    def __init__(self, args: argparse.Namespace, console: Console):
+        super().__init__(args, console)
+        offline_args = {**self.engine_args, "max_num_seqs": args.max_num_seqs, "logprobs_mode": "processed_logprobs"}
+        offline_args |= cpu.engine_kwargs(args.max_len) if device.is_cpu() else {"gpu_memory_utilization": 0.4}
+        actor = self.ray.remote(num_cpus=0, num_gpus=args.gpu_share)(Offline)
+        self.offline = [actor.remote(offline_args) for _ in range(args.engines)]
 
     def recorded(self, work: Workload) -> list[list[Asked]]:
         """What the pipeline asks each engine for, from one run that is not timed."""
@@ -380,12 +394,17 @@ def start(args: argparse.Namespace) -> None:
     )
 
 
+def check_task(folder: Path) -> None:
+    """Raises UserError where --task-dir has no model."""
+    if not (folder / "model" / "config.json").is_file():
+        raise UserError(f"--task-dir {folder}: no model there; make it with spo-prepare or the quickstart")
+
+
 def measure(args: argparse.Namespace, console: Console) -> None:
     """Every workload in turn, results after each. Raises UserError."""
     import ray
 
-    if not (args.task_dir / "model" / "config.json").is_file():
-        raise UserError(f"--task-dir {args.task_dir}: no model there; make it with spo-prepare or the quickstart")
+    check_task(args.task_dir)
     if args.quick:
         args.prompts, args.repeats = 8, 2
     args.output.mkdir(parents=True, exist_ok=True)
@@ -411,21 +430,29 @@ def measure(args: argparse.Namespace, console: Console) -> None:
     console.line(f"results: {args.output / 'results.json'}   picture: {args.output / 'throughput.png'}")
 
 
+def add_engine_options(parser: argparse.ArgumentParser, *, prompts: int, max_len: int) -> None:
+    """What `Engines` needs, but for how many there are."""
+    add = parser.add_argument
+    add("--task-dir", type=Path, required=True, metavar="DIR", help="model/ and train.jsonl, as spo-prepare makes them")
+    add("--task", choices=tuple(TASKS), default="arithmetic", help="whose problems those are (default: arithmetic)")
+    add("--prompts", type=int, default=prompts, metavar="N", help="prompts at the most (default: %(default)s)")
+    add(
+        "--max-len", type=int, default=max_len, metavar="N", help="tokens of prompt and response (default: %(default)s)"
+    )
+    add("--reward-workers", type=int, default=2, metavar="N", help="as --spo.reward_workers (default: 2)")
+    add("--max-num-seqs", type=int, default=512, metavar="N", help="as --spo.max_num_seqs (default: 512)")
+    add("--seed", type=int, default=0, metavar="N", help="what the requests' seeds derive from")
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
-    add("--task-dir", type=Path, required=True, metavar="DIR", help="model/ and train.jsonl, as spo-prepare makes them")
-    add("--task", choices=tuple(TASKS), default="arithmetic", help="whose problems those are (default: arithmetic)")
+    add_engine_options(parser, prompts=64, max_len=160)
     add("--engines", type=int, default=1, metavar="N", help="of the pipeline; the other ways have as many (default: 1)")
-    add("--prompts", type=int, default=64, metavar="N", help="prompts of a turn (default: 64)")
-    add("--max-len", type=int, default=160, metavar="N", help="tokens of prompt and response (default: 160)")
     add("--interval", type=int, default=5, metavar="N", help="cutpoints in a segment of the chain (default: 5)")
     add("--segment-tokens", type=int, default=16, metavar="N", help="of a level of the tree (default: 16)")
-    add("--reward-workers", type=int, default=2, metavar="N", help="as --spo.reward_workers (default: 2)")
-    add("--max-num-seqs", type=int, default=512, metavar="N", help="as --spo.max_num_seqs (default: 512)")
     add("--repeats", type=int, default=5, metavar="N", help="turns that are counted (default: 5)")
-    add("--seed", type=int, default=0, metavar="N", help="what the requests' seeds derive from")
     add("--only", metavar="NAME", help="one workload: group, chain or tree")
     add("--quick", action="store_true", help="8 prompts, 2 turns: two minutes")
     return parser

@@ -167,6 +167,8 @@ COMMON = {
     "ckpt.best_metric_key": "none",
     "ckpt.save_steps": -1,
 }
+# What a run without evaluations leaves out.
+OF_EVALUATIONS = ("eval.dataset", "eval.temperature", "eval.n_samples_per_prompt", "eval.steps")
 # A learning rate 10 times too high and two off-policy epochs, where GRPO is said to collapse.
 STABILITY = {"actor.adam.lr": 3e-3, "train.max_epochs": 2, "optimizer_steps": 4}
 STABILITY_WORKLOAD = "arithmetic"
@@ -235,9 +237,11 @@ def _of_the_workload(workload: Workload, folder: Path, new_tokens: int) -> dict[
 
 
 def _flags(values: dict[str, Any]) -> list[str]:
-    """Options by name as a command line; True and False are a switch."""
+    """Options by name as a command line; True and False are a switch, None is left out."""
     flags = []
     for name, value in values.items():
+        if value is None:
+            continue
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")
         else:

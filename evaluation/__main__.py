@@ -184,6 +184,7 @@ def _add_engine(sub: argparse.ArgumentParser) -> None:
     add("--tensor-parallel", type=whole(1), default=RunOptions.tensor_parallel, metavar="N", help=gpus)
     memory = RunOptions.gpu_memory_utilization
     add("--gpu-memory-utilization", type=share, default=memory, metavar="SHARE", help="(default: %(default)s)")
+    add("--eager", action="store_true", help="no CUDA graphs: on a GPU a short run starts sooner")
     add("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     _add_workers(group)
     add("--quiet", action="store_true", help="no progress bar")

@@ -150,6 +150,7 @@ def _engine_settings(
         gpu_memory_utilization=options.gpu_memory_utilization,
         dtype=settings.dtype,
         trust_remote_code=options.trust_remote_code,
+        eager=options.eager,
     )
 
 

@@ -52,6 +52,7 @@ class RunOptions:
     tensor_parallel: int = 1
     gpu_memory_utilization: float = 0.9
     trust_remote_code: bool = False
+    eager: bool = False
     grade_workers: int | None = None
     quiet: bool = False
     fresh: bool = False

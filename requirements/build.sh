@@ -11,6 +11,9 @@ machine_build() {
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then echo gpu; else echo cpu; fi
 }
 
+# has_build FOLDER: a build is installed there, or its installation was broken off.
+has_build() { [ -f "$1/$BUILD_MARK" ] || [ -f "$1/.spo_rlhf_installed" ]; }
+
 # build_in FOLDER: the build that is installed there; that of the machine where nothing, or something of the user's own, is.
 build_in() {
     if [ -f "$1/$BUILD_MARK" ]; then

@@ -16,7 +16,7 @@ venv=$root/$VENV lock=$root/requirements/cpu.lock done_mark=$root/$VENV/.spo_rlh
 fail() { echo "install_cpu.sh: error: $*" >&2; exit 2; }
 
 [ $# -eq 0 ] || [ "$*" = --dry-run ] || fail "unknown argument: $*; see the head of this file"
-if [ -f "$done_mark" ] && [ "$(build_in "$VENV")" != cpu ]; then
+if has_build "$VENV" && [ "$(build_in "$VENV")" != cpu ]; then
     fail "$VENV has the GPU build, and one folder has one build: VENV=.venv-cpu bash requirements/install_cpu.sh"
 fi
 wanted=$(cat "$lock" "$root/setup.cfg" | sha256sum | cut -d' ' -f1)

@@ -26,7 +26,7 @@ driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null
 if [[ $driver =~ ^([0-9]+)\. ]] && [ "${BASH_REMATCH[1]}" -lt $LEAST_DRIVER ]; then
     fail "the NVIDIA driver is $driver, and torch $torch with CUDA 13 needs $LEAST_DRIVER or later: update it, or use SPO_DEVICE=cpu"
 fi
-if [ -d "$venv" ] && [ "$(build_in "$VENV")" != gpu ] && [ -f "$done_mark" ]; then
+if has_build "$VENV" && [ "$(build_in "$VENV")" != gpu ]; then
     fail "$VENV has the CPU build, and one folder has one build: VENV=.venv-gpu bash requirements/install_gpu.sh"
 fi
 wanted=$(cat "$lock" "$root/setup.cfg" | sha256sum | cut -d' ' -f1)

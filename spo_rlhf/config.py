@@ -45,7 +45,9 @@ class SpoConfig:
         parse=str,
         default_text="none",
         metavar="NAME",
-        help="settings by name, for what the command does not set itself; paper: those of the paper's runs for this mode",
+        help="settings by name, for what the command does not set itself; paper: those of the paper's runs for this mode; short, "
+        "long: what took the fewest tokens in our measurements on responses of tens and of a hundred tokens and more, which is "
+        "--spo.mode group, and is so by itself (docs/when-spo-pays.md)",
     )
     plugin: tuple[str, ...] = option(
         (),
@@ -211,6 +213,16 @@ class SpoConfig:
     )
     eval_ends: bool = option(
         True, help="evaluate before the first and after the last step, where --eval.dataset is given"
+    )
+    diagnose_every: int = option(
+        0,
+        at_least=0,
+        metavar="N",
+        help="every N steps, sample what spo-diagnose does from prompts of the data and log what credit assignment could win on "
+        "the policy of that time (docs/credit.md); these tokens count in no budget; 0: never",
+    )
+    diagnose_prompts: int = option(
+        32, at_least=8, metavar="N", help="prompts of a diagnosis; each takes some 40 responses' tokens"
     )
     save_rollouts: int = option(
         4,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 _LOG_PROB, _ENTROPY = 0, 1
-# In the configurations of transformers: what a model does with the head's output. 1 or None: nothing.
-_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+#: In the configurations of transformers: what a model does with the head's output. 1 or None: nothing.
+AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def with_chunks(actor_class: type, attribute: str) -> type:
@@ -32,14 +32,8 @@ def chunk_logits(actor: Any, chunk_of: Callable[[int], int]) -> None:
     A micro-batch of no more tokens runs as before. So does everything where the head is no plain linear layer, or the model
     goes on with its output (soft-capped or scaled logits).
     """
-    import torch
-
-    model = getattr(actor.model, "module", actor.model)
-    head = model.get_output_embeddings()
-    plain = type(head) is torch.nn.Linear and all(
-        getattr(model.config, one, None) in (None, 1) for one in _AFTER_THE_HEAD
-    )
-    chunk = chunk_of(head.out_features) if plain else 0
+    head = plain_head(getattr(actor.model, "module", actor.model))
+    chunk = 0 if head is None else chunk_of(head.out_features)
     if not chunk:
         return
     whole = actor.forward
@@ -53,6 +47,35 @@ def chunk_logits(actor: Any, chunk_of: Callable[[int], int]) -> None:
     actor.forward = forward
 
 
+def plain_head(model: Any) -> Any:
+    """The head of a model of transformers, where it is a plain linear layer whose output the model leaves as it is; else None."""
+    import torch
+
+    head = model.get_output_embeddings()
+    goes_on = any(getattr(model.config, one, None) not in (None, 1) for one in AFTER_THE_HEAD)
+    return None if goes_on or type(head) is not torch.nn.Linear else head
+
+
+@contextlib.contextmanager
+def head_gives(head: Any, compute: Callable[[Any], Any]):
+    """Context in which a model's head gives `compute(hidden)` for logits. Yields a check: that this is what the model returned."""
+    given = None
+
+    def forward(hidden):
+        nonlocal given
+        given = compute(hidden)
+        return given
+
+    def check(returned):
+        # DeepSpeed's hooks hand on the same storage; anything else has been computed with.
+        if given is None or returned.data_ptr() != given.data_ptr():
+            raise RuntimeError("this model goes on with its head's output: give --spo.logits_chunk_tokens 0")
+        return returned
+
+    with rebound(head, "forward", forward):
+        yield check
+
+
 @contextlib.contextmanager
 def _in_chunks(actor: Any, head: Any, sequences: Any, chunk: int, *, with_entropy: bool):
     """Context in which the Actor's forward gets log-probs and entropies from its head, and takes them for logits."""
@@ -62,7 +85,7 @@ def _in_chunks(actor: Any, head: Any, sequences: Any, chunk: int, *, with_entrop
     from spo_rlhf.core.log_probs import chunked_log_probs
 
     unpad, temperature = module.unpad_and_slice_tensor, actor.temperature
-    labels, given = sequences.roll(-1, 1), None
+    labels = sequences.roll(-1, 1)
 
     def unpad_and_keep(*args):
         nonlocal labels
@@ -71,7 +94,6 @@ def _in_chunks(actor: Any, head: Any, sequences: Any, chunk: int, *, with_entrop
         return result
 
     def log_probs(hidden):
-        nonlocal given
         logp_N, entropy_N = chunked_log_probs(
             hidden.flatten(0, -2),
             head.weight,
@@ -82,20 +104,13 @@ def _in_chunks(actor: Any, head: Any, sequences: Any, chunk: int, *, with_entrop
             with_entropy=with_entropy,
         )
         columns = [logp_N] if entropy_N is None else [logp_N, entropy_N]
-        given = torch.stack(columns, -1).unflatten(0, hidden.shape[:-1])
-        return given
+        return torch.stack(columns, -1).unflatten(0, hidden.shape[:-1])
 
     def column(which):
-        def take(logits, *_):
-            # DeepSpeed's hooks hand on the same storage; anything else has been computed with.
-            if given is None or logits.data_ptr() != given.data_ptr():
-                raise RuntimeError("this model goes on with its head's output: give --spo.logits_chunk_tokens 0")
-            return logits[..., which]
-
-        return take
+        return lambda logits, *_: check(logits)[..., which]
 
     with (
-        rebound(head, "forward", log_probs),
+        head_gives(head, log_probs) as check,
         rebound(actor, "temperature", 1.0),  # the head has divided by it
         rebound(module, "unpad_and_slice_tensor", unpad_and_keep),
         rebound(module, "log_probs_from_logits", column(_LOG_PROB)),

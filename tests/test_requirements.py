@@ -103,6 +103,16 @@ def test_a_mixture_and_an_old_driver_are_refused_in_one_line(checkout, script, t
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("script", "there"), [("gpu", "cpu"), ("cpu", "gpu")])
+def test_a_build_whose_installation_was_broken_off_is_not_mixed_with_the_other(checkout, script, there):
+    installed(checkout.root, ".venv", there)
+    (checkout.root / ".venv" / ".spo_rlhf_installed").unlink()
+    done = checkout(f"bash requirements/install_{script}.sh", driver=DRIVER, PYTHON="/nowhere/python")
+    assert done.returncode == 2 and f".venv has the {there.upper()} build" in done.stderr
+    again = checkout(f"bash requirements/install_{there}.sh", driver=DRIVER, PYTHON="/nowhere/python")
+    assert "build" not in again.stderr and "/nowhere/python is not Python" in again.stderr, "its own goes on"
+
+
 def test_another_python_is_refused(checkout):
     (other := checkout.root / "tools" / "other").write_text("#!/bin/sh\nexit 1\n")
     other.chmod(0o755)
@@ -143,3 +153,39 @@ def test_a_smoke_run_captures_no_cuda_graphs():
     command = "source examples/scripts/lib/spo_train.sh; printf '%s\\n' \"${smoke_options[@]}\""
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert "--vllm.enforce_eager" in done.stdout.splitlines(), done
+
+
+@pytest.mark.parametrize("smoke", ["0", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bash examples/scripts/eval_context_sweep.sh MODEL OUTPUT --dry-run",
+        "set -eu; source examples/scripts/lib/offline.sh; sample MODEL DIR DATA SPLIT",
+    ],
+)
+def test_nor_does_one_that_samples_or_evaluates(command, smoke):
+    named = ("INPUT_KEY", "LABEL_KEY", "TEMPLATE", "REWARD", "OUTPUT", "sampling")
+    variables = {**dict.fromkeys(named, "x"), "PYTHON": "echo", "DEVICES": "1", "SMOKE": smoke}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("--eager" in done.stdout.split()) is (smoke == "1"), done.stdout
+
+
+@pytest.mark.parametrize(("sees", "status"), [(True, 0), (False, 2)])
+def test_the_tests_for_gpus_run_by_the_gpu_build_and_not_where_torch_sees_none(checkout, sees, status):
+    """.venv has the CPU build, as on a machine whose folder was made elsewhere: with it all of them would be skipped."""
+    installed(checkout.root, ".venv", "cpu")
+    python = checkout.root / ".venv-gpu" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\ncase "$1" in -c) exit {int(not sees)};; *) echo "ran $*";; esac\n')
+    python.chmod(0o755)
+    (checkout.root / "tests" / "gpu").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "gpu" / "run.sh", checkout.root / "tests" / "gpu")
+    done = checkout("bash tests/gpu/run.sh -k loss", driver=DRIVER)
+    assert done.returncode == status, done.stderr
+    if sees:
+        assert "ran -m pytest" in done.stdout and done.stdout.rstrip().endswith("tests/gpu -k loss")
+    else:
+        assert "torch of .venv-gpu/bin/python sees no GPU" in done.stderr and "ran" not in done.stdout

@@ -38,7 +38,7 @@ if [[ -n ${DATA_DIR:-} ]]; then
 fi
 if [[ ${SMOKE:-0} == 1 ]]; then
     # A small model has a small context and no chat template.
-    arguments+=(--contexts 512,768,1024 --limit 2 --prompt boxed --chat-template none)
+    arguments+=(--contexts 512,768,1024 --limit 2 --prompt boxed --chat-template none --eager)
 fi
 
 report=("$output" --format md,html,png,json --paper)

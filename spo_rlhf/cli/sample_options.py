@@ -143,6 +143,7 @@ OPTIONS = (
     SampleOption(
         "--gpu-memory", "vllm.gpu_memory_utilization", "share of a GPU's memory for an engine", share, 0.9, "SHARE"
     ),
+    SampleOption("--eager", "vllm.enforce_eager", "no CUDA graphs: on a GPU a short run starts sooner"),
     SampleOption("--trust-remote-code", "spo.trust_remote_code", "run Python code that comes with the model"),
     SampleOption("--output", None, "directory for what is written", Path, metavar="DIR", required=True),
     SampleOption("--fresh", None, "move samples that are of something else to DIR/before-N, and sample anew"),

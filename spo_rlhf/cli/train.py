@@ -74,11 +74,13 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     flat = parser.parse_args(argv)
     vars(flat).pop("config")
     explicit = spo_options.explicit_options(parser, argv)
-    presets.apply(flat, explicit)
+    from_preset = presets.apply(flat, explicit)
+    preset_notes = presets.told(flat, from_preset)
     bounds.check_bounds(flat)
     bounds.settle_never(flat)
     resume.settle(flat, explicit)
     spo, notes = spo_options.settle(flat, explicit)
+    notes = preset_notes + notes
     model_folder.trust_code(spo.trust_remote_code)
     dry_run = vars(flat).pop("dry_run")
     if spo.push_to_hub:
@@ -94,6 +96,8 @@ def parse(argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     args, warnings = upstream.validate(flat)
     notes += warnings
     args.spo, args.dry_run = spo, dry_run
+    if from_preset:
+        args.from_preset = from_preset  # for the record of the run
     from spo_rlhf.launch import preflight
 
     notes += preflight.check_options(args, explicit)

@@ -75,7 +75,7 @@ def parse(command: str, argv: list[str]) -> tuple[SimpleNamespace, list[str]]:
     notes = settle_template(flat, explicit)
     args, warnings = upstream.validate(flat, COMMANDS[command])
     notes += warnings + preflight.check_attention(args, explicit)
-    return args, notes + check_options(args)
+    return args, notes + check_options(args, explicit)
 
 
 def run(command: str, argv: list[str]) -> int:

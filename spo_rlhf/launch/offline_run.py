@@ -15,11 +15,11 @@ from typing import Any
 
 from spo_rlhf import cpu, upstream
 from spo_rlhf.errors import UserError
-from spo_rlhf.host import compiled, model_folder, ray_start
+from spo_rlhf.host import compiled, device, model_folder, ray_start
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import check_writable, is_local, write_json
 from spo_rlhf.host.rows import RowFaults
-from spo_rlhf.launch import model_card, preflight
+from spo_rlhf.launch import gpu_rules, model_card, preflight
 from spo_rlhf.launch.output import attempt, flatten, output_to, plain
 from spo_rlhf.launch.rows import check_jsonl, row_fault
 from spo_rlhf.rollout.prompts import PromptFormat
@@ -33,7 +33,7 @@ KEYS = {"sft": ("input_key", "output_key"), "dpo": ("prompt_key", "chosen_key", 
 StepReport = Callable[[int, int, dict[str, float]], None]
 
 
-def check_options(args: SimpleNamespace) -> list[str]:
+def check_options(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     """Options against each other and this machine; settles what the machine decides. Returns lines to show.
 
     Raises UserError.
@@ -48,9 +48,13 @@ def check_options(args: SimpleNamespace) -> list[str]:
             f"--train.batch_size {args.train.batch_size} is not a multiple of --train.micro_batch_size x ranks "
             f"= {args.train.micro_batch_size} x {ranks}"
         )
+    if device.asked_for() != device.CPU and (trouble := device.unusable_gpu()):
+        raise UserError(trouble)
     if cpu.is_cpu():
         return [f"no GPU: {cpu.DTYPE}, on the CPU", *cpu.settle_deepspeed(args)]
-    return []
+    if device.gpu_count():
+        gpu_rules.check_compiler()
+    return gpu_rules.settle_grad_accum(args, explicit)
 
 
 def check_inputs(command: str, args: SimpleNamespace) -> None:

@@ -126,7 +126,7 @@ def settle_correction(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     """Where sampling runs ahead, what tells the policy that sampled from the one that trains. Returns lines to show.
 
     The ratio is measured from the engine's log-probs where it can be. Elsewhere it is measured from the policy at the beginning of
-    the step, and OpenRLHF's correction stands for what lies between.
+    the step, and OpenRLHF's correction stands for what lies between. Raises UserError where neither can be.
     """
     level, correction = "algo.advantage.is_correction_level", args.algo.advantage
     if not args.spo.max_staleness or args.spo.old_logprobs == "engine":
@@ -135,6 +135,11 @@ def settle_correction(args: SimpleNamespace, explicit: set[str]) -> list[str]:
         args.spo = dataclasses.replace(args.spo, old_logprobs="engine")
         return ["--spo.old_logprobs engine: the policy is ahead of what was sampled, and the ratio says by how much"]
     if level not in explicit:
+        if args.rollout.top_p < 1:
+            raise UserError(
+                f"--train.async_enable with --rollout.top_p {args.rollout.top_p:g}: what makes up for older samples needs the engine's "
+                f"log-probs of all tokens; sample with top_p 1, or accept the bias by --{level} off"
+            )
         correction.is_correction_level = "token"
         return [f"--{level} token: the policy is ahead of what was sampled"]
     if correction.is_correction_level == "off":
@@ -157,12 +162,20 @@ def engine_fault(args: SimpleNamespace) -> str | None:
 
 
 def check_old_logprobs(args: SimpleNamespace) -> None:
-    """`--spo.old_logprobs engine` needs log-probs of the whole distribution, and nothing that wants a pass of its own."""
+    """What compares the engine's log-probs with the actor's, `--spo.old_logprobs engine` and corrections, needs them of the
+    whole distribution; and the former nothing that wants a pass of its own. Raises UserError.
+    """
+    corrects = args.algo.advantage.is_correction_level != "off"
+    if corrects and args.rollout.top_p < 1:
+        raise UserError(
+            f"--algo.advantage.is_correction_level {args.algo.advantage.is_correction_level}: the engine's log-probs are those of the "
+            "tokens that --rollout.top_p leaves, the actor's of all, so it would correct for that; sample with top_p 1, or leave it out"
+        )
     if args.spo.old_logprobs == "actor":
         return
     if fault := engine_fault(args):
         raise UserError(fault)
-    if args.algo.advantage.is_correction_level != "off":
+    if corrects:
         raise UserError(
             "--spo.old_logprobs engine measures the ratio from the engine, so --algo.advantage.is_correction_level has "
             "nothing to correct; leave one of them out"
@@ -256,6 +269,19 @@ def check_fit(args: SimpleNamespace, role: str = "actor") -> None:
             f"--data.max_len {args.data.max_len}: {name} takes {limit} tokens; lower it, or stretch the model"
         )
     model_folder.check_vocabulary(config, load_tokenizer(args, role), f"--{role}.model_name_or_path", name)
+
+
+def check_split(args: SimpleNamespace) -> None:
+    """The heads of a local model can be split among the devices of an engine. Raises UserError."""
+    name, size = args.actor.model_name_or_path, args.vllm.tensor_parallel_size
+    if size == 1 or not is_local(name):
+        return
+    config = model_folder.read_config(Path(name))
+    heads = (config.get("text_config") or config).get("num_attention_heads")
+    if isinstance(heads, int) and heads % size:
+        raise UserError(
+            f"{name}: its {heads} attention heads cannot be split among --vllm.tensor_parallel_size {size} devices; give a divisor"
+        )
 
 
 def check_reward(args: SimpleNamespace) -> None:
@@ -388,6 +414,7 @@ def check_inputs(args: SimpleNamespace, *, must_load: bool, notes: list[str] | N
     if readable:
         check_token_texts(args)
         check_fit(args)
+        check_split(args)
     for flag, names, split in datasets if readable else []:
         pairs = check_dataset(args, flag, names, split, must_load=must_load, notes=notes)
         if pairs and flag == "data.prompt_dataset":

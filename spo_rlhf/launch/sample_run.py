@@ -82,6 +82,7 @@ class SampleJob:
     tensor_parallel: int
     max_num_seqs: int
     gpu_memory: float
+    eager: bool
     trust_remote_code: bool
     output: Path
     fresh: bool  # move samples of something else aside
@@ -282,6 +283,7 @@ def engine_settings(job: SampleJob, longest_prompt: int) -> EngineSettings:
         tensor_parallel=job.tensor_parallel,
         gpu_memory_utilization=job.gpu_memory,
         trust_remote_code=job.trust_remote_code,
+        eager=job.eager,
         engine_args={"max_num_seqs": job.max_num_seqs},
     )
 

@@ -50,6 +50,9 @@ class TrainerServices:
     add_log_probs: Callable[[list[Experience]], None]  # of the present policy and the reference, in place
     from_fields: Callable[[dict[str, Any]], Experience]  # a sample of what a checkpoint holds of it, `vars` of it
     reporter: Reports
+    # Log-probs, by the present policy, of each of these lists of tokens behind its context: a forward pass, of no gradient.
+    log_probs_of: Callable[[Sequence[tuple[list[int], list[int]]]], list[list[float]]] | None = None
+    encode: Callable[[str], list[int]] | None = None  # a text that stands behind another
 
 
 class Supply:
@@ -68,6 +71,10 @@ class Supply:
             return 1.0, None
         prior = self.memory.prior(prompt, label, iteration)
         return self.args.spo.prompts.keep_probability(prior), prior if self.by_history else None
+
+    def method_of(self, slot: int, iteration: int) -> Any:
+        """The `Method` that samples this place of the batch; what it is depends on earlier iterations alone."""
+        return self.method
 
     def take(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
         """`exchange`, and what the rollouts say of their prompts is remembered."""
@@ -239,3 +246,13 @@ PAPER_GSM8K = {
     "train.batch_size": 64,
     "train.max_epochs": 2,
 }
+# What needed the fewest tokens for a gradient of the same precision (docs/when-spo-pays.md): RLOO, two responses a prompt,
+# against what was known of it. Long responses have four updates a batch, as in the learning curves on them.
+MEASURED_SHORT = {
+    "spo.baseline": "history",
+    "rollout.batch_size": 128,
+    "rollout.n_samples_per_prompt": 2,
+    "train.batch_size": 256,
+    "train.max_epochs": 1,
+}
+MEASURED_LONG = {**MEASURED_SHORT, "train.batch_size": 64}

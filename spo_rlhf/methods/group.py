@@ -15,6 +15,8 @@ from spo_rlhf.core.values import Prior, leave_one_out
 from spo_rlhf.errors import UserError
 from spo_rlhf.methods.base import (
     BASELINE_HELP,
+    MEASURED_LONG,
+    MEASURED_SHORT,
     PAPER_GSM8K,
     Method,
     PromptJob,
@@ -38,7 +40,7 @@ class Group(Method):
 
     baseline: Baseline = choice("baseline", BASELINES, "group", help=BASELINE_HELP)
 
-    presets = {"paper": {**PAPER_GSM8K, ESTIMATOR: "group_norm"}}
+    presets = {"paper": {**PAPER_GSM8K, ESTIMATOR: "group_norm"}, "short": MEASURED_SHORT, "long": MEASURED_LONG}
 
     @property
     def brings_advantages(self) -> bool:

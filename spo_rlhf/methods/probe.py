@@ -1,8 +1,11 @@
-"""Groups of whole responses whose states get values from the policy's own hidden states: no critic, no continuation.
+"""Groups of whole responses whose states get values from the policy itself: no critic, no continuation.
 
 A forward pass of the policy is made of every response anyway, for the old log-probs. What its head read at the start of
 each segment is kept of it, projected at random onto a few numbers, and a ridge regression on other prompts' outcomes makes
 values of them (core/probe.py).
+
+`--spo.probe_source gold` asks for something else of the states, or for more: how probable the policy finds the right answer
+there. That is a pass of its own over every state, the answer put behind it (core/gold.py).
 """
 
 import time
@@ -12,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spo_rlhf.core import probe
+from spo_rlhf.core import gold, probe
 from spo_rlhf.core.advantages import to_tokens
 from spo_rlhf.core.baselines import BASELINES, Baseline
 from spo_rlhf.core.history import PromptHistory
@@ -32,10 +35,13 @@ from spo_rlhf.methods.chain import segment_logs
 from spo_rlhf.rollout.chain import PromptRollout
 from spo_rlhf.rollout.records import Rollout, Sample
 
+SOURCES = ("hidden", "gold", "both")
+GOLD_TEMPLATE = "\nThe answer is {label}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(SegmentMethod):
-    """Groups whose segments have values from a regression on the policy's hidden states."""
+    """Groups whose segments have values from a regression on what the policy itself holds of their states."""
 
     partition: Partition = choice("partition", PARTITIONS, "cutpoint", help="how a response is cut into segments")
     baseline: Baseline = choice("baseline", BASELINES, "group", help=BASELINE_HELP)
@@ -56,10 +62,31 @@ class Probe(SegmentMethod):
         metavar="D",
         help="numbers onto which a hidden state is projected at random",
     )
+    source: str = option(
+        "hidden",
+        flag="probe_source",
+        choices=SOURCES,
+        help="what the values come from: the hidden states of the pass for old log-probs, the probability of the right answer "
+        "behind each state by a further pass (labels that are short texts), or both",
+    )
+    gold_template: str = option(
+        GOLD_TEMPLATE,
+        default_text=repr(GOLD_TEMPLATE).replace("'", '"'),
+        metavar="TEXT",
+        help="what is put behind a state, {label} for the right answer",
+    )
 
     def refuse(self, options: Mapping[str, Any], explicit: set[str]) -> None:
         super().refuse(options, explicit)
-        if options["spo.old_logprobs"] == "engine":
+        if "{label}" not in self.gold_template:
+            raise UserError(f"--spo.gold_template {self.gold_template!r} has no {{label}}, where the right answer goes")
+        if not self.asks_gold and "spo.gold_template" in explicit:
+            raise UserError("--spo.gold_template has no meaning with --spo.probe_source hidden; leave it out")
+        if not self.hidden_features and "spo.probe_features" in explicit:
+            raise UserError("--spo.probe_features has no meaning with --spo.probe_source gold; leave it out")
+        if self.asks_gold and not options["data.label_key"]:
+            raise UserError(f"--spo.probe_source {self.source} needs the right answers: give --data.label_key")
+        if self.hidden_features and options["spo.old_logprobs"] == "engine":
             raise UserError("--spo.old_logprobs engine leaves out the pass that --spo.mode probe reads; use actor")
         packed = {
             "spo.pack_trees": options["spo.pack_trees"] != "off",
@@ -74,7 +101,12 @@ class Probe(SegmentMethod):
 
     @property
     def hidden_features(self) -> int:
-        return self.features
+        return 0 if self.source == "gold" else self.features
+
+    @property
+    def asks_gold(self) -> bool:
+        """The right answer's probability is a feature."""
+        return self.source != "hidden"
 
     def text_flag(self) -> str | None:
         return f"--spo.partition {name_of(PARTITIONS, self.partition)}" if self.partition.needs_text else None
@@ -106,26 +138,79 @@ class ProbeSupply(Supply):
         start = time.monotonic()
         pairs = [(rollout, sample) for rollout in rollouts for sample in rollout.samples]
         experiences = [self.services.to_experience(rollout, sample) for rollout, sample in pairs]
-        self.services.add_log_probs(experiences)
-        traced = self.traced(rollouts, experiences)
+        if self.method.hidden_features:
+            self.services.add_log_probs(experiences)
+        found, gold_metrics = self.gold(rollouts)
+        traced = self.traced(rollouts, experiences, found)
         fit = probe.cross_fitted(traced)
         for (_, sample), experience, one, value_K in zip(pairs, experiences, traced, fit.value_K, strict=True):
             self.credit(sample, experience, one, value_K)
         metrics = {
             "probe/explained": fit.explained,
             "probe/learned": fit.learned,
+            **gold_metrics,
             "timing/make_experience": time.monotonic() - start,
         }
         return self.whole_steps(experiences), metrics
 
-    def traced(self, rollouts: Sequence[Rollout], experiences: Sequence[Experience]) -> list[probe.Traced]:
+    def gold(self, rollouts: Sequence[Rollout]) -> tuple[list[np.ndarray], dict[str, float]]:
+        """Features (K, G) of the states of each response, (K, 0) where none are wanted, and metrics.
+
+        A state that responses share is asked once.
+        """
+        if not self.method.asks_gold:
+            return [np.zeros((len(one.boundaries) - 1, 0)) for rollout in rollouts for one in rollout.samples], {}
+        start, asked = time.monotonic(), dict[tuple[tuple[int, ...], str], int]()
+        rows: list[tuple[list[int], list[int]]] = []
+        places: list[list[int]] = []  # of each response's states in `rows`
+        for rollout in rollouts:
+            head, answer = self.answer(rollout.label)
+            for sample in rollout.samples:
+                [(begin, _)] = sample.action_ranges
+                places.append([])
+                for boundary in sample.boundaries[:-1]:
+                    state = tuple(sample.token_ids[: begin + boundary])
+                    number = asked.setdefault((state, rollout.label), len(rows))
+                    if number == len(rows):
+                        rows.append(([*state, *head], answer))
+                    places[-1].append(number)
+        assert self.services.log_probs_of is not None
+        logprobs = self.services.log_probs_of(rows)
+        made = [gold.features([logprobs[number] for number in numbers]) for numbers in places]
+        metrics = {
+            "probe/gold_seconds": time.monotonic() - start,
+            "probe/gold_tokens": float(sum(len(context) + len(tokens) for context, tokens in rows)),
+            "probe/gold_first": float(np.mean([one[0, 0] for one in made])),
+            "probe/gold_last": float(np.mean([one[-1, 0] for one in made])),
+        }
+        return made, metrics
+
+    def answer(self, label: str) -> tuple[list[int], list[int]]:
+        """Tokens between a state and the right answer, and of that. Raises UserError for an answer that is none."""
+        encode, template = self.services.encode, self.method.gold_template
+        assert encode is not None
+        whole = encode(template.replace("{label}", label))
+        start = gold.answer_start(whole, encode(template.partition("{label}")[0]))
+        if not label.strip() or len(whole) - start > gold.LONGEST:
+            raise UserError(
+                f"--spo.probe_source {self.method.source}: the label {label[:40]!r} is no short text: {len(whole) - start} tokens, "
+                f"at most {gold.LONGEST}"
+            )
+        return whole[:start], whole[start:]
+
+    def traced(
+        self, rollouts: Sequence[Rollout], experiences: Sequence[Experience], gold_N: Sequence[np.ndarray]
+    ) -> list[probe.Traced]:
         """The responses by the states where their segments start, in the order of `experiences`."""
-        made, rest = [], iter(experiences)
+        made, rest, more = [], iter(experiences), iter(gold_N)
         for prompt, rollout in enumerate(rollouts):
             reward_B = [float(one.reward or 0.0) for one in rollout.samples]
             columns = (leave_one_out(reward_B, rollout.prior), probe.spreads(reward_B), reward_B)
             for sample, base, spread, reward in zip(rollout.samples, *columns, strict=True):
-                state_KD = states(next(rest), sample, self.method.features)
+                state_KD = next(more)
+                if self.method.hidden_features:
+                    hidden_KD = states(next(rest), sample, self.method.features)
+                    state_KD = np.concatenate([hidden_KD, state_KD[: len(hidden_KD)]], axis=1)
                 made.append(probe.Traced(prompt, state_KD, float(base), float(spread), reward))
         return made
 

@@ -4,9 +4,10 @@ A node is a sample of its own, its prefix in the place of the prompt. Nodes may 
 buffer, which is part of the checkpoint.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,16 +21,19 @@ from spo_rlhf.core.history import PromptHistory
 from spo_rlhf.core.options import choice, name_of, option, whole_numbers
 from spo_rlhf.core.partition import PARTITIONS
 from spo_rlhf.core.tree import TokenTree, TreeShape
-from spo_rlhf.core.tree_baselines import TreeAdvantage, level_weights
+from spo_rlhf.core.tree_baselines import Shrunk, TreeAdvantage, level_weights
 from spo_rlhf.core.tree_cuts import TREE_CUTS, AfterTokens, AtBoundaries
+from spo_rlhf.core.tree_plan import TREE_SHAPES, FixedShape, Plan, PlannedShape, Planner
 from spo_rlhf.core.units import needs_ids
 from spo_rlhf.core.values import Prior
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.files import read_json, replace_text
 from spo_rlhf.methods.base import (
     BASELINE_HELP,
     PAPER_OPTIMIZER,
     PAPER_SEGMENTS,
     Experience,
+    Method,
     PromptJob,
     SegmentMethod,
     SetOption,
@@ -42,6 +46,7 @@ from spo_rlhf.rollout.tree import TreeRollout
 
 # Iterations without an optimizer step, at least, and in lifetimes of a node: by then the buffer holds what it ever will.
 IDLE_ITERATIONS, IDLE_LIFETIMES = 8, 4
+PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,10 @@ class Tree(SegmentMethod):
         help="tokens of a segment, one number or one for each level but the last, which goes on to the end",
     )
     cuts: AfterTokens | AtBoundaries = choice("tree_cuts", TREE_CUTS, "tokens", help="where the segments of a tree end")
+    shaping: FixedShape | PlannedShape = choice(
+        "tree_shape", TREE_SHAPES, "fixed", help="whether branching and cuts stay what they are"
+    )
+    planned: TreeShape | None = None  # of one tree, by the controller
     advantage: core.NodeAdvantage = choice(
         "tree_advantage",
         core.ADVANTAGES,
@@ -113,6 +122,8 @@ class Tree(SegmentMethod):
     @cached_property
     def shape(self) -> TreeShape:
         """Raises ValueError for branching and segments that make no tree."""
+        if self.planned is not None:
+            return self.planned
         return TreeShape(self.branching, (1,) if self.partition_cuts else self.segment_tokens or ())
 
     @property
@@ -145,6 +156,21 @@ class Tree(SegmentMethod):
             if self.segment_tokens is not None:
                 given += f" --spo.tree_segment_tokens {','.join(map(str, self.segment_tokens))}"
             raise UserError(f"{given}: {error}") from None
+        if isinstance(self.shaping, PlannedShape):
+            self._refuse_planned(options)
+
+    def _refuse_planned(self, options: Mapping[str, Any]) -> None:
+        what = "--spo.tree_shape planned"
+        if self.partition_cuts:
+            raise UserError(f"{what} needs --spo.tree_cuts tokens: a partition has cuts of its own")
+        if len(self.branching) != 2 or min(self.branching) < 2:
+            given = ",".join(map(str, self.branching))
+            raise UserError(f"{what} needs two levels of two or more children to begin with, as 4,2; not {given}")
+        if not isinstance(self.advantage, TreeAdvantage) or not self.level_weights:
+            raise UserError(
+                f"{what} needs --spo.tree_advantage loo or shrunk, and --spo.tree_level_weights: else every shape would "
+                "have another expected gradient"
+            )
 
     def settle(self, options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
         super().settle(options, explicit, set_option)
@@ -173,7 +199,15 @@ class Tree(SegmentMethod):
         return self.baseline.memory()
 
     def node_advantages(self, tree: TokenTree, prior: Prior | None) -> np.ndarray:
-        return core.advantages(tree.parent_N, core.values(tree.parent_N, tree.reward_N), self.advantage, prior)
+        value_N = core.values(tree.parent_N, tree.reward_N)
+        return core.advantages(tree.parent_N, value_N, self.advantage_of(tree), prior)
+
+    def advantage_of(self, tree: TokenTree) -> core.NodeAdvantage:
+        """The advantage, for the shape that the tree has."""
+        shape = tree.shape
+        if shape is None or shape.settled is None or not isinstance(self.advantage, Shrunk):
+            return self.advantage
+        return replace(self.advantage, branching=shape.branching, settled=shape.settled)
 
     def supply(self, services: TrainerServices) -> "NodeSupply":
         return NodeSupply(self, services)
@@ -216,14 +250,12 @@ def node_sample(rollout: Rollout, tree: TokenTree, node: int, value: float, adva
     )
 
 
-def tree_metrics(rollouts: Sequence[Rollout], advantage: core.NodeAdvantage) -> dict[str, float]:
+def tree_metrics(rollouts: Sequence[Rollout], method: Tree) -> dict[str, float]:
     """Of the trees of one iteration: means over leaves, and the share of nodes that have nothing to teach."""
     known = [(one.tree, one.prior) for one in rollouts if one.tree]
     trees = [tree for tree, _ in known]
     leaves = [(tree, leaf) for tree in trees for leaf in tree.leaves()]
-    adv_N = np.concatenate(
-        [core.advantages(t.parent_N, core.values(t.parent_N, t.reward_N), advantage, prior)[1:] for t, prior in known]
-    )
+    adv_N = np.concatenate([method.node_advantages(tree, prior)[1:] for tree, prior in known])
     lengths = [len(tree.prefix(leaf)) + len(tree.tokens(leaf)) for tree, leaf in leaves]
     rewards = [tree.reward_N[leaf] for tree, leaf in leaves]
     return {
@@ -237,6 +269,17 @@ def tree_metrics(rollouts: Sequence[Rollout], advantage: core.NodeAdvantage) -> 
     }
 
 
+def told(before: TreeShape, made: Plan, iteration: int, trees: float) -> str:
+    """A change of shape, for the user."""
+    old, new = (
+        f"{'-'.join(map(str, one.branching))} cut at token {one.segment_tokens[0]}" for one in (before, made.shape)
+    )
+    return (
+        f"iteration {iteration}: trees {old} become {new}, predicted by {trees:.0f} trees to need {made.over_before:.2f} of "
+        "the tokens for the same noise"
+    )
+
+
 class NodeSupply(Supply):
     """New trees in, nodes to train out; in between they wait in the replay buffer.
 
@@ -247,7 +290,9 @@ class NodeSupply(Supply):
     def __init__(self, method: Tree, services: TrainerServices):
         super().__init__(method, services)
         self.replay = NodeReplay(method.replay_max_age, method.replay_per_prompt, self.args.train.seed)
-        self.weight_L = level_weights(method.branching) if method.level_weights else None
+        self.planner: Planner | None = None
+        if isinstance(method.shaping, PlannedShape):
+            self.planner = Planner(method.shaping, method.shape, self.args.train.seed)
         self.idle = 0  # iterations since the last that had something to train
 
     def exchange(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
@@ -257,11 +302,7 @@ class NodeSupply(Supply):
         """
         start, args, replay = time.monotonic(), self.args, self.replay
         nodes = [
-            [
-                self.services.to_experience(rollout, node)
-                for node in node_samples(rollout, self.method.advantage, self.weight_L)
-            ]
-            for rollout in rollouts
+            [self.services.to_experience(rollout, node) for node in self._samples(rollout)] for rollout in rollouts
         ]
         new = [one for made in nodes for one in made]
         if new:
@@ -272,7 +313,8 @@ class NodeSupply(Supply):
         drawn, ages = replay.draw(iteration, budget, args.train.batch_size)
         self._count_idle(len(drawn), len(new), iteration)
         return drawn, {
-            **(tree_metrics(rollouts, self.method.advantage) if rollouts else {}),
+            **(tree_metrics(rollouts, self.method) if rollouts else {}),
+            **self._plan(rollouts, iteration),
             **{f"replay/age_{age}": ages[age] for age in range(replay.max_age)},
             "replay/new": len(new),
             "replay/trained": len(drawn),
@@ -280,6 +322,31 @@ class NodeSupply(Supply):
             "replay/expired": replay.expired,
             "timing/make_experience": time.monotonic() - start,
         }
+
+    def method_of(self, slot: int, iteration: int) -> Method:
+        if self.planner is None:
+            return self.method
+        return replace(self.method, planned=self.planner.shape_of(iteration, slot))
+
+    def _samples(self, rollout: Rollout) -> list[Sample]:
+        tree, method = rollout.tree, self.method
+        assert tree is not None, "a rollout of this method is a tree"
+        branching = method.branching if tree.shape is None else tree.shape.branching
+        weight_L = level_weights(branching) if method.level_weights else None
+        return node_samples(rollout, method.advantage_of(tree), weight_L)
+
+    def _plan(self, rollouts: Sequence[Rollout], iteration: int) -> dict[str, float]:
+        """Learn from the trees of this iteration for those of later ones; metrics."""
+        if self.planner is None:
+            return {}
+        for one in rollouts:
+            if one.tree:
+                self.planner.learn(one.tree, self.args.spo.mask_threshold, one.prior.count if one.prior else 0.0)
+        before, trees = self.planner.now, self.planner.profile.trees
+        made = self.planner.end(iteration)
+        if made and (made.shape.branching, made.shape.segment_tokens) != (before.branching, before.segment_tokens):
+            self.services.reporter.note(told(before, made, iteration, trees))
+        return self.planner.metrics()
 
     def _count_idle(self, drawn: int, new: int, iteration: int) -> None:
         batch_size = self.args.train.batch_size
@@ -299,11 +366,17 @@ class NodeSupply(Supply):
     def save(self, folder: Path) -> None:
         super().save(folder)
         self.replay.save(folder)
+        if self.planner:
+            replace_text(folder / PLAN_FILE, json.dumps(self.planner.state()))
 
     def load(self, folder: Path) -> None:
         super().load(folder)
         if not self.replay.load(folder, self.services.from_fields):
             self.services.reporter.note(f"no replay buffer in {folder}: training goes on with new trees")
+        if self.planner and (folder / PLAN_FILE).exists():
+            self.planner.restore(read_json(folder / PLAN_FILE))
+        elif self.planner:
+            self.services.reporter.note(f"no plan of the trees in {folder}: it begins anew")
         # Those of a run with other options lack what these need, or have what others of their batch have not.
         spo = self.args.spo
         needed = {

@@ -3,6 +3,7 @@
 import functools
 import uuid
 from collections.abc import Sequence
+from math import exp
 from typing import Any
 
 import ray
@@ -10,6 +11,7 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from spo_rlhf import cpu, upstream
+from spo_rlhf.core.diagnosis import LIKELIEST
 from spo_rlhf.core.finite import Fault, first, with_zeros
 from spo_rlhf.rollout import partial
 from spo_rlhf.rollout.chain import StateValues
@@ -25,7 +27,11 @@ class TokenSampler:
     """rollout.protocol.Engine over OpenRLHF's engine actor, with one prompt's sampling parameters."""
 
     def __init__(self, actor: "SegmentRolloutActor", request: RolloutRequest):
-        self.actor, self.seeded, self.by_state = actor, request.seeded, request.by_state
+        self.actor, self.seeded = actor, request.seeded
+        self.known = max(
+            int(request.by_state), request.likeliest
+        )  # log-probs of likely tokens, beside the sampled one's
+        self.squared = request.likeliest > 0
         # No minimum length: forbidding an end of text at once would change the policy at every state that is continued.
         self.options: dict[str, Any] = dict(
             temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, min_tokens=0
@@ -47,9 +53,7 @@ class TokenSampler:
             n=n,
             max_tokens=max_tokens,
             seed=seed if self.seeded else None,
-            logprobs=int(self.by_state)
-            if logprobs
-            else None,  # 0: of the sampled token alone; 1: of the likeliest, too
+            logprobs=self.known if logprobs else None,  # 0: of the sampled token alone
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,  # without it, all but one of n continuations are lost
         )
@@ -65,7 +69,12 @@ class TokenSampler:
                     ),
                     top_logprobs=(
                         [max(known.logprob for known in at.values()) for at in one.logprobs or []]
-                        if logprobs and self.by_state
+                        if logprobs and self.known
+                        else None
+                    ),
+                    squares=(
+                        [sum(exp(2 * known.logprob) for known in at.values()) for at in one.logprobs or []]
+                        if logprobs and self.squared
                         else None
                     ),
                     truncated=one.finish_reason == "length",
@@ -298,7 +307,7 @@ def engine_factory(
             "max_num_seqs": max_num_seqs,
             # Probabilities of the behaviour policy: after temperature and top-p.
             "logprobs_mode": "processed_logprobs",
-            "max_logprobs": 1,
+            "max_logprobs": LIKELIEST,
         }
         return {**options, **(cpu.engine_kwargs(kwargs["max_model_len"]) if cpu.is_cpu() else {})}
 

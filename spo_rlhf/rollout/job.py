@@ -39,6 +39,7 @@ class RolloutRequest:
     by_state: bool = False  # ask for the log-probs of the most likely tokens as well
     weight: float = 1.0  # of the prompt in the loss
     prior: Prior | None = None  # what earlier iterations say of the prompt
+    likeliest: int = 0  # tokens of each state whose probabilities make `Completion.squares`; 0: none are made
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ class Completion:
     truncated: bool  # cut by the token limit, not ended by the policy
     top_logprobs: list[float] | None = None  # (T,) of the most likely tokens, where those decide about hesitation
     cached_tokens: int = 0  # prompt tokens that came from the prefix cache
+    squares: list[float] | None = None  # (T,) sum of squared probabilities over the likeliest tokens, where asked for
     versions: list[int] | None = None  # (T,) policy updates behind the weights of each token, where they may differ
 
     @property

@@ -52,7 +52,7 @@ class ToyEngine:
     """Samples from a ToyLanguageModel. A prompt has `prompt_length` tokens, which the model ignores.
 
     `requests` records (prefix, n, seed) of every request in the order of arrival. `delay(prefix)` seconds pass before a request is
-    answered; `fault(prefix)` may raise. `by_state`: with the log-probs of the most likely tokens.
+    answered; `fault(prefix)` may raise. `by_state`: with the log-probs of the most likely tokens; `squared`: and the squares.
     """
 
     def __init__(
@@ -62,9 +62,10 @@ class ToyEngine:
         delay: Callable[[tuple[int, ...]], float] = lambda prefix: 0.0,
         fault: Callable[[tuple[int, ...]], None] = lambda prefix: None,
         by_state: bool = False,
+        squared: bool = False,
     ):
         self.model, self.prompt_length, self.delay, self.fault = model, prompt_length, delay, fault
-        self.by_state = by_state
+        self.by_state, self.squared = by_state or squared, squared
         self.requests: list[tuple[tuple[int, ...], int, int]] = []
         self.in_flight = 0
 
@@ -86,16 +87,19 @@ class ToyEngine:
         token_ids: list[int] = []
         logprob_T: list[float] = []
         top_T: list[float] = []
+        square_T: list[float] = []
         while len(token_ids) < max_tokens and (not token_ids or token_ids[-1] != 0):
             probability = self.model.probabilities((*prefix, *token_ids))
             [token] = rng.choices(range(self.model.vocabulary), weights=probability.tolist())
             token_ids.append(token)
             logprob_T.append(float(np.log(probability[token])))
             top_T.append(float(np.log(probability.max())))
+            square_T.append(float((probability**2).sum()))
         truncated = token_ids[-1] != 0
         if not logprobs:
             return Completion(token_ids, None, truncated)
-        return Completion(token_ids, logprob_T, truncated, top_T if self.by_state else None)
+        top, squares = top_T if self.by_state else None, square_T if self.squared else None
+        return Completion(token_ids, logprob_T, truncated, top, squares=squares)
 
 
 class ToyGrader:

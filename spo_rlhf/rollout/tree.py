@@ -39,7 +39,7 @@ class TreeRollout(PromptSampler):
         cuts: in place of the segments' numbers of tokens; token_texts: for partitions that look at text.
         """
         self.cuts, self.token_texts = cuts, token_texts
-        tree, level = TokenTree(self.prompt_ids), [(0, await self._expand((), (), shape))]
+        tree, level = TokenTree(self.prompt_ids, shape=shape), [(0, await self._expand((), (), shape))]
         while level:
             below = []
             for parent, nodes in level:

@@ -5,7 +5,7 @@ tokens of the probes are drawn by their energy, so that the sum over all tokens 
 energy times the mean over the probes.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from spo_rlhf.core import diagnosis
-from spo_rlhf.core.diagnosis import CONTINUATIONS, RESPONSES, Probe
+from spo_rlhf.core.diagnosis import CONTINUATIONS, LIKELIEST, RESPONSES, Probe, cuts
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.rollout.protocol import TRUNCATED, Grade
 from spo_rlhf.rollout.reward import FileReward
 from spo_rlhf.sampling.collect import Limits, TokenizedPrompt
 from spo_rlhf.sampling.engine import Request, SamplingEngine
 
-LIKELIEST = 20  # log-probs of a state; what the other tokens add to the sum of squares is nothing
 State = tuple[int, int, int]  # prompt, response, tokens of it
 
 
@@ -55,6 +54,23 @@ class Sampled:
     continuation_tokens: int
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request: tokens behind its state, and the grade of the whole response.
+
+    states: of each token, where log-probs were asked for, its probability, the sum of squares in its state, the largest (T,).
+    """
+
+    key: tuple
+    token_ids: Sequence[int]
+    finished: bool
+    grade: Grade
+    states: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+
+Sampler = Callable[[list[Request]], Iterator[Answer]]  # an answer to each, in any order
+
+
 class Diagnosing:
     """One diagnosis under way. `report`: called with what is being sampled, how many are there, and of how many."""
 
@@ -63,21 +79,18 @@ class Diagnosing:
         prompts: Sequence[TokenizedPrompt],
         limits: Limits,
         plan: Plan,
-        engine: SamplingEngine,
-        reward: FileReward,
-        decode: Callable[[Sequence[int]], str],
+        sampler: Sampler,
         report: Callable[[str, int, int], None] = lambda what, number, total: None,
     ):
-        self.prompts, self.limits, self.plan = prompts, limits, plan
-        self.engine, self.reward, self.decode, self.report = engine, reward, decode, report
+        self.prompts, self.limits, self.plan, self.sampler, self.report = prompts, limits, plan, sampler, report
         self.tokens = 0
 
     def sample(self) -> Sampled:
         """All of it. Raises UserError where the reward file is at fault."""
         numbers = range(self.plan.responses)
         wanted = [self._request((p, i, 0), (), number=i, probs=True) for p in range(len(self.prompts)) for i in numbers]
-        found = {key[:2]: (response, grade) for key, response, grade in self._answers("responses", wanted)}
-        responses = [[self._response(*found[p, i]) for i in numbers] for p in range(len(self.prompts))]
+        found = {one.key[:2]: one for one in self._answers("responses", wanted)}
+        responses = [[self._response(found[p, i]) for i in numbers] for p in range(len(self.prompts))]
         of_responses, self.tokens = self.tokens, 0
         cut_C = cuts([len(one.token_ids) for group in responses for one in group], self.plan.cuts)
         drawn = {(p, i): self._draw(one, p, i) for p, group in enumerate(responses) for i, one in enumerate(group)}
@@ -110,8 +123,8 @@ class Diagnosing:
                 for number in range(self.plan.continuations)
             ]
         rewards = defaultdict[tuple, list[float]](list)
-        for key, _, grade in self._answers("continuations", wanted):
-            rewards[key[:4]].append(grade.reward)
+        for one in self._answers("continuations", wanted):
+            rewards[one.key[:4]].append(one.grade.reward)
         return {key: np.array(reward_m) for key, reward_m in rewards.items()}
 
     def _request(
@@ -123,25 +136,17 @@ class Diagnosing:
         seed = derive_seed(self.plan.seed, "diagnosis", *key)
         return Request(key, [*prompt, *prefix], room, seed, LIKELIEST if probs else None)
 
-    def _answers(self, what: str, wanted: list[Request]) -> Iterator[tuple[tuple, Any, Grade]]:
-        """Key, response and grade of each, graded as whole responses while others are sampled."""
-        start_of = {request.key: list(request.prompt_ids) for request in wanted}
-        waiting: list[tuple[Any, Future[Grade] | None]] = []
-        for response in self.engine.generate(wanted):
-            self.tokens += len(response.token_ids)
-            prompt, future = self.prompts[response.key[0]], None
-            if response.finished:
-                token_ids = [*start_of[response.key][len(prompt.token_ids) :], *response.token_ids]
-                future = self.reward.submit(prompt.text + self.decode(token_ids), prompt.text, prompt.label)
-            waiting.append((response, future))
-            self.report(what, len(waiting), len(wanted))
-        for response, future in waiting:
-            yield response.key, response, TRUNCATED if future is None else future.result()
+    def _answers(self, what: str, wanted: list[Request]) -> Iterator[Answer]:
+        for number, one in enumerate(self.sampler(wanted), start=1):
+            self.tokens += len(one.token_ids)
+            self.report(what, number, len(wanted))
+            yield one
 
-    def _response(self, response: Any, grade: Grade) -> diagnosis.Response:
-        prob_T, square_T, top_T = probabilities(response.token_ids, response.logprobs)
+    def _response(self, one: Answer) -> diagnosis.Response:
+        assert one.states is not None, "log-probs were asked for"
+        prob_T, square_T, top_T = one.states
         trained_T = (top_T < self.plan.threshold).astype(float)
-        return diagnosis.Response(response.token_ids, prob_T, square_T, trained_T, grade.reward, not response.finished)
+        return diagnosis.Response(one.token_ids, prob_T, square_T, trained_T, one.grade.reward, not one.finished)
 
     def _draw(self, one: diagnosis.Response, prompt: int, number: int) -> list[int]:
         energy_T = one.energy_T
@@ -151,10 +156,34 @@ class Diagnosing:
         return rng.choice(len(energy_T), self.plan.probes, p=energy_T / energy_T.sum()).tolist()
 
 
-def cuts(lengths: Sequence[int], count: int) -> list[int]:
-    """Up to `count` numbers of tokens that divide the mean length evenly."""
-    mean = float(np.mean(lengths))
-    return sorted({round(mean * k / (count + 1)) for k in range(1, count + 1)} - {0})
+@dataclass(frozen=True)
+class EngineSampler:
+    """A `Sampler` over an engine of this command: responses are graded while others are sampled."""
+
+    prompts: Sequence[TokenizedPrompt]
+    engine: SamplingEngine
+    reward: FileReward
+    decode: Callable[[Sequence[int]], str]
+
+    def __call__(self, wanted: list[Request]) -> Iterator[Answer]:
+        """Raises UserError where the reward file is at fault."""
+        start_of = {request.key: list(request.prompt_ids) for request in wanted}
+        waiting = deque[tuple[Any, Future[Grade] | None]]()
+        for response in self.engine.generate(wanted):
+            prompt, future = self.prompts[response.key[0]], None
+            if response.finished:
+                token_ids = [*start_of[response.key][len(prompt.token_ids) :], *response.token_ids]
+                future = self.reward.submit(prompt.text + self.decode(token_ids), prompt.text, prompt.label)
+            waiting.append((response, future))
+            while waiting and ((first := waiting[0][1]) is None or first.done()):
+                yield self._answer(*waiting.popleft())
+        yield from (self._answer(*one) for one in waiting)
+
+    @staticmethod
+    def _answer(response: Any, future: "Future[Grade] | None") -> Answer:
+        states = None if response.logprobs is None else probabilities(response.token_ids, response.logprobs)
+        grade = TRUNCATED if future is None else future.result()
+        return Answer(response.key, response.token_ids, response.finished, grade, states)
 
 
 def probabilities(

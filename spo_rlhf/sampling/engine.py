@@ -67,6 +67,7 @@ class EngineSettings:
     gpu_memory_utilization: float = 0.9
     dtype: str = "auto"
     trust_remote_code: bool = False
+    eager: bool = False  # without CUDA graphs, whose capture costs a start more than a short run can win
     engine_args: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,6 +106,7 @@ class LocalEngine:
             "gpu_memory_utilization": settings.gpu_memory_utilization,
             "enable_prefix_caching": True,
             "trust_remote_code": settings.trust_remote_code,
+            "enforce_eager": settings.eager,
             "use_tqdm_on_load": False,  # its bar would stand between those of the evaluation
         }
         if settings.tensor_parallel == 1:
@@ -257,5 +259,7 @@ def has_died(error: Exception) -> bool:
 
 
 def start_engine(settings: EngineSettings, data_parallel: int) -> SamplingEngine:
-    """One engine here, or `data_parallel` of them through Ray."""
+    """One engine here, or `data_parallel` of them through Ray. Raises UserError where this machine's GPU or build does not do."""
+    if data_parallel == 1 or not os.environ.get("RAY_ADDRESS"):
+        device.check_here()
     return LocalEngine(settings) if data_parallel == 1 else RayEngines(settings, data_parallel)

@@ -4,7 +4,7 @@
       checkpoint.json          written last: the step, what the run was, every other file with its size
       run.pt                   progress and random state of the controller
       _actor, _critic          DeepSpeed's files, and of each rank what DeepSpeed does not hold (rank0.pt)
-      replay.pt, history.json  where the method has them
+      replay.pt, history.json, plan.json  where the method has them
 
 A checkpoint gets its name by one rename, when all of it is on the disk. So a folder with that name is whole, unless something
 else has changed it since, and that is seen from the sizes. Nothing here loads the training stack.

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 
 import ray
 import torch
@@ -83,6 +84,32 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
                     fill_from(samples[number], batch, row)
         refuse_faults(samples)
 
+    @torch.no_grad()
+    def log_probs_of(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+        """Log-probs of the tokens behind their contexts, by the present policy alone."""
+        if not rows:
+            return []
+        size, ranks = self.args.rollout.micro_batch_size, upstream.policy_ranks(self.args)
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number][0]) + len(rows[number][1]))
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        batches = [padded([rows[number] for number in part], self.tokenizer.pad_token_id) for part in parts]
+        batches += batches[-1:] * (-len(batches) % ranks)  # every rank takes part in every pass
+        columns = {name: [batch[name] for batch in batches] for name in batches[0]}
+        together = self.args.train.colocate_all or self.args.train.colocate_actor_ref
+        passes = self._dispatch_forward(self.actor_model_group, together, **columns)
+        copies = self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
+        found: list[list[float]] = [[] for _ in rows]
+        for part, log_probs in zip(parts, self._flatten_results(passes, copies)):
+            for row, number in enumerate(part):
+                context, tokens = rows[number]
+                start = len(context) - 1  # column t - 1 is of token t
+                found[number] = log_probs[row, start : start + len(tokens)].tolist()
+        # What the actors keep of every pass belongs to no sample here.
+        for kept, wanted in (("take_entropies", self.args.spo.entropy_clip > 0), ("take_features", True)):
+            if wanted:
+                self.of_passes(kept)
+        return found
+
     def measure_gaps(self, experiences: list[upstream.Experience], computed: list[upstream.Experience]) -> None:
         """Gaps of those that the actor has `computed`, as logs of all `experiences`."""
         gaps = [logprob_gaps(experience, self.args.rollout.top_p) for experience in computed]
@@ -134,6 +161,19 @@ class SegmentExperienceMaker(upstream.RemoteExperienceMaker):
         self.batch_metrics = {"samples_without_gradient": float(idle)}
         self.batch = experiences
         return experiences
+
+
+def padded(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    """Contexts and the tokens behind them as what a forward pass of the policy takes."""
+    length = max(len(context) + len(tokens) for context, tokens in rows)
+    sequences = torch.full((len(rows), length), pad, dtype=torch.long)
+    attention_mask, action_mask = torch.zeros_like(sequences), torch.zeros_like(sequences)
+    for row, (context, tokens) in enumerate(rows):
+        end = len(context) + len(tokens)
+        sequences[row, :end] = torch.tensor([*context, *tokens])
+        attention_mask[row, :end] = 1
+        action_mask[row, len(context) : end] = 1
+    return {"sequences": sequences, "action_mask": action_mask[:, 1:], "attention_mask": attention_mask}
 
 
 def refuse_faults(experiences: list[upstream.Experience]) -> None:

@@ -25,6 +25,7 @@ from spo_rlhf.rollout.records import RolloutCounts
 from spo_rlhf.trainer import random_state
 from spo_rlhf.trainer.ahead import Ahead
 from spo_rlhf.trainer.checkpoints import NotSaved
+from spo_rlhf.trainer.diagnosis import RunningDiagnosis
 from spo_rlhf.trainer.engine_calls import RayEngineCalls
 from spo_rlhf.trainer.engine_pool import EnginePool
 from spo_rlhf.trainer.events import Reporter
@@ -107,9 +108,13 @@ class SegmentTrainer(upstream.PPOTrainer):
                 add_log_probs=self.experience_maker.add_log_probs,
                 from_fields=lambda fields: upstream.Experience(**fields),
                 reporter=self.reporter,
+                log_probs_of=self.experience_maker.log_probs_of,
+                encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
             )
         )
-        self.samples_generator.judge = self.supply.judge
+        self.samples_generator.judge, self.samples_generator.method_of = self.supply.judge, self.supply.method_of
+        self.samples_generator.catch_up = self.catch_up
+        self.diagnosis = RunningDiagnosis(self.args, self.samples_generator, self.generate_kwargs)
         self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
         self.at = Progress()
@@ -168,7 +173,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 self.reporter.stage("train")
                 self.whole = None  # until the step is done and told
                 status, at.step = self.train_step(samples, at.step, batch.faults)
-                status = self.complete(status, measured, batch.pass_rate)
+                status = self.complete(status, measured, batch.pass_rate) | self.diagnosis.after(at.step)
                 self.report_step(at.step, status)
                 self.faults.stop_if_hopeless(at.step)
                 sample = self.kept.send(at.step, batch.rollouts, self.experience_maker.batch)

@@ -6,7 +6,7 @@ What comes out has OpenRLHF's layout, a row for each sample, so the loss, its ma
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 
 from spo_rlhf import upstream
 from spo_rlhf.config import SpoConfig
+from spo_rlhf.core.log_probs import chunked_log_probs
 from spo_rlhf.core.packing import Packed, cost, pack_apart, sees
 from spo_rlhf.errors import UserError
+from spo_rlhf.upstream_logits import head_gives, plain_head
 
 # Attention of transformers that takes a mask of our own: PyTorch's with a dense one, FlexAttention with a function.
 ATTENTION = ("sdpa", "flex_attention")
@@ -31,11 +33,12 @@ class PackedActor:
     """In place of `Actor.forward`, for text models with full causal attention: same arguments, same results.
 
     Log-probs are computed where the action mask asks for them, so nothing else needs logits. With `only_if_it_saves`
-    a batch that packed costs more than SAVES of what it costs padded is left to the Actor.
+    a batch that packed costs more than SAVES of what it costs padded is left to the Actor. Logits exist of `chunk_of(vocabulary)`
+    tokens at a time, 0: of all; where the model goes on with them, of all (upstream_logits.py).
     """
 
-    def __init__(self, actor: Any, *, only_if_it_saves: bool = False):
-        self.actor, self.only_if_it_saves = actor, only_if_it_saves
+    def __init__(self, actor: Any, *, only_if_it_saves: bool = False, chunk_of: Callable[[int], int] = lambda words: 0):
+        self.actor, self.only_if_it_saves, self.chunk_of = actor, only_if_it_saves, chunk_of
         self.unpacked_forward = actor.forward
         self.forwarded = self.unpacked = 0  # tokens computed, and what they are one by one; since the last `take`
 
@@ -70,19 +73,16 @@ class PackedActor:
         self.forwarded += sum(map(len, packs))
         source_N = np.array([packs[which[row]].place[row][column] for row, column in zip(row_N, column_N, strict=True)])
         place_U, within_N = np.unique(source_N, return_inverse=True)
-        logits_UV = self._logits(packs, longest, torch.from_numpy(place_U), sequences.device)
         index_N = np.array(which)[row_N] * len(place_U) + within_N
         rows, columns = (torch.from_numpy(part).to(sequences.device) for part in (row_N, column_N))
         index = torch.from_numpy(index_N).to(sequences.device)
-        # As PyTorch's log_softmax, without a second tensor of the logits' size.
-        logp_N = logits_UV[index, sequences[rows, columns + 1]] - logits_UV.logsumexp(-1)[index]
+        place = torch.from_numpy(place_U).to(sequences.device)
+        logp_N, entropy_N = self._of_tokens(packs, longest, place, index, sequences[rows, columns + 1], return_entropy)
         logp = logp_N.new_zeros(action_mask.shape).index_put((rows, columns), logp_N) * action_mask.float()
         if not return_output:
             return logp
         output = SimpleNamespace()
-        if return_entropy:
-            entropy_U = logits_UV.logsumexp(-1) - (logits_UV.softmax(-1) * logits_UV).sum(-1)
-            entropy_N = entropy_U[index]
+        if entropy_N is not None:
             output.entropy = entropy_N.new_zeros(action_mask.shape).index_put((rows, columns), entropy_N)
         return logp, output
 
@@ -91,9 +91,67 @@ class PackedActor:
         pair_cost = pair_cost_of(module_of(self.actor).config)
         return packs * cost(longest_pack, pair_cost) < SAVES * rows * cost(longest_row, pair_cost)
 
-    def _logits(self, packs: list[Packed], longest: int, place_U: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Logits (sequences x U, V) at these places of every sequence, float32, at the sampling temperature."""
-        model, module = self.actor.model, module_of(self.actor)
+    def _of_tokens(
+        self,
+        packs: list[Packed],
+        longest: int,
+        place_U: torch.Tensor,
+        index_N: torch.Tensor,
+        label_N: torch.Tensor,
+        with_entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probs (N,) of tokens and, where asked for, entropies (N,), float32, at the sampling temperature.
+
+        index_N: where each is predicted, among these places of every sequence (sequences x U).
+        """
+        head = plain_head(module_of(self.actor))
+        chunk = 0 if head is None else self.chunk_of(head.out_features)
+        if 0 < chunk < len(packs) * len(place_U):
+            return self._in_chunks(packs, longest, place_U, index_N, label_N, head, chunk, with_entropy)
+        logits_UV = self._output(packs, longest, place_U).flatten(0, 1).float() / self.actor.temperature
+        # As PyTorch's log_softmax, without a second tensor of the logits' size.
+        log_sum_U = logits_UV.logsumexp(-1)
+        logp_N = logits_UV[index_N, label_N] - log_sum_U[index_N]
+        if not with_entropy:
+            return logp_N, None
+        return logp_N, (log_sum_U - (logits_UV.softmax(-1) * logits_UV).sum(-1))[index_N]
+
+    def _in_chunks(
+        self,
+        packs: list[Packed],
+        longest: int,
+        place_U: torch.Tensor,
+        index_N: torch.Tensor,
+        label_N: torch.Tensor,
+        head: Any,
+        chunk: int,
+        with_entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same from the head's input, of `chunk` tokens at a time."""
+
+        def compute(hidden: torch.Tensor) -> torch.Tensor:
+            if hidden.shape[1] != len(place_U):  # a model that computes all places
+                hidden = hidden[:, place_U]
+            logp_N, entropy_N = chunked_log_probs(
+                hidden.flatten(0, 1)[index_N],
+                head.weight,
+                head.bias,
+                label_N,
+                temperature=self.actor.temperature,
+                chunk=chunk,
+                with_entropy=with_entropy,
+            )
+            return torch.stack([logp_N] if entropy_N is None else [logp_N, entropy_N], -1)
+
+        with head_gives(head, compute) as check:
+            column_N = check(self._output(packs, longest, place_U, sliced=True)).unbind(-1)
+        return column_N[0], column_N[1] if with_entropy else None
+
+    def _output(
+        self, packs: list[Packed], longest: int, place_U: torch.Tensor, *, sliced: bool = False
+    ) -> torch.Tensor:
+        """What the head gives at these places of every sequence; `sliced`: it has taken the places itself."""
+        model, module, device = self.actor.model, module_of(self.actor), place_U.device
 
         def padded(values: list[np.ndarray], fill: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.stack([np.append(one, fill[len(one) :]) for one in values])).to(device)
@@ -106,10 +164,9 @@ class PackedActor:
         }
         narrow = "logits_to_keep" in inspect.signature(module.forward).parameters
         if narrow:
-            arguments["logits_to_keep"] = place_U.to(device)
+            arguments["logits_to_keep"] = place_U
         output = model(padded([one.token_P for one in packs], zeros), **arguments)
-        logits = output["logits"] if narrow else output["logits"][:, place_U.to(device)]
-        return logits.flatten(0, 1).float() / self.actor.temperature
+        return output["logits"] if narrow or sliced else output["logits"][:, place_U]
 
 
 def module_of(actor: Any) -> Any:
@@ -179,7 +236,7 @@ def install(actor: Any, spo: SpoConfig) -> PackedActor:
     """Let an OpenRLHF Actor compute packed rows from now on. Raises UserError for a model whose layers cannot."""
     if not attends_to_all(module_of(actor).config.to_dict()):
         raise UserError(f"--spo.pack_trees {spo.pack_trees}: {WINDOWED}; leave it out")
-    actor.forward = PackedActor(actor, only_if_it_saves=spo.pack_trees == "auto")
+    actor.forward = PackedActor(actor, only_if_it_saves=spo.pack_trees == "auto", chunk_of=spo.chunk_of)
     return actor.forward
 
 

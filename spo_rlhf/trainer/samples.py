@@ -19,6 +19,7 @@ from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.seeds import derive_seed
 from spo_rlhf.core.units import needs_ids, unit_ids
 from spo_rlhf.core.values import Prior
+from spo_rlhf.methods.base import Method
 from spo_rlhf.methods.group import Group
 from spo_rlhf.rollout.job import RolloutRequest
 from spo_rlhf.rollout.records import Rollout, RolloutCounts, Sample
@@ -135,6 +136,9 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self.reporter, self.check_rewards, self.check_stop = reporter, check_rewards, check_stop
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
         self.judge: Judge = lambda prompt, label, iteration: (1.0, None)  # what is known of a prompt; set by the loop
+        self.method_of: Callable[[int, int], Method] = lambda slot, iteration: self.spo.method  # likewise
+        # Lets nothing be in flight and gives the engines the present weights; set by the loop, too.
+        self.catch_up: Callable[[], None] = self.settle
         self._prompts: Any = None  # iterator over the data of the episode
         self.episode = 0  # that it is of, or that is the next to begin; set by the training loop where a run goes on
         self._sent: dict[tuple, _Sent] = {}  # by purpose; answers come to all of them
@@ -274,6 +278,20 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         experience.index = [rollout.slot]
         return experience
 
+    @torch.no_grad()
+    def ask(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
+        """Answers to requests that belong to no batch, in any order, by the present policy."""
+        found: list[Rollout] = []
+        with self._awake():
+            self.catch_up()
+            for request in requests:
+                self.engines.submit(request)
+            while self.engines.pending:
+                found += [answer for _, answer in self.engines.take(WAIT_S)]
+                self.check_stop()
+            self.check_rewards()
+        return found
+
     def _collect(self, data: Any, num_prompts: int, purpose: tuple, options: dict) -> RolloutBatch:
         """Rollouts of the next prompts of `data`."""
         sent = _Sent(RolloutBatch([]), data, purpose, None, options)
@@ -326,7 +344,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                 temperature=options.get("temperature", 1.0),
                 top_p=options.get("top_p", 1.0),
                 top_k=options.get("top_k", -1),
-                method=self.spo.method if training else Group(),
+                method=self.method_of(batch.sent, purpose[1]) if training else Group(),
                 seeded=self.spo.seeded,
                 images=image,
                 by_state=training and self.spo.by_state,

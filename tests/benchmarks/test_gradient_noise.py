@@ -69,6 +69,38 @@ def test_what_is_known_beforehand_is_the_mean_of_so_many_responses_and_one_half(
     assert asyncio.run(estimates.known_beforehand(sampler(), 0)) is None
 
 
+def judged(reward: float, base: float, ids: tuple[int, ...] = (8, 9, 8)) -> estimates.Judged:
+    """A response of three tokens and two segments."""
+    return estimates.Judged(Piece([5, 6], [*ids], [-1.0] * 3, np.zeros(3)), [0, 1, 3], base, 1.0, reward)
+
+
+def test_a_probe_gives_each_segment_the_reward_minus_the_value_where_it_starts(model):
+    setting = Setting(responses=2, partition=Newline(), probe=8)
+    few = [[judged(1.0, 0.25), judged(0.0, 0.75)]]  # of one prompt: no other to learn from
+    estimates.give_values(model, few, setting)
+    np.testing.assert_allclose(few[0][0].piece.adv_T, 0.75 / 2)
+    np.testing.assert_allclose(few[0][1].piece.adv_T, -0.75 / 2)
+    # What the first token is decides: values behind it get near to the rewards, those before it cannot.
+    many = [[judged(1.0, 0.5, (8, 9, 9)), judged(0.0, 0.5, (10, 9, 9))] for _ in range(20)]
+    estimates.give_values(model, many, setting)
+    adv_RT = np.abs([one.piece.adv_T for pair in many for one in pair]) * setting.responses
+    assert adv_RT[:, 0].min() > 0.3 and adv_RT[:, 1:].max() < 0.2
+    # The own prompt's outcome is in none of its values.
+    changed = [[judged(1.0, 0.5, (8, 9, 9)), judged(0.0, 0.5, (10, 9, 9))] for _ in range(20)]
+    changed[0] = [judged(0.0, 0.5, (8, 9, 9)), judged(0.0, 0.5, (10, 9, 9))]
+    estimates.give_values(model, changed, setting)
+    np.testing.assert_allclose(changed[0][0].piece.adv_T, many[0][0].piece.adv_T - 0.5, atol=1e-9)
+
+
+def test_one_name_means_one_method_and_its_reference():
+    args = SimpleNamespace(
+        match=["rloo, 1 response, history"], segment_tokens=10, intervals=[3], interval=3, diagnosis=None
+    )
+    assert list(noise.chosen_settings(args)) == [noise.REFERENCES[0], "rloo, 1 response, history"]
+    args.match = ["rloo, 1 response, his"]
+    assert len(noise.chosen_settings(args)) == 2 * len(noise.REFERENCES)
+
+
 def test_intervals_are_those_asked_for_and_the_one_at_which_the_rest_varies():
     known = noise.settings(10, [5, 30], 15)
     cutpoints = {name for name, one in known.items() if isinstance(one.partition, Cutpoint)}
@@ -99,13 +131,15 @@ def test_a_small_run_writes_a_table(task, tmp_path, monkeypatch):
     monkeypatch.setattr(estimates, "grade_here", coin)
     options = ["--task", str(task), "--output", str(tmp_path), "--repeats", "3", "--prompts", "4"]
     options += ["--match", "tree 4-3-2", "--match", "tree 2-2", "--match", "rloo, 1 response, history, state"]
+    options += ["--match", "probe (newline), 2 responses, history"]
     assert noise.main(options) == 0
     told = json.loads((tmp_path / "results.json").read_text())
     assert told["task"]["settings"]["task"] == "arithmetic" and told["machine"]["torch"] == torch.__version__
     results = told["results"]
     trees = {"tree 4-3-2, loo", "tree 4-3-2, loo, mask"}
-    trees |= {f"tree 2-2, shrunk, history, {mask}" for mask in ("mask", "state mask")}
-    assert set(results) == {*noise.REFERENCES, *trees, "rloo, 1 response, history, state mask"}
+    trees |= {f"tree 2-2, shrunk, history{mask}" for mask in ("", ", mask", ", state mask")}
+    others = {"rloo, 1 response, history, state mask", "probe (newline), 2 responses, history"}
+    assert set(results) == {*noise.REFERENCES, *trees, *others}
     one, eight = (results[f"rloo, {name}, state mask"] for name in ("1 response, history", "8 responses"))
     assert one["tokens_per_prompt"] < eight["tokens_per_prompt"] / 5, "what it knew is not counted"
     assert all(one["tokens_per_prompt"] > 0 for one in results.values())

@@ -26,6 +26,10 @@ AHEAD = dict(train__async_enable=True, train__colocate_all=None)
 PARTS = dict(AHEAD, train__partial_rollout_enable=True, spo__mode="group", spo__mc_rollouts=None)
 CONTRADICTIONS = [
     (dict(spo__preset="papers"), "--spo.mode chain has no such settings; choose one of paper"),
+    (
+        dict(spo__mode="chain", spo__preset="short"),
+        "--spo.preset short: --spo.mode chain has no such settings; choose one of paper",
+    ),
     (dict(spo__partition="fixed"), "--spo.segment_length"),
     (dict(spo__segment_length=10), "--spo.partition fixed"),
     (
@@ -33,6 +37,10 @@ CONTRADICTIONS = [
         "--spo.pack_trees on: --ds.attn_implementation eager does not go with it; it needs --ds.attn_implementation sdpa",
     ),
     (dict(spo__old_logprobs="engine", rollout__top_p=0.9), "sample with top_p 1, or leave it out"),
+    (
+        dict(algo__advantage__is_correction_level="seq", rollout__top_p=0.9),
+        "--algo.advantage.is_correction_level seq: the engine's log-probs are those of the tokens that --rollout.top_p leaves",
+    ),
     (dict(spo__old_logprobs="engine", algo__kl__init_coef=0.1), "the forward pass that --algo.kl.init_coef needs"),
     (
         dict(spo__old_logprobs="engine", algo__advantage__is_correction_level="token"),
@@ -103,6 +111,10 @@ CONTRADICTIONS = [
     (dict(reward__remote_url=None), "--reward.remote_url"),
     (dict(reward__overlong_buffer_len=10), "--reward.overlong_buffer_len"),
     (
+        dict(spo__mode="group", spo__mc_rollouts=None, reward__remote_url=None, spo__diagnose_every=5),
+        "--spo.diagnose_every needs rewards of single responses",
+    ),
+    (
         dict(train__async_enable=True),
         "--train.colocate_all does not go with --train.async_enable: engines and policy work",
     ),
@@ -117,6 +129,7 @@ CONTRADICTIONS = [
     (dict(PARTS, data__max_images_per_prompt=1), "single responses of text, not with agents or images"),
     (dict(train__partial_rollout_enable=True), "--train.partial_rollout_enable requires --train.async_enable"),
     (dict(AHEAD, rollout__vllm_generate_batch_size=64), "--spo.max_staleness says how far sampling is ahead"),
+    (dict(AHEAD, rollout__top_p=0.9), "--rollout.top_p 0.9: what makes up for older samples needs the engine's"),
     (dict(AHEAD, spo__max_staleness=-1), "--spo.max_staleness -1: must be at least 0"),
     (dict(spo__max_staleness=1), "--spo.max_staleness 1 needs --train.async_enable"),
     (

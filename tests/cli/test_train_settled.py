@@ -9,10 +9,11 @@ import stack
 from spo_rlhf.cli.train import parse
 from spo_rlhf.launch.output import flatten, plain
 from spo_rlhf.methods import METHODS
+from spo_rlhf.methods.group import Group
 
 
-def resolved_by_preset(task, tmp_path, **changes) -> dict:
-    """`--spo.preset paper` with the batch and the optimizer left to it."""
+def parsed_by_preset(task, tmp_path, preset: str = "paper", **changes):
+    """`--spo.preset` with the batch and the optimizer left to it."""
     left = (
         "spo__mc_rollouts",
         "rollout__batch_size",
@@ -23,11 +24,15 @@ def resolved_by_preset(task, tmp_path, **changes) -> dict:
         "algo__kl__init_coef",
     )
     problems = tmp_path / "problems.jsonl"
-    problems.write_text((task / "train.jsonl").read_text() * 4)  # enough for a batch of the preset
+    problems.write_text((task / "train.jsonl").read_text() * 8)  # enough for a batch of the preset
     changes["data__prompt_dataset"] = problems
-    args, _ = parse(
-        [*stack.options(task, tmp_path, spo__preset="paper", **{**dict.fromkeys(left), **changes}), "--dry-run"]
+    return parse(
+        [*stack.options(task, tmp_path, spo__preset=preset, **{**dict.fromkeys(left), **changes}), "--dry-run"]
     )
+
+
+def resolved_by_preset(task, tmp_path, **changes) -> dict:
+    args, _ = parsed_by_preset(task, tmp_path, **changes)
     return flatten(plain(args))
 
 
@@ -50,6 +55,37 @@ def test_a_preset_stands_where_the_command_says_nothing(task, tmp_path, mode):
 )
 def test_what_the_command_says_wins_over_the_preset(task, tmp_path, changes, name, value):
     assert resolved_by_preset(task, tmp_path, **changes)[name] == value
+
+
+@pytest.mark.parametrize(("preset", "updates"), [("short", 1), ("long", 4)])
+def test_what_was_measured_to_be_best_brings_its_method_and_the_record_tells_what_came_of_it(
+    task, tmp_path, preset, updates
+):
+    args, notes = parsed_by_preset(task, tmp_path, preset, train__max_epochs=1)
+    config = flatten(plain(args))
+    assert (
+        isinstance(args.spo.method, Group) and config["spo.baseline"] == "history" and args.spo.method.brings_advantages
+    )
+    samples = config["rollout.batch_size"] * config["rollout.n_samples_per_prompt"]
+    assert config["rollout.n_samples_per_prompt"] == 2 and samples == updates * config["train.batch_size"]
+    came = ["spo.mode", "spo.baseline", "rollout.batch_size", "rollout.n_samples_per_prompt", "train.batch_size"]
+    assert config["from_preset"] == came, "what the command says itself is not among them"
+    assert any(note.startswith(f"--spo.preset {preset}: --spo.mode group, --spo.baseline history") for note in notes)
+
+
+def test_a_preset_takes_nothing_that_the_command_says_and_no_record_where_there_is_none(task, tmp_path):
+    args, _ = parsed_by_preset(
+        task,
+        tmp_path,
+        "short",
+        spo__baseline="group",
+        algo__advantage__estimator="rloo",
+        rollout__n_samples_per_prompt=4,
+    )
+    assert not args.spo.method.brings_advantages and args.rollout.n_samples_per_prompt == 4
+    assert "spo.baseline" not in args.from_preset and args.train.batch_size == 256
+    args, _ = parse(stack.options(task, tmp_path))
+    assert not hasattr(args, "from_preset")
 
 
 def test_packing_is_off_by_itself_where_it_cannot_be(task, tmp_path):
@@ -75,7 +111,6 @@ ENGINE, ACTOR = ("engine", "off"), ("actor", "token")
     [
         ({}, ENGINE),
         (dict(spo__old_logprobs="actor"), ACTOR),
-        (dict(rollout__top_p=0.9), ACTOR),
         (dict(algo__kl__init_coef=0.1), ACTOR),
         (dict(train__partial_rollout_enable=True, spo__mode="group", spo__mc_rollouts=None), ENGINE),
         (dict(spo__mode="probe", spo__mc_rollouts=None), ACTOR),

@@ -6,6 +6,7 @@ import pytest
 import stack
 
 from spo_rlhf.cli import upstream_trainer
+from spo_rlhf.host import device
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,24 @@ def test_help_shows_examples(arguments, capsys):
     except SystemExit as leave:
         assert leave.code == 0  # noqa: PT017  only one of the two parsers leaves
     assert "correct.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(120)
+def test_gradients_of_micro_batches_add_up_in_float32_on_gpus(files, monkeypatch):
+    monkeypatch.setenv(device.VARIABLE, device.GPU)
+    monkeypatch.setattr(device, "unusable_gpu", lambda: None)
+    args, notes = upstream_trainer.parse("sft", arguments(files, "sft")[1:])
+    assert args.ds.grad_accum_dtype == "fp32" and any("would add up in bf16" in note for note in notes)
+    for changes in ({"ds__param_dtype": "fp16"}, {"ds__zero_stage": 0}):
+        assert upstream_trainer.parse("sft", arguments(files, "sft", **changes)[1:])[0].ds.grad_accum_dtype is None
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("asked", [None, device.CPU])
+def test_a_gpu_that_torch_cannot_use_makes_no_training_on_the_cpu(files, asked, monkeypatch, capsys):
+    monkeypatch.delenv(device.VARIABLE, raising=False)
+    if asked:
+        monkeypatch.setenv(device.VARIABLE, asked)
+    monkeypatch.setattr(device, "unusable_gpu", lambda: "the driver is too old")
+    assert upstream_trainer.main([*arguments(files, "sft"), "--dry-run"]) == (0 if asked else 2)
+    assert ("the driver is too old" in capsys.readouterr().err) is (asked is None)

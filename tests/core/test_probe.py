@@ -4,10 +4,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-from enumerable import ToyLM
+from enumerable import NEWLINE, ToyLM
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spo_rlhf.core import gold
 from spo_rlhf.core.probe import PRIOR_VARIANCE, STRENGTHS, Traced, advantages, cross_fitted, spreads
 from spo_rlhf.core.values import leave_one_out
 
@@ -67,6 +68,50 @@ def test_the_expected_gradient_is_the_policy_gradient_whatever_the_others_say():
                     total += lm.weights[list(pair)].prod() / 2 * adv * lm.score(index, t, t + 1)
         assert total == pytest.approx(lm.policy_gradient(), abs=1e-12)
     assert learned, "or it would be RLOO"
+
+
+def expected_with_gold(lm: ToyLM, groups_of, trace: float) -> tuple[np.ndarray, bool]:
+    """Expected gradient over all pairs of responses to one prompt, whose states have the right answer's probability."""
+
+    def states(index: int) -> np.ndarray:
+        # The right answer is a newline at once: log-probs of one token, by the model itself, behind each prefix.
+        response = lm.responses[index]
+        rows = [lm.row[response[:t]] for t in range(len(response))]
+        return gold.features([[float(np.log(lm.prob[row, NEWLINE]))] for row in rows])
+
+    total, learned = np.zeros_like(lm.prob), False
+    for pair in product(lm.possible(), repeat=2):
+        groups = [list(pair), *groups_of]
+        traced = traced_of([[states(i) for i in group] for group in groups], [lm.rewards[group] for group in groups])
+        fit = cross_fitted(traced)
+        learned |= fit.learned > 0
+        for index, one, value_K in zip(pair, traced, fit.value_K):
+            for t, adv in enumerate(advantages(value_K, one.reward, trace)):
+                total += lm.weights[list(pair)].prod() / 2 * adv * lm.score(index, t, t + 1)
+    return total, learned
+
+
+def test_values_from_the_right_answers_probability_are_exact_as_a_baseline_and_biased_as_the_value_of_a_segment():
+    lm, rng = ToyLM(3, max_tokens=2), np.random.default_rng(0)
+    lm.rewards = np.array([float(NEWLINE in response) for response in lm.responses])
+    others = rng.choice(lm.possible(), size=(11, 2)).tolist()
+    exact, learned = expected_with_gold(lm, others, trace=1.0)
+    assert learned, "or it would be RLOO"
+    assert exact == pytest.approx(lm.policy_gradient(), abs=1e-12)
+    biased, _ = expected_with_gold(lm, others, trace=0.0)
+    assert np.abs(biased - lm.policy_gradient()).max() > 0.01
+
+
+def test_the_features_of_an_answer_are_its_probability_and_how_it_moves():
+    made = gold.features([[np.log(0.5), np.log(0.5)], [np.log(0.8), np.log(0.5)]])
+    np.testing.assert_allclose(made[0], [0.25, np.log(0.5), 0.0])
+    np.testing.assert_allclose(made[1], [0.4, np.log(0.4) / 2, np.log(0.8 / 0.5) / 2])
+
+
+def test_an_answer_begins_where_its_text_has_other_tokens_than_the_template():
+    assert gold.answer_start([1, 2, 3, 4], [1, 2]) == 2
+    assert gold.answer_start([1, 2, 30, 4], [1, 2, 3]) == 2, "the last word of the template merges with the answer"
+    assert gold.answer_start([1, 2], [1, 2]) == 1, "one token is left to the answer"
 
 
 @given(st.integers(0, 1000))

@@ -16,24 +16,22 @@ from spo_rlhf.core.tree_baselines import AgainstOthers, Shrunk, level_weights
 from spo_rlhf.core.values import Prior
 
 BRANCHING = (2, 2)
-LEVELS = (0, 1, None)  # token positions at which levels 1 and 2 start, and the end
 
 
-def segments(lm: ToyLM, first: int) -> list[int]:
-    """Responses by index that start with token ``first``."""
-    return [index for index in lm.possible() if lm.responses[index][0] == first]
+def segments(lm: ToyLM, cut: int) -> dict[tuple[int, ...], list[int]]:
+    """Responses by index, by their first ``cut`` tokens."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for index in lm.possible():
+        found.setdefault(lm.responses[index][:cut], []).append(index)
+    return found
 
 
-def first_probability(lm: ToyLM, first: int) -> float:
-    return sum(lm.weights[index] for index in segments(lm, first))
-
-
-def children_of_root(lm: ToyLM, branching: int) -> list[tuple[float, int, tuple[int, ...]]]:
+def children_of_root(lm: ToyLM, branching: int, cut: int) -> list[tuple[float, int, tuple[int, ...]]]:
     """Every first-level node with the subtree below it: its probability, one response through it, its leaves."""
     found = []
-    for first in range(3):
-        indices, probability = segments(lm, first), first_probability(lm, first)
-        if len(indices) == 1 and len(lm.responses[indices[0]]) == 1:  # ended: a leaf
+    for indices in segments(lm, cut).values():
+        probability = sum(lm.weights[index] for index in indices)
+        if len(indices) == 1 and len(lm.responses[indices[0]]) <= cut:  # ended: a leaf
             found.append((probability, indices[0], ()))
             continue
         for leaves in product(indices, repeat=branching):
@@ -43,13 +41,18 @@ def children_of_root(lm: ToyLM, branching: int) -> list[tuple[float, int, tuple[
 
 
 def expected_level_sums(
-    lm: ToyLM, kind: str | tree.NodeAdvantage, branching: tuple[int, int] = BRANCHING, prior: Prior | None = None
+    lm: ToyLM,
+    kind: str | tree.NodeAdvantage,
+    branching: tuple[int, int] = BRANCHING,
+    prior: Prior | None = None,
+    cut: int = 1,
 ) -> list[np.ndarray]:
     """Per level: expectation of the sum of A(n) grad log pi(n) over its nodes."""
-    score_1 = {index: lm.score(index, 0, 1) for index in lm.possible()}
-    score_2 = {index: lm.score(index, 1, len(lm.responses[index])) for index in lm.possible()}
+    lengths = {index: len(lm.responses[index]) for index in lm.possible()}
+    score_1 = {index: lm.score(index, 0, min(cut, length)) for index, length in lengths.items()}
+    score_2 = {index: lm.score(index, min(cut, length), length) for index, length in lengths.items()}
     level_1, level_2 = np.zeros_like(lm.prob), np.zeros_like(lm.prob)
-    for pair in product(children_of_root(lm, branching[1]), repeat=branching[0]):
+    for pair in product(children_of_root(lm, branching[1], cut), repeat=branching[0]):
         weight, parent_N, reward_N, score_N = 1.0, [NO_PARENT], [np.nan], [None]
         for probability, index, leaves in pair:
             weight *= probability
@@ -70,14 +73,15 @@ def expected_level_sums(
     return [level_1, level_2]
 
 
-def expected_level_gradients(lm: ToyLM, kind, branching=BRANCHING, prior=None) -> list[np.ndarray]:
+def expected_level_gradients(lm: ToyLM, kind, branching=BRANCHING, prior=None, cut: int = 1) -> list[np.ndarray]:
     """The same over the B_1 .. B_d places of the level."""
-    sums = expected_level_sums(lm, kind, branching, prior)
+    sums = expected_level_sums(lm, kind, branching, prior, cut)
     return [level / places for level, places in zip(sums, np.cumprod(branching))]
 
 
-def exact_level_gradients(lm: ToyLM) -> list[np.ndarray]:
+def exact_level_gradients(lm: ToyLM, cut: int = 1) -> list[np.ndarray]:
     """The policy gradient, split by the level that a token lies in."""
+    starts = (0, cut, None)  # and the end
     return [
         sum(
             lm.weights[index]
@@ -85,7 +89,7 @@ def exact_level_gradients(lm: ToyLM) -> list[np.ndarray]:
             * lm.score(index, *slice(start, end).indices(len(lm.responses[index]))[:2])
             for index in lm.possible()
         )
-        for start, end in zip(LEVELS, LEVELS[1:])
+        for start, end in zip(starts, starts[1:])
     ]
 
 

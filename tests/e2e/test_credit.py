@@ -15,6 +15,7 @@ def test_states_get_values_from_the_pass_that_is_made_anyway(tmp_path):
     changes = dict(
         spo__mode="probe",
         spo__probe_features=16,
+        spo__probe_source="both",
         spo__partition="fixed",
         spo__segment_length=8,
         spo__mc_rollouts=None,
@@ -32,6 +33,10 @@ def test_states_get_values_from_the_pass_that_is_made_anyway(tmp_path):
     for metrics in run["steps"]:
         assert metrics["rollout/mc_tokens"] == 0 and metrics["actor_grad_norm"] > 0
         assert math.isfinite(metrics["probe/explained"]) and 0 <= metrics["probe/learned"] <= 1
+        assert 0 < metrics["probe/gold_first"] < 1 and 0 < metrics["probe/gold_last"] < 1
+        assert (
+            0 < metrics["probe/gold_seconds"] < metrics["timing/make_experience"] and metrics["probe/gold_tokens"] > 0
+        )
         assert metrics["samples_without_gradient"] < metrics["rollout/num_samples"]
     for row in rollouts.read(tmp_path / "run"):
         assert len(row["values"]) == len(row["boundaries"]) > 1
@@ -61,3 +66,31 @@ def test_trees_branch_where_the_policy_hesitates(tmp_path):
         assert metrics["rollout/logprob_gap_max"] < 1e-3 and metrics["actor_grad_norm"] > 0
         # Engine and actor agree: nothing is filtered.
         assert metrics["is_filter_ratio"] == 0 and abs(metrics["vllm_kl"]) < 1e-3
+
+
+def test_trees_take_the_shape_that_earlier_trees_promise_most_of_and_a_running_policy_is_diagnosed(tmp_path):
+    task = stack.make_task(tmp_path / "task", train=32, test=8)
+    changes = stack.TREE | dict(
+        spo__tree_branching="4,2",
+        spo__tree_segment_tokens=8,
+        spo__tree_shape="planned",
+        spo__tree_plan_every=1,
+        spo__tree_plan_spend=1,
+        spo__tree_plan_explore=0.5,
+        spo__tree_advantage="shrunk",
+        spo__tree_level_weights=True,
+        spo__diagnose_every=2,
+        spo__diagnose_prompts=8,
+        rollout__batch_size=8,
+    )
+    run = stack.train(stack.options(task, tmp_path, **changes), tmp_path)
+    assert len(run["steps"]) > 1
+    for step, metrics in enumerate(run["steps"], start=1):
+        assert metrics["plan/children"] >= 2 and metrics["plan/leaves"] >= 2 and metrics["plan/trees"] > 0
+        assert metrics["actor_grad_norm"] > 0 and metrics["rollout/logprob_gap_max"] < 1e-3
+        assert ("diagnosis/generated_tokens" in metrics) == (step % 2 == 0)
+    diagnosed = run["steps"][1]
+    assert diagnosed["diagnosis/prompts"] == 8
+    # Four responses to each prompt, and no fewer continuations; none of it counts as sampled for training.
+    assert diagnosed["diagnosis/generated_tokens"] > 8 * 4 * 8 * 2
+    assert diagnosed["rollout/total_tokens"] == sum(one["rollout/response_tokens"] for one in run["steps"][:2])

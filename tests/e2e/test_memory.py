@@ -56,6 +56,7 @@ def test_the_estimate_is_what_a_model_adds_to_each_process(tmp_path):
     small_model.build_model(tokenizer, 0, hidden_size=768, layers=12).save_pretrained(large / "model")
     without, with_it = measured(small, tmp_path / "without"), measured(large, tmp_path / "with")
     plans = [estimated(task, tmp_path / "plan") for task in (small, large)]
+    off = {}
     for kind, estimate in (
         (RANK, lambda plan: plan.rank_peak),
         (ENGINE, lambda plan: plan.engine_peak),
@@ -63,4 +64,5 @@ def test_the_estimate_is_what_a_model_adds_to_each_process(tmp_path):
     ):
         took, told = with_it[kind] - without[kind], estimate(plans[1]) - estimate(plans[0])
         print(f"{kind}: measured {took / MIB:.0f} MiB, estimated {told / MIB:.0f} MiB ({told / took - 1:+.1%})")
-        assert told == pytest.approx(took, rel=0.15)
+        off[kind] = told / took - 1
+    assert all(abs(share) < 0.15 for share in off.values()), off

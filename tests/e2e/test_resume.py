@@ -12,7 +12,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 KILLS = 2
 MODES = {
     "chain": {},
-    "tree": {**stack.TREE, "spo.replay_max_age": 2, "spo.replay_per_prompt": 4, "spo.baseline": "history"},
+    "tree": {
+        **stack.TREE,
+        "spo.tree_advantage": "loo",
+        "spo.replay_max_age": 2,
+        "spo.replay_per_prompt": 4,
+        "spo.baseline": "history",
+    },
     # Two optimizer steps a batch: in another order they would be other steps.
     "group": {"spo.mode": "group", "spo.mc_rollouts": None, "train.batch_size": 16},
 }

@@ -3,6 +3,7 @@
 Needs PyPI once, for the model's package; without it the tests are skipped with the reason. 15 GiB of memory, ten minutes.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 import stack
 import torch
 
+from spo_rlhf.core.partition import Cutpoint
+from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.rollouts import read
 from spo_rlhf.tasks import arithmetic
 
@@ -94,9 +97,23 @@ def test_cutpoints_bound_segments_wherever_they_fall(rows):
         cuts = [t for t, cut in enumerate(row["cuts"]) if cut]
         assert row["boundaries"] == [0, *cuts[5::5], len(row["token_ids"])]
     found = cut_places.count(rows)
-    assert found["cutpoints"].get("inside a number") and found["cutpoints"].get("inside a word")
+    assert found["cutpoints"].get("inside a number")
     # With digits one by one most numbers are several tokens.
     assert found["tokens"]["inside a number"] >= found["cutpoints"]["inside a number"]
+
+
+def test_a_hesitation_inside_a_word_or_a_number_is_a_boundary_there(output, load):
+    """Few of a small sample's cutpoints fall inside a word: here the policy hesitates wherever one can."""
+    _, tokenizer = load(output / "base")
+    text = "Anneliese bought 12345 marshmallows – “déjà vu” – for $6.78.\n#### 83.70"
+    texts = token_texts(tokenizer, tokenizer(text)["input_ids"])
+    inside = [t for t in range(1, len(texts)) if cut_places.places(texts, [t])[0].startswith("inside a ")]
+    assert {*cut_places.places(texts, inside)} == {"inside a number", "inside a word"}
+    prob_T = [0.5 if t in inside else 0.95 for t in range(len(texts))]
+    boundaries = Cutpoint(interval=1).cut(prob_T, texts)
+    assert boundaries == [0, *inside[1:], len(texts)]  # the first cutpoint lies in the first segment
+    segments = ["".join(texts[a:b]) for a, b in itertools.pairwise(boundaries)]
+    assert "".join(segments) == text and len(segments) == len(inside)
 
 
 def test_engine_and_actor_agree_and_padding_on_the_left_changes_nothing(output, rows, load):

@@ -179,6 +179,7 @@ def test_settings_get_every_option_under_its_own_name():
         curve=False,
     )
     assert from_arguments(RunOptions, args) == RunOptions(Path("d"), data_parallel=2, grade_workers=4)
+    assert from_arguments(RunOptions, parse(["run", *options, "--eager"])).eager
 
 
 def test_a_plugin_file_adds_a_kind_of_answers(tmp_path):

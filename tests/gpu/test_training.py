@@ -9,8 +9,6 @@ import stack
 import torch
 from transformers import AutoTokenizer
 
-from spo_rlhf.tasks import arithmetic
-
 pytestmark = pytest.mark.gpu
 STEPS = 4
 GPU = {
@@ -28,7 +26,7 @@ GPU = {
 }
 SLEEP = {"vllm.enable_sleep": True, "ds.enable_sleep": True}
 RUNS = {
-    "chain": {"spo.mode": "chain", "spo.mc_rollouts": 4},
+    "chain": {"spo.mode": "chain", "spo.mc_rollouts": 4, "no-spo.sleep": True},
     "chain_sleep_zero3": {
         "spo.mode": "chain",
         "spo.mc_rollouts": 4,
@@ -47,6 +45,7 @@ RUNS = {
         "train.batch_size": 32,
         "train.micro_batch_size": 16,
         "spo.pack_trees": "on",
+        "ds.attn_implementation": "flex_attention",
         **SLEEP,
     },
     "chain_cuda_graphs": {"spo.mode": "chain", "spo.mc_rollouts": 4, "vllm.enforce_eager": None, **SLEEP},
@@ -58,6 +57,11 @@ ON_TWO = {
     "tensor_parallel": {**RANKS, "vllm.tensor_parallel_size": 2, **SLEEP},
     "ranks_zero3": {**RANKS, "vllm.num_engines": 2, "ds.zero_stage": 3, **SLEEP},
 }
+
+
+def changes(options: dict) -> dict:
+    """Those of `stack.options` that make a run of it."""
+    return {key.replace(".", "__"): value for key, value in {**GPU, **options}.items()}
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +88,7 @@ def test_two_gpus_take_steps(name: str, task: Path, tmp_path: Path, figures: dic
 
 def check_training(options: dict, task: Path, tmp_path: Path, figures: dict) -> None:
     """STEPS steps with finite norms, and an engine that follows the policy."""
-    changes = {key.replace(".", "__"): value for key, value in {**GPU, **options}.items()}
-    run = stack.train(
-        stack.options(task, tmp_path, data__input_template=arithmetic.PROMPT_TEMPLATE, **changes), tmp_path
-    )
+    run = stack.train(stack.options(task, tmp_path, **changes(options)), tmp_path)
     steps = run["steps"]
     keep = ("gap", "norm", "timing/", "tokens", "mask_density", "reward_mean")
     figures["steps"] = [{k: v for k, v in step.items() if any(part in k for part in keep)} for step in steps]

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -163,3 +164,34 @@ def test_a_node_of_a_batch_job_carries_the_mark_as_ray_reads_it():
     command = ray_node.start_command(args, device.logical_resources(2))
     options = dict(part.partition("=")[::2] for part in command if part.startswith("--"))
     assert options["--num-gpus"] == "2" and device.STAND_IN in json.loads(options["--resources"])
+
+
+@pytest.mark.parametrize(
+    ("visible", "gib"),
+    [
+        (None, 8),
+        ("", 8),  # hidden on purpose: nothing is planned for them
+        ("1", 80),
+        ("2, 1", 80),
+        ("0,1", 8),
+        ("9", 8),  # there is none: as if nothing were said
+        ("GPU-of-2", 141),
+        ("MIG-of-1", 10),  # a part of a GPU
+        ("GPU-2", None),  # abbreviated: the driver does not know it
+    ],
+)
+def test_the_memory_is_that_of_the_gpus_that_may_be_used(monkeypatch, visible, gib):
+    sizes = {0: 8, 1: 80, 2: 141, "GPU-of-2": 141, "MIG-of-1": 10}
+    driver = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 3,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetHandleByUUID=lambda name: {one: one for one in sizes if isinstance(one, str)}[name],
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=sizes[handle] << 30),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device.gpu_memory_bytes() == (gib and gib << 30)

@@ -12,7 +12,7 @@ from spo_rlhf.cli.report import main
 from spo_rlhf.errors import UserError
 from spo_rlhf.insight.figures import grouped
 from spo_rlhf.insight.report import as_data, as_html, as_markdown, report
-from spo_rlhf.insight.runs import load
+from spo_rlhf.insight.runs import Point, Run, load
 from spo_rlhf.insight.svg import ticks
 
 write = made_up_run.write
@@ -75,6 +75,14 @@ def test_the_three_forms_say_the_same(seeds):
     assert html.count('<svg viewBox="0 0 460') == len(made.figures) >= 15
     assert "bands reach from the smallest to the largest" in html
     assert "Reliability of the values" in html and "mean V minus mean reward" in html
+
+
+def test_a_diagnosis_now_and_then_is_a_figure():
+    point = Point(step=50, tokens=1.0, seconds=1.0, metrics={"diagnosis/oracle_advantage": 0.3})
+    run = Run("one", steps=[Point(1, 0.5, 0.5, {}), point, Point(100, 2.0, 2.0, {"diagnosis/oracle_advantage": 0.6})])
+    [figure] = [one for one in report([run]).figures if one.title == "What credit could win"]
+    [curve] = figure.curves
+    assert (curve.x, curve.mean) == ([50, 100], [0.3, 0.6]) and "free advantage" in curve.label
 
 
 def test_warnings_stand_in_every_form_and_on_the_terminal(tmp_path, capsys):

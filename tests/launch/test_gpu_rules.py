@@ -2,6 +2,9 @@
 
 import pytest
 import stack
+import test_training
+import torch
+import torch.utils.cpp_extension
 
 from spo_rlhf.cli.train import parse
 from spo_rlhf.errors import UserError
@@ -24,8 +27,8 @@ def machine(task, tmp_path, monkeypatch):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         monkeypatch.setattr(device, "unusable_gpu", lambda: None)
         monkeypatch.setattr(device, "gpu_count", lambda: gpus)
-        monkeypatch.setattr(gpu_rules, "_can_compile", lambda: True)
-        monkeypatch.setattr(gpu_rules, "_installed", {"vllm": "0.29.0"}.get)
+        monkeypatch.setattr(gpu_rules, "compiler_fault", lambda: None)
+        monkeypatch.setattr(device, "_installed", {"vllm": "0.29.0"}.get)
         monkeypatch.setattr(device, "gpu_memory_bytes", lambda: gib and int(gib * GIB))
         return parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
 
@@ -40,6 +43,13 @@ def machine(task, tmp_path, monkeypatch):
         (dict(ds__load_in_4bit=True), "--ds.load_in_4bit: OpenRLHF 0.11.2 sends the engines the packed weights"),
         (dict(ds__param_dtype="fp16"), "--ds.param_dtype fp16: OpenRLHF's engines are bfloat16"),
         (dict(vllm__sync_backend="gloo"), "--vllm.sync_backend gloo does not go with --train.colocate_all"),
+        (dict(vllm__sync_backend="mpi"), "--vllm.sync_backend mpi: give nccl or gloo"),
+        (dict(ds__grad_accum_dtype="float32"), "--ds.grad_accum_dtype float32: give fp32 or bf16"),
+        (dict(ds__grad_accum_dtype="fp16"), "--ds.grad_accum_dtype fp16: give fp32 or bf16"),
+        (
+            dict(vllm__tensor_parallel_size=3),
+            "2 attention heads cannot be split among --vllm.tensor_parallel_size 3 devices",
+        ),
         (dict(ds__zero_stage=0, ds__enable_sleep=True), "--ds.zero_stage 0 has no states that --ds.enable_sleep"),
         (dict(ds__packing_samples=True), "--ds.packing_samples .* needs flash-attn"),
         (dict(train__dynamic_batch_enable=True), r"dynamic batches and ring attention\) needs flash-attn"),
@@ -58,6 +68,11 @@ def machine(task, tmp_path, monkeypatch):
     ],
 )
 def test_what_breaks_is_refused_with_its_reason(machine, changes, says):
+    if engines := changes.get("vllm__tensor_parallel_size"):
+        changes |= {f"{role}__num_gpus_per_node": engines for role in ("actor", "ref")}
+        changes |= dict(
+            rollout__batch_size=9, rollout__micro_batch_size=6, train__batch_size=36, train__micro_batch_size=6
+        )
     if changes.pop("no_sleep", False):
         changes["no-spo.sleep"] = True
     with pytest.raises(UserError, match=says):
@@ -155,22 +170,102 @@ def test_a_cluster_that_is_too_small_is_said_before_ray_would_wait(machine):
     ],
 )
 def test_the_other_build_of_vllm_is_refused_before_an_engine_dies(monkeypatch, kind, installed, says):
-    monkeypatch.setattr(gpu_rules, "_installed", installed.get)
+    monkeypatch.setattr(device, "_installed", installed.get)
     monkeypatch.setattr(device, "gpu_count", lambda: 1)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     device.settle(kind)
     try:
         if says is None:
-            gpu_rules.check_build()
+            device.check_build()
         else:
             with pytest.raises(UserError, match=says):
-                gpu_rules.check_build()
+                device.check_build()
     finally:
         device.settle(None)
 
 
-def test_an_optimizer_that_cannot_be_compiled_is_said_beforehand(machine, monkeypatch):
+@pytest.mark.parametrize(
+    ("compiler", "says"),
+    [
+        (None, r"finds no nvcc: install the CUDA 13\.0 toolkit, or set CUDA_HOME"),
+        ("a runtime without nvcc", "finds no nvcc"),
+        ("12.4", r"finds the nvcc of CUDA 12\.4, while torch is built for 13\.0"),
+        ("13.1", r"finds the nvcc of CUDA 13\.1, while torch"),
+        ("13.0", None),
+    ],
+)
+def test_an_optimizer_that_cannot_be_compiled_is_said_beforehand(machine, monkeypatch, tmp_path, compiler, says):
+    find = gpu_rules.compiler_fault
     args, _ = machine()
-    monkeypatch.setattr(gpu_rules, "_can_compile", lambda: False)
-    with pytest.raises(UserError, match="finds no nvcc"):
+    if compiler and compiler[0].isdigit():
+        nvcc = tmp_path / "bin" / "nvcc"
+        nvcc.parent.mkdir()
+        nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {compiler}, V{compiler}.88'\n")
+        nvcc.chmod(0o755)
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", str(tmp_path) if compiler else None)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpu_rules, "compiler_fault", find)
+    if says is None:
         gpu_rules.refuse_what_breaks(args)
+        return
+    with pytest.raises(UserError, match=says) as refusal:
+        gpu_rules.refuse_what_breaks(args)
+    assert "\n" not in str(refusal.value)
+
+
+def test_logits_that_a_model_caps_are_counted_whole(machine, monkeypatch):
+    """Gemma 2 goes on with its head's output, so log-probs in chunks are not for it."""
+    config = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "vocab_size": 256_000,
+        "final_logit_softcapping": 30.0,
+    }
+    loads = []
+    for cap in (None, 30.0):
+        shape = gpu_rules.memory_plan.model_shape({**config, "final_logit_softcapping": cap})
+        monkeypatch.setattr(gpu_rules, "read_shape", lambda args, shape=shape: shape)
+        args, _ = machine()
+        loads.append(gpu_rules.load_of(args, shape).logit_tokens)
+    assert loads == [GIB // (4 * 256_000), 8 * 320]
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        (dict(), True),
+        (dict(ref__offload=True), False),
+        (dict(train__colocate_all=None), False),
+        (dict(train__colocate_all=None, train__colocate_actor_ref=True), True),
+    ],
+)
+def test_a_reference_counts_where_it_is(machine, changes, counts):
+    args, _ = machine(algo__kl__init_coef=0.01, **changes)
+    assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).reference is counts
+
+
+def test_packed_rows_are_counted_as_packed(machine):
+    args, _ = machine(spo__pack_trees="on", spo__pack_tokens=777)
+    assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).tokens == 777
+    args, _ = machine(spo__pack_trees="on", spo__pack_tokens=7)
+    assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).tokens == 320, "a row is not cut"
+
+
+def test_what_the_tests_for_gpus_train_is_no_refused_run_and_has_each_way_in_it(machine):
+    """tests/gpu/test_training.py, which no machine without a GPU runs."""
+    on_one = [machine(gpus=1, **test_training.changes(options))[0] for options in test_training.RUNS.values()]
+    on_two = [machine(gpus=2, **test_training.changes(options))[0] for options in test_training.ON_TWO.values()]
+    for name, values in {
+        "vllm.enable_sleep": {True, False},
+        "vllm.enforce_eager": {True, False},
+        "ds.zero_stage": {2, 3},
+        "ds.attn_implementation": {"sdpa", "flex_attention"},
+        "rollout.top_p": {0.9, 1.0},
+        "ds.grad_accum_dtype": {"fp32"},
+    }.items():
+        section, option = name.split(".")
+        assert {getattr(getattr(args, section), option) for args in on_one} == values, name
+    assert any(not args.train.colocate_all for args in on_two)
+    assert {args.vllm.tensor_parallel_size for args in on_two} == {1, 2}

@@ -97,6 +97,15 @@ def test_what_does_not_fit_is_told_with_the_fewest_changes():
     assert remedies(SHAPE, heavy, 6 * GIB) == []
 
 
+def test_no_change_is_named_that_a_later_one_makes_needless():
+    """Seven billion parameters on one GPU: what makes them fit is that the optimizer leaves it."""
+    shape = replace(SHAPE, hidden=3584, intermediate=18944, heads=28, kv_heads=4, tied=False)
+    heavy = replace(LOAD, checkpointing=False, tokens=8 * 320, max_len=320, reference=False)
+    assert remedies(shape, heavy, H100) == ["--ds.adam_offload"]
+    whole = replace(LOAD, devices=8, zero_stage=3, tokens=8 * 4096, logit_tokens=8 * 4096, max_len=4096)
+    assert remedies(SHAPE, whole, 48 * GIB) == ["--train.micro_batch_size 1 --rollout.micro_batch_size 1"]
+
+
 @pytest.mark.parametrize(
     ("hidden", "intermediate", "heads", "kv_heads", "rows", "length"),
     [(256, 1024, 8, 4, 8, 104), (256, 1024, 4, 2, 4, 256), (448, 2432, 7, 1, 2, 256)],

@@ -154,6 +154,7 @@ def test_a_reward_limit_that_is_none_is_refused(limit):
 def test_the_engine_holds_the_longest_sequence_there_can_be(tmp_path):
     assert engine_settings(job(tmp_path, max_len=100, max_new_tokens=30), 50).max_model_len == 80
     assert engine_settings(job(tmp_path, max_len=100, max_new_tokens=None), 50).max_model_len == 100
+    assert [engine_settings(job(tmp_path, eager=eager), 50).eager for eager in (True, False)] == [True, False]
     assert engine_settings(job(tmp_path, max_len=100, max_new_tokens=90), 50).max_model_len == 100
 
 

@@ -2,16 +2,18 @@
 
 from types import SimpleNamespace
 
+import documented
 import numpy as np
 import pytest
 import torch
 from prompt_jobs import rollout
 
-from spo_rlhf.core import probe
+from spo_rlhf.core import gold, probe
 from spo_rlhf.core.advantages import to_tokens
 from spo_rlhf.core.baselines import BASELINES
 from spo_rlhf.core.partition import Fixed
 from spo_rlhf.core.values import leave_one_out
+from spo_rlhf.errors import UserError
 from spo_rlhf.methods import METHODS
 from spo_rlhf.methods.base import TrainerServices
 from spo_rlhf.methods.group import Group
@@ -41,7 +43,14 @@ def supply(method, batch_size: int = 4, left_out: int | None = None):
         spo=SimpleNamespace(prompts=SimpleNamespace(memory=lambda: None)),
     )
     reporter = SimpleNamespace(note=lambda text: None)
-    return method.supply(TrainerServices(args, to_experience, add_log_probs, lambda fields: None, reporter))
+    encode = lambda text: [ord(letter) for letter in text]  # noqa: E731
+    services = TrainerServices(args, to_experience, add_log_probs, lambda fields: None, reporter, log_probs_of, encode)
+    return method.supply(services)
+
+
+def log_probs_of(rows):
+    """Of a policy to whom the right answer becomes likelier with the sum of the tokens before it."""
+    return [[-1 / (1 + sum(context[3:]))] * len(tokens) for context, tokens in rows]
 
 
 @pytest.mark.parametrize("trace", [1.0, 0.0])
@@ -87,6 +96,74 @@ def test_a_response_without_a_token_under_the_loss_has_no_pass_and_the_others_va
     assert samples[5].adv_T == pytest.approx([samples[5].reward - base] * len(samples[5].adv_T))
     assert len(experiences) == 24 and np.isfinite(metrics["probe/explained"])
     assert all(one.adv_T is not None and len(one.estimates) == len(one.boundaries) - 1 for one in samples)
+
+
+@pytest.mark.parametrize("source", ["gold", "both"])
+def test_the_right_answers_probability_behind_each_state_is_a_feature(source):
+    method = Probe(partition=Fixed(segment_length=2), features=FEATURES, source=source, gold_template=" = {label}!")
+    rollouts = [rollout(method, 4, slot=slot) for slot in range(6)]
+    supplying, seen = supply(method), []
+    credited = supplying.traced
+
+    def watched(*args):
+        seen.extend(credited(*args))
+        return seen
+
+    supplying.traced = watched
+    experiences, metrics = supplying.take(rollouts, 0)
+    samples = [one for made in rollouts for one in made.samples]
+    rows = {
+        (*one.token_ids[: 3 + b], *map(ord, " = ")): [ord("2"), ord("!")]
+        for one in samples
+        for b in one.boundaries[:-1]
+    }
+    assert metrics["probe/gold_tokens"] == sum(len(context) + 2 for context in rows), (
+        "each state once, the answer behind it"
+    )
+    assert documented.undocumented({name for name in metrics if name.startswith("probe/")}) == set()
+    assert metrics["probe/gold_seconds"] > 0 and 0 < metrics["probe/gold_first"] < 1
+    for one, sample in zip(seen, samples, strict=True):
+        states = [[*sample.token_ids[: 3 + b], *map(ord, " = ")] for b in sample.boundaries[:-1]]
+        expected = gold.features(log_probs_of([(state, [1, 2]) for state in states]))
+        np.testing.assert_allclose(one.state_KD[:, -gold.FEATURES :], expected)
+        assert one.state_KD.shape[1] == gold.FEATURES + (FEATURES if source == "both" else 0)
+    assert all(not hasattr(one, "hidden") for one in experiences)
+    assert method.hidden_features == (FEATURES if source == "both" else 0)
+
+
+def test_a_label_that_is_no_short_text_is_told():
+    method = Probe(partition=Fixed(segment_length=2), source="gold")
+    for label in ("x" * 65, " "):
+        made = rollout(method, 4)
+        made.label = label
+        with pytest.raises(UserError, match="--spo.probe_source gold: the label .* is no short text"):
+            supply(method).take([made], 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "explicit", "what"),
+    [
+        ({"gold_template": "no place"}, set(), "has no {label}"),
+        ({"source": "hidden"}, {"spo.gold_template"}, "no meaning with --spo.probe_source hidden"),
+        ({"source": "gold"}, {"spo.probe_features"}, "no meaning with --spo.probe_source gold"),
+        ({"source": "both", "label": None}, set(), "needs the right answers: give --data.label_key"),
+    ],
+)
+def test_sources_that_do_not_go_with_the_rest_are_refused(changes, explicit, what):
+    options = {
+        "spo.mode": "probe",
+        "spo.old_logprobs": "actor",
+        "spo.pack_trees": "off",
+        "ds.packing_samples": False,
+        "ds.ring_attn_size": 1,
+        "train.dynamic_batch_enable": False,
+        "reward.remote_url": "r.py",
+        "data.max_images_per_prompt": 0,
+        "data.label_key": changes.pop("label", "answer"),
+    }
+    with pytest.raises(UserError, match=what):
+        Probe(**changes).refuse(options, explicit)
+    Probe(source="gold").refuse(options | {"data.label_key": "answer", "spo.old_logprobs": "engine"}, set())
 
 
 def test_its_place_in_the_command():

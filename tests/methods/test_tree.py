@@ -3,12 +3,18 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import documented
 import numpy as np
 import pytest
+from prompt_jobs import rollout
 
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core import tree as core
+from spo_rlhf.core.partition import PARTITIONS
 from spo_rlhf.core.tree import TokenTree
+from spo_rlhf.core.tree_baselines import Shrunk
+from spo_rlhf.core.tree_cuts import AtBoundaries
+from spo_rlhf.core.tree_plan import PlannedShape
 from spo_rlhf.core.values import Prior
 from spo_rlhf.errors import UserError
 from spo_rlhf.methods.base import TrainerServices
@@ -65,7 +71,7 @@ def test_what_was_known_of_the_prompt_moves_the_roots_children(grown) -> None:
 
 
 def test_metrics_are_means_over_leaves(grown) -> None:
-    metrics = tree_metrics([grown, grown], MEAN)
+    metrics = tree_metrics([grown, grown], Tree(segment_tokens=(2,)))
     assert metrics["rollout/reward_mean"] == pytest.approx(0.5)
     assert metrics["rollout/reward_std"] == pytest.approx(np.std([0.5, 1, 0]))
     assert metrics["rollout/response_length_mean"] == pytest.approx((1 + 4 + 5) / 3)
@@ -74,11 +80,12 @@ def test_metrics_are_means_over_leaves(grown) -> None:
     assert metrics["tree/leaves_per_tree"] == 3
 
 
-def supply(batch_size: int) -> NodeSupply:
+def supply(batch_size: int, method: Tree | None = None) -> NodeSupply:
     args = SimpleNamespace(
         train=SimpleNamespace(seed=0, batch_size=batch_size),
         rollout=SimpleNamespace(batch_size=2, n_samples_per_prompt=8),
         ckpt=SimpleNamespace(path="unused"),
+        algo=SimpleNamespace(kl=SimpleNamespace(init_coef=0.0)),
         spo=SpoConfig(),
     )
     services = TrainerServices(
@@ -88,7 +95,7 @@ def supply(batch_size: int) -> NodeSupply:
         from_fields=dict,
         reporter=Reporter(),
     )
-    return Tree(replay_max_age=1, replay_per_prompt=0).supply(services)
+    return (method or Tree(replay_max_age=1, replay_per_prompt=0)).supply(services)
 
 
 def test_trees_that_never_fill_a_batch_end_the_run(grown) -> None:
@@ -104,3 +111,87 @@ def test_a_batch_in_between_starts_the_count_anew(grown) -> None:
     for iteration in range(3 * IDLE_ITERATIONS):
         trees = [grown, replace(grown, slot=4)] if iteration % 5 == 4 else [grown]
         assert len(waiting.exchange(trees, iteration)[0]) == (4 if iteration % 5 == 4 else 0)
+
+
+PLANNED = Tree(
+    branching=(2, 2),
+    segment_tokens=(2,),
+    shaping=PlannedShape(every=2, explore=0, spend=1),
+    advantage=core.ADVANTAGES["shrunk"](branching=(2, 2)),
+    level_weights=True,
+    replay_max_age=1,
+)
+
+
+def planned_tree(method: Tree, slot: int = 3) -> Rollout:
+    return rollout(method, 0, slot=slot, prior=Prior(0.5, 2.0))
+
+
+def test_a_planned_shape_holds_from_the_next_iteration_on_and_is_that_of_advantages_and_weights() -> None:
+    planning = supply(4, PLANNED)
+    assert planning.method_of(0, 0).shape == core.TreeShape((2, 2), (2,))
+    for iteration in range(2):
+        trees = [planned_tree(planning.method_of(slot, iteration), slot) for slot in range(8)]
+        assert {one.tree.shape for one in trees} == {core.TreeShape((2, 2), (2,))}, "that of the options until a plan"
+        _, metrics = planning.exchange(trees, iteration)
+    shape = planning.method_of(0, 2).shape
+    assert shape.settled is not None and (metrics["plan/children"], metrics["plan/leaves"]) == shape.branching
+    assert documented.undocumented({name for name in metrics if name.startswith("plan/")}) == set()
+    assert metrics["plan/cut"] == shape.segment_tokens[0] and metrics["plan/trees"] == 8
+    assert (
+        0
+        < metrics["plan/settled_quarter"]
+        <= metrics["plan/settled_half"]
+        <= metrics["plan/settled_three_quarters"]
+        < 1
+    )
+    # Whatever the options say by now: a tree that waited has the advantages of its own shape.
+    other = core.TreeShape((3, 4), (1,), (0.2,))
+    grown = planned_tree(replace(PLANNED, planned=other))
+    assert grown.tree.shape == other
+    value_N = core.values(grown.tree.parent_N, grown.tree.reward_N)
+    expected = core.advantages(grown.tree.parent_N, value_N, Shrunk(branching=(3, 4), settled=(0.2,)), grown.prior)
+    np.testing.assert_array_equal(PLANNED.node_advantages(grown.tree, grown.prior), expected)
+    weights = {one.logs["level"]: one.weight for one in planning.exchange([grown, grown], 2)[0]}
+    assert weights.items() <= {1.0: 7.5 / 3, 2.0: 7.5 / 12}.items()
+
+
+def test_a_plan_is_part_of_a_checkpoint(tmp_path) -> None:
+    planning, going_on = supply(4, PLANNED), supply(4, PLANNED)
+    for iteration in range(3):
+        planning.exchange([planned_tree(planning.method_of(slot, iteration), slot) for slot in range(8)], iteration)
+    planning.replay.entries = []  # records without tensors
+    planning.save(tmp_path)
+    going_on.load(tmp_path)
+    assert going_on.planner.state() == planning.planner.state() and going_on.planner.now == planning.planner.now
+
+
+def test_without_a_planned_shape_all_trees_have_the_one_of_the_options() -> None:
+    method = Tree(branching=(2, 2), segment_tokens=(2,))
+    assert supply(4, method).method_of(7, 3) is method
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"branching": (4, 2, 2)}, "needs two levels of two or more children to begin with, as 4,2; not 4,2,2"),
+        ({"branching": (1, 2)}, "needs two levels"),
+        ({"advantage": core.ADVANTAGES["mean"]}, "needs --spo.tree_advantage loo or shrunk"),
+        ({"level_weights": False}, "and --spo.tree_level_weights"),
+        (
+            {"cuts": AtBoundaries(partition=PARTITIONS["newline"]()), "segment_tokens": None},
+            "needs --spo.tree_cuts tokens",
+        ),
+    ],
+)
+def test_a_plan_that_would_mean_another_gradient_is_refused(changes, what) -> None:
+    options = {
+        "spo.mode": "tree",
+        "spo.baseline": "group",
+        "spo.tree_advantage": "x",
+        "reward.remote_url": "r.py",
+        "data.max_images_per_prompt": 0,
+    }
+    PLANNED.refuse(options, set())
+    with pytest.raises(UserError, match=what):
+        replace(PLANNED, **changes).refuse(options, set())

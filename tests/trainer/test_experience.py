@@ -13,6 +13,7 @@ from spo_rlhf.core.loss import Clip, clipped_objective
 from spo_rlhf.core.metrics import k3
 from spo_rlhf.trainer.actor import LossWindows, SegmentReplayBuffer
 from spo_rlhf.trainer.experience import (
+    SegmentExperienceMaker,
     finish_batch,
     keep_segment_advantages,
     log_gaps,
@@ -102,6 +103,37 @@ def test_what_a_nucleus_explains_is_no_gap():
     assert logprob_gaps(batch, top_p)[4:].min().item() == pytest.approx(0.3 + math.log(0.9), rel=1e-5)
     batch.action_log_probs = full + torch.tensor([[0.3], [0.3]])
     assert logprob_gaps(batch, top_p).max().item() == pytest.approx(0.3, rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_log_probs_behind_a_context_come_back_in_the_order_in_which_they_were_asked(ranks):
+    """A policy whose log-prob of a token is its number plus a hundredth of how many stand before it; two ranks, padded batches."""
+    kept: list[str] = []
+
+    def dispatch(group, together, sequences, action_mask, attention_mask):
+        assert len(sequences) % ranks == 0
+        assert all(one.shape[0] <= 2 for one in sequences)
+        for ids, actions, here in zip(sequences, action_mask, attention_mask):
+            assert actions.shape[1] == ids.shape[1] - 1 and (actions <= here[:, 1:]).all()
+        return [ids[:, 1:] + torch.arange(ids.shape[1] - 1) / 100 for ids in sequences]
+
+    maker = object.__new__(SegmentExperienceMaker)
+    args = arguments()
+    args.rollout, args.ds = (
+        SimpleNamespace(micro_batch_size=2),
+        SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+    )
+    args.actor = SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks)
+    args.train = SimpleNamespace(colocate_all=False, colocate_actor_ref=False)
+    args.spo = SPO
+    maker.args, maker.tokenizer, maker.actor_model_group = args, SimpleNamespace(pad_token_id=0), None
+    maker._dispatch_forward, maker._flatten_results = dispatch, lambda passes, copies: passes
+    maker.of_passes = kept.append
+    rows = [([1] * length, [5, 6, 7][: 1 + length % 3]) for length in (9, 2, 5, 1, 7)]
+    found = maker.log_probs_of(rows)
+    for (context, tokens), made in zip(rows, found, strict=True):
+        assert made == pytest.approx([token + (len(context) - 1 + t) / 100 for t, token in enumerate(tokens)])
+    assert kept == ["take_features"] and maker.log_probs_of([]) == []
 
 
 def test_mean_and_quantiles_are_of_the_whole_batch_whatever_its_parts():

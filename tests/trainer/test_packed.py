@@ -8,6 +8,8 @@ import torch
 from batches import SPO, arguments
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -17,10 +19,10 @@ from spo_rlhf.core.packing import distinct_tokens
 from spo_rlhf.trainer.packed import PackedActor, attends_to_all, input_rows
 from spo_rlhf.trainer.policy_loss import SegmentPolicyLoss
 
-VOCABULARY = 13
+VOCABULARY, HIDDEN = 13, 32
 SHAPE = dict(
     vocab_size=VOCABULARY,
-    hidden_size=32,
+    hidden_size=HIDDEN,
     intermediate_size=48,
     num_hidden_layers=2,
     num_attention_heads=4,
@@ -200,6 +202,38 @@ def test_auto_leaves_alone_what_packing_does_not_save(actor):
     auto(alike.sequences, alike.action_mask, alike.attention_mask)
     counts = auto.take()
     assert counts["forwarded"] == 6 + 9 and counts["unpacked"] == 10 * 7
+
+
+class LargestLogits(TorchDispatchMode):
+    """The most numbers that a tensor with all words in its last place held; the head's weight is none of them."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.shape[-1:] == (VOCABULARY,) and len(tensor) != HIDDEN:
+                self.numbers = max(self.numbers, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_logits_of_packed_rows_exist_a_chunk_at_a_time(actor, monkeypatch, narrow):
+    if not narrow:  # a model that computes the logits of all places
+        forward = actor.model.forward
+        monkeypatch.setattr(
+            actor.model, "forward", lambda ids, attention_mask, position_ids: forward(ids, attention_mask, position_ids)
+        )
+    parent_N, token_N = [-1, 0, 0, 0, 1, 1], [[3, 4, 5, 6], [5, 6, 7], [5, 7], [9, 9], [8], [9, 3]]
+    for chunk in (0, 2, 100):
+        batch = node_rows(parent_N, token_N)
+        expected = outcome(PackedActor(actor), actor.model, batch)
+        with LargestLogits() as seen:
+            found = outcome(PackedActor(actor, chunk_of=lambda words, chunk=chunk: chunk), actor.model, batch)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        assert (seen.numbers == 2 * VOCABULARY) is (chunk == 2), "whole where a chunk is as large, or 0"
+        assert "forward" not in vars(actor.model.lm_head)
 
 
 @pytest.mark.slow  # it is compiled first

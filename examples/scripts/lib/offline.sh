@@ -2,10 +2,11 @@
 # says. Sourced by their recipes. A stopped run continues when it is started again.
 #
 # SMOKE=1: the arithmetic task and a small model that solves a part of it, made at SMOKE_TASK, in place of DATA and MODEL.
-dry_run=()
+dry_run=() smoke_sampling=()
 if [ "${SMOKE:-0}" = 1 ]; then
     SMOKE_TASK=${SMOKE_TASK:-$OUTPUT/task}
     DATA=$SMOKE_TASK/train.jsonl EVAL_DATA=$SMOKE_TASK/test.jsonl SMOKE_MODEL=$SMOKE_TASK/model
+    smoke_sampling=(--eager)
 fi
 
 run_method() {
@@ -32,7 +33,7 @@ sample() {
     shift 4
     "$PYTHON" -W ignore -m spo_rlhf.cli.sample --model "$model" --output "$output" --data "$data" --split "$split" \
         --input-key "$INPUT_KEY" --label-key "$LABEL_KEY" --template "$TEMPLATE" --reward "$REWARD" \
-        "${sampling[@]}" --engines "$DEVICES" "$@" "${dry_run[@]}"
+        "${sampling[@]}" "${smoke_sampling[@]}" --engines "$DEVICES" "$@" "${dry_run[@]}"
 }
 
 # evaluate MODEL: the same on the held-out problems, to OUTPUT/evaluation.
