@@ -178,6 +178,15 @@ def _check_skipping(options: Mapping[str, Any]) -> None:
         raise UserError(f"{what} needs rewards when a prompt is sampled: give --reward.remote_url, no reward model")
 
 
+def _check_diagnosis(options: Mapping[str, Any]) -> None:
+    if not options["reward.remote_url"]:
+        raise UserError(
+            "--spo.diagnose_every needs rewards of single responses: give --reward.remote_url, no reward model"
+        )
+    if options["train.agent_func_path"] or options["data.max_images_per_prompt"] > 0:
+        raise UserError("--spo.diagnose_every continues states of token ids, no conversations or images; leave it out")
+
+
 def settle_ahead(options: Mapping[str, Any], explicit: set[str], set_option: SetOption) -> None:
     """What goes with sampling while the policy trains. Raises UserError."""
     if not options["train.async_enable"]:
@@ -211,15 +220,6 @@ def _check_partial(options: Mapping[str, Any]) -> None:
             f"{flag} needs --spo.max_staleness 2 or more: with {options['spo.max_staleness']} nothing is in flight when new "
             "weights are due"
         )
-
-
-def _check_diagnosis(options: Mapping[str, Any]) -> None:
-    if not options["reward.remote_url"]:
-        raise UserError(
-            "--spo.diagnose_every needs rewards of single responses: give --reward.remote_url, no reward model"
-        )
-    if options["train.agent_func_path"] or options["data.max_images_per_prompt"] > 0:
-        raise UserError("--spo.diagnose_every continues states of token ids, no conversations or images; leave it out")
 
 
 def settle_objective(options: dict[str, Any], explicit: set[str], set_option: SetOption) -> None:

@@ -126,20 +126,20 @@ def settle_correction(args: SimpleNamespace, explicit: set[str]) -> list[str]:
     """Where sampling runs ahead, what tells the policy that sampled from the one that trains. Returns lines to show.
 
     The ratio is measured from the engine's log-probs where it can be. Elsewhere it is measured from the policy at the beginning of
-    the step, and OpenRLHF's correction stands for what lies between. Raises UserError where neither can be.
+    the step, and OpenRLHF's correction stands for what lies between.
     """
     level, correction = "algo.advantage.is_correction_level", args.algo.advantage
     if not args.spo.max_staleness or args.spo.old_logprobs == "engine":
         return []
+    if args.rollout.top_p < 1 and correction.is_correction_level == "off" and level not in explicit:
+        raise UserError(
+            "--train.async_enable: under --rollout.top_p the engine's log-probs are those of the tokens that it leaves, so nothing tells "
+            f"how old a sample is; sample with top_p 1, or train it as if it were new, which is biased, with --{level} off"
+        )
     if "spo.old_logprobs" not in explicit and correction.is_correction_level == "off" and not engine_fault(args):
         args.spo = dataclasses.replace(args.spo, old_logprobs="engine")
         return ["--spo.old_logprobs engine: the policy is ahead of what was sampled, and the ratio says by how much"]
     if level not in explicit:
-        if args.rollout.top_p < 1:
-            raise UserError(
-                f"--train.async_enable with --rollout.top_p {args.rollout.top_p:g}: what makes up for older samples needs the engine's "
-                f"log-probs of all tokens; sample with top_p 1, or accept the bias by --{level} off"
-            )
         correction.is_correction_level = "token"
         return [f"--{level} token: the policy is ahead of what was sampled"]
     if correction.is_correction_level == "off":

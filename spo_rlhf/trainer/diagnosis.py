@@ -6,7 +6,7 @@ generated for training or drawn from the generators of the run: a run with diagn
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from types import SimpleNamespace
 from typing import Any
@@ -32,10 +32,19 @@ HISTORY = 8  # outcomes of a prompt that are taken as known, where the method kn
 
 
 class RunningDiagnosis:
-    """Of the run's policy. `options`: how the engines sample, as `SegmentSamplesGenerator.generate` takes them."""
+    """Of the run's policy. `options`: how the engines sample, as `SegmentSamplesGenerator.generate` takes them.
 
-    def __init__(self, args: SimpleNamespace, generator: SegmentSamplesGenerator, options: dict[str, Any]):
-        self.args, self.generator, self.options = args, generator, options
+    catch_up: sees to it that nothing else is in flight and that the engines have the policy's weights.
+    """
+
+    def __init__(
+        self,
+        args: SimpleNamespace,
+        generator: SegmentSamplesGenerator,
+        options: dict[str, Any],
+        catch_up: Callable[[], None],
+    ):
+        self.args, self.generator, self.options, self.catch_up = args, generator, options, catch_up
         self.spo: SpoConfig = args.spo
 
     def after(self, step: int) -> dict[str, float]:
@@ -45,6 +54,7 @@ class RunningDiagnosis:
         self.generator.reporter.stage("diagnose")
         start = time.monotonic()
         try:
+            self.catch_up()
             made = self.diagnose(step)
         except StopAsked:
             return {}  # the step itself is whole; the loop sees to it that the run ends

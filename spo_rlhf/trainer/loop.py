@@ -113,8 +113,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             )
         )
         self.samples_generator.judge, self.samples_generator.method_of = self.supply.judge, self.supply.method_of
-        self.samples_generator.catch_up = self.catch_up
-        self.diagnosis = RunningDiagnosis(self.args, self.samples_generator, self.generate_kwargs)
+        self.diagnosis = RunningDiagnosis(self.args, self.samples_generator, self.generate_kwargs, self.catch_up)
         self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
         self.at = Progress()

@@ -137,8 +137,6 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
         self.judge: Judge = lambda prompt, label, iteration: (1.0, None)  # what is known of a prompt; set by the loop
         self.method_of: Callable[[int, int], Method] = lambda slot, iteration: self.spo.method  # likewise
-        # Lets nothing be in flight and gives the engines the present weights; set by the loop, too.
-        self.catch_up: Callable[[], None] = self.settle
         self._prompts: Any = None  # iterator over the data of the episode
         self.episode = 0  # that it is of, or that is the next to begin; set by the training loop where a run goes on
         self._sent: dict[tuple, _Sent] = {}  # by purpose; answers come to all of them
@@ -280,14 +278,13 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
 
     @torch.no_grad()
     def ask(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
-        """Answers to requests that belong to no batch, in any order, by the present policy."""
+        """Answers to requests that belong to no batch, in any order."""
         found: list[Rollout] = []
         with self._awake():
-            self.catch_up()
             for request in requests:
                 self.engines.submit(request)
             while self.engines.pending:
-                found += [answer for _, answer in self.engines.take(WAIT_S)]
+                found += [rollout for _, rollout in self.engines.take(WAIT_S)]
                 self.check_stop()
             self.check_rewards()
         return found

@@ -97,6 +97,7 @@ def test_help_shows_examples(arguments, capsys):
 
 @pytest.mark.timeout(120)
 def test_gradients_of_micro_batches_add_up_in_float32_on_gpus(files, monkeypatch):
+    monkeypatch.setattr(device, "_settled", None)  # by a run of another test
     monkeypatch.setenv(device.VARIABLE, device.GPU)
     monkeypatch.setattr(device, "unusable_gpu", lambda: None)
     args, notes = upstream_trainer.parse("sft", arguments(files, "sft")[1:])
@@ -111,6 +112,7 @@ def test_a_gpu_that_torch_cannot_use_makes_no_training_on_the_cpu(files, asked, 
     monkeypatch.delenv(device.VARIABLE, raising=False)
     if asked:
         monkeypatch.setenv(device.VARIABLE, asked)
+    monkeypatch.setattr(device, "_settled", None)
     monkeypatch.setattr(device, "unusable_gpu", lambda: "the driver is too old")
     assert upstream_trainer.main([*arguments(files, "sft"), "--dry-run"]) == (0 if asked else 2)
     assert ("the driver is too old" in capsys.readouterr().err) is (asked is None)

@@ -28,11 +28,15 @@ class Generator:
 
     def __init__(self, prompts: int = 64, model: ToyLanguageModel = MODEL):
         self.model, self.asked, self.notes, self.stops = model, [], [], False
+        self.caught_up = 0
         rows = [("", f"problem {number}", str(number), None) for number in range(prompts)]
         self.prompts_dataloader = SimpleNamespace(dataset=rows)
         self.reporter = SimpleNamespace(note=self.notes.append, stage=lambda name: None)
         self.args = SimpleNamespace(data=SimpleNamespace(max_len=100))
         self.tokenizer = Words()
+
+    def catch_up(self):
+        self.caught_up += 1
 
     def ask(self, requests):
         if self.stops:
@@ -71,7 +75,9 @@ def running(generator: Generator, **spo) -> RunningDiagnosis:
         train=SimpleNamespace(seed=5),
         data=SimpleNamespace(max_len=100, apply_chat_template=False),
     )
-    return RunningDiagnosis(args, generator, {"max_new_tokens": LENGTH, "temperature": 0.7, "top_p": 1.0})
+    return RunningDiagnosis(
+        args, generator, {"max_new_tokens": LENGTH, "temperature": 0.7, "top_p": 1.0}, generator.catch_up
+    )
 
 
 def test_what_the_runs_engines_answer_is_the_models_own() -> None:
@@ -102,6 +108,7 @@ def test_every_so_many_steps_the_run_logs_what_could_be_won() -> None:
     diagnosis = running(generator, diagnose_prompts=24)
     assert diagnosis.after(1) == diagnosis.after(2) == {} and not generator.asked
     made = diagnosis.after(3)
+    assert generator.caught_up == 1
     assert made["diagnosis/prompts"] == 24 and made["timing/diagnosis"] > 0
     assert made["diagnosis/generated_tokens"] > 24 * 4
     for name in ("oracle_baseline", "oracle_advantage", "decided", "truncated", "calibration", "segments_over_group"):
