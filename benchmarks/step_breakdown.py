@@ -139,7 +139,10 @@ def train_command(args: argparse.Namespace, method: str, way: str, run_dir: Path
         changes["train.async_enable"] = True
     changes |= dict(args.set or ())
     chosen = base.with_options(changes)
-    return study.train_command(workload, chosen, args.task_dir.resolve(), run_dir, seed=seed, budget=1, points=2)
+    command = study.train_command(workload, chosen, args.task_dir.resolve(), run_dir, seed=seed, budget=1, points=2)
+    if way == ASYNCHRONOUS:  # which needs devices of its own for either; without a GPU they are the same cores
+        command.remove("--train.colocate_all")
+    return command
 
 
 def run(args: argparse.Namespace, method: str, way: str, repeat: int, board: jobs.Board) -> dict[str, Any]:

@@ -45,13 +45,17 @@ async def _to_its_end(ask: Ask, state: Sequence[int], max_tokens: int, part: Par
 def joined(parts: Sequence[Part]) -> Completion:
     """The parts of one continuation as one. What new weights ended at the token limit is truncated."""
     each = [part.completion for part in parts]
-    logprobs = [one.logprobs for one in each if one.logprobs is not None]
-    top_logprobs = [one.top_logprobs for one in each if one.top_logprobs is not None]
+
+    def together(name: str) -> list[float] | None:
+        known = [values for one in each if (values := getattr(one, name)) is not None]
+        return [value for values in known for value in values] if known else None
+
     return Completion(
         token_ids=[token for one in each for token in one.token_ids],
-        logprobs=[value for part in logprobs for value in part] if logprobs else None,
+        logprobs=together("logprobs"),
         truncated=each[-1].truncated or not parts[-1].ended,
-        top_logprobs=[value for part in top_logprobs for value in part] if top_logprobs else None,
+        top_logprobs=together("top_logprobs"),
         cached_tokens=each[0].cached_tokens,
+        squares=together("squares"),
         versions=[part.version for part in parts for _ in part.completion.token_ids],
     )

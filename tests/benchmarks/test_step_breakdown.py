@@ -93,7 +93,8 @@ def test_the_command_has_so_many_steps_and_no_evaluations(prepared):
         assert (
             command[command.index("--spo.pack_trees") + 1] == "on" and command[command.index("--train.seed") + 1] == "7"
         )
-        assert "--train.async_enable" in benchmark.train_command(args, method, ASYNCHRONOUS, Path("run"), 7)
+        ahead = benchmark.train_command(args, method, ASYNCHRONOUS, Path("run"), 7)
+        assert "--train.async_enable" in ahead and "--train.colocate_all" not in ahead
 
 
 def test_wrong_usage_is_one_line(tmp_path, capsys):

@@ -68,7 +68,7 @@ def test_a_batch_is_sampled_while_the_one_before_trains(mode, task, tmp_path):
 
 
 def test_where_a_pass_of_the_actor_is_needed_openrlhfs_correction_stands_for_the_updates_between(task, tmp_path):
-    needs = {"spo.mode": "probe", "spo.mc_rollouts": None, "algo.kl.init_coef": 0.01, "rollout.top_p": 0.9}
+    needs = {"spo.mode": "probe", "spo.mc_rollouts": None, "algo.kl.init_coef": 0.01}
     run = stack.train(options(task, tmp_path, "group", **needs, **{"train.async_enable": True}), tmp_path)
     assert [one["rollout/staleness_max"] for one in run["steps"]] == [0, 1, 1, 1]
     assert run["config"]["spo.old_logprobs"] == "actor"

@@ -70,6 +70,8 @@ def test_no_token_is_lost_or_doubled(after, max_tokens):
 def test_what_new_weights_ended_at_the_limit_is_truncated():
     one = joined([Part(Completion([5, 6], [-1.0, -1.0], False), False, 3)])
     assert one.truncated and one.versions == [3, 3] and one.top_logprobs is None
+    diagnosed = joined([Part(Completion([5], [-1.0], False, [-0.5], squares=[0.25]), True, 3)])
+    assert (diagnosed.top_logprobs, diagnosed.squares) == ([-0.5], [0.25]), "all that was asked for"
 
 
 @pytest.mark.parametrize("n", [1, 3])
