@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,16 @@ IDLE_CORES = 0.1
 LABELS = dict(zip(PHASES, ("sampling", "log-probs", "training", "weights"))) | {"rest": "rest"}
 
 
-@dataclass
 class Watch(threading.Thread):
-    """Looks at the processes of a run until `stop`: (time, seconds since the look before, core seconds used by worker)."""
+    """Looks at the processes of a run until `stop`.
 
-    pid: int
-    looks: list[tuple[float, float, dict[str, float]]] = field(default_factory=list)
+    looks: (time, seconds since the look before, core seconds used in them by the processes of each worker).
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, pid: int):
         super().__init__(daemon=True)
-        self.ended = threading.Event()
+        self.pid, self.ended = pid, threading.Event()
+        self.looks: list[tuple[float, float, dict[str, float]]] = []
 
     def run(self) -> None:
         workers: dict[str, list[psutil.Process]] = {}

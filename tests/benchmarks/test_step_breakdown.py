@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import stack
 import step_breakdown as benchmark
 from step_breakdown import ASYNCHRONOUS, SYNCHRONOUS, idle_shares, results_of, steps_of, summary, table
 
@@ -58,6 +60,21 @@ def test_idle_is_a_look_at_which_next_to_nothing_was_used():
     assert idle_shares(looks, 0.0, 4.0) == {"engine": pytest.approx(6 / 20), "actor": pytest.approx(16 / 20)}
     assert idle_shares(looks, 3.0, 4.0)["engine"] == 1
     assert idle_shares([], 0.0, 4.0) == {"engine": None, "actor": None}
+
+
+def test_processes_are_looked_at_from_outside(monkeypatch):
+    monkeypatch.setattr(benchmark, "WORKERS", {"engine": sys.executable, "actor": sys.executable})
+    monkeypatch.setattr(benchmark, "LOOK_S", 0.05)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        watch = benchmark.Watch(process.pid)
+        watch.start()
+        deadline = time.monotonic() + 60
+        while len(watch.looks) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        watch.stop()
+        process.communicate(b"\n")
+    assert len(watch.looks) >= 3 and not watch.is_alive()
+    assert all(seconds > 0 and set(spent) == {"engine", "actor"} for _, seconds, spent in watch.looks)
 
 
 def a_run(way, repeat, events, idle=0.25):
@@ -113,8 +130,9 @@ def test_wrong_usage_is_one_line(tmp_path, capsys):
 @pytest.mark.timeout(900)
 def test_real_steps_have_phases_that_add_up(prepared, tmp_path):
     task = ["--task-dir", prepared["arithmetic"], "--output", tmp_path / "out"]
+    coin = ["--set", f"reward.remote_url={stack.COIN_REWARD}"]  # an untrained model is never right
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/step_breakdown.py", "--quick", "--methods", "chain", *task],
+        [sys.executable, ROOT / "benchmarks/step_breakdown.py", "--quick", "--methods", "chain", *coin, *task],
         env={**os.environ, "TMPDIR": "/tmp"},
         capture_output=True,
         text=True,
