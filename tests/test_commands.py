@@ -151,7 +151,8 @@ def call(module: str, words: list[str]) -> None:
         words = [*words, "--dry-run"]
     if module == "spo_rlhf.cli.train" and "..." in words:
         task = Path("runs/quickstart/task")
-        words = [*stack.options(task, Path("runs/other")), *(word for word in words if word != "...")]
+        alone = {"train.colocate_all": None} if "--train.async_enable" in words else {}  # as its page says beside it
+        words = [*stack.options(task, Path("runs/other"), **alone), *(word for word in words if word != "...")]
     for only_parsed, parse in PARSERS.items():
         if only_parsed == module or [only_parsed] == [f"{module} {word}" for word in words[:1]]:
             parse(words)

@@ -78,7 +78,13 @@ def trained(task, tmp_path, model, template=TEMPLATE, chat=False, system=None) -
     actor = object.__new__(SegmentRolloutActor)
     asyncio.run(
         SegmentRolloutActor.__init__(
-            actor, model=str(model), reward_workers=1, reward_timeout=1.0, use_fast_tokenizer=True, chat_template=chat
+            actor,
+            model=str(model),
+            reward_workers=1,
+            reward_timeout=1.0,
+            use_fast_tokenizer=True,
+            chat_template=chat,
+            partial_rollouts=False,
         )
     )
     _, prompt, *_ = prompts[0]

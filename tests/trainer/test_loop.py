@@ -40,6 +40,7 @@ def trainer(asked: str = "") -> SegmentTrainer:
     one.wandb_logger = one.tensorboard_logger = one.critic_model_group = None
     one.samples_generator = SimpleNamespace(place=dict, has_only_spare=False)
     one.kl_ctl, one.counts = SimpleNamespace(value=0.0), RolloutCounts()
+    one.engines = one.rewards = SimpleNamespace(untold=dict)
     one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
     one.experience_maker = SimpleNamespace(batch=[], batch_metrics={}, logprob_gap_max=0.0)
     one.best_eval_metric_value, one.best_eval_metric_key, one._latest_eval_metric_value = -math.inf, asked, None
