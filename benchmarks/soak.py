@@ -46,6 +46,11 @@ STOPPED = "the end of the soak itself"
 HELD_OUT, PROMPTS, RESPONSES = 128, 8, 4
 SAVE_EVERY, EVALUATIONS = 5, 4
 POLL_S, SAMPLE_S, LEFT_S, STALLED_S = 0.3, 4.0, 10.0, 600.0
+ENGINE_CORE = "VLLM::EngineCore"
+# The KV cache is an anonymous mapping for each layer, of a third of a GiB here. vLLM takes the blocks that were never used first, so
+# its pages become resident one after the other, for a thousand steps and more, up to the size that was asked for. The weights
+# of this small model and all else that a core has are in smaller ones.
+KV_MAPPING = 128 << 20
 # Of the metrics of a step: those of the fault itself.
 OF_THE_FAULT = ("rollout/requests_resent", "rollout/engine_restarts", "rollout/reward_timeouts")
 REWARD = '''"""The grader of the task; one response in {every}, chosen by its text, {what}."""
@@ -193,6 +198,13 @@ def what_it_is(process: psutil.Process) -> str:
     return script or Path(parts[0]).name.split()[0]
 
 
+def own_bytes(process: psutil.Process, kind: str) -> int:
+    """Proportional set size of a process; of an engine's core without its KV cache, see KV_MAPPING."""
+    if kind != ENGINE_CORE:
+        return process.memory_full_info().pss
+    return sum(one.pss for one in process.memory_maps(grouped=False) if one.path != "[anon]" or one.size < KV_MAPPING)
+
+
 @dataclass
 class Watched:
     """One start of spo-train, its processes and what is done to them.
@@ -220,8 +232,8 @@ class Watched:
                 kind = what_it_is(process)
                 self.seen[process] = kind
                 if step:
-                    memory[str(process.pid)] = (kind, round(process.memory_full_info().pss / 2**20, 2))
-                if kind == "VLLM::EngineCore":
+                    memory[str(process.pid)] = (kind, round(own_bytes(process, kind) / 2**20, 2))
+                if kind == ENGINE_CORE:
                     self.own_folders.add(run_processes.folder_of(process))
             except (psutil.Error, KeyError):
                 continue  # it has just ended, or has just been forked

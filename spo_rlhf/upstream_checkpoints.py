@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from spo_rlhf.host.device import is_cpu
+
 TAG = "weights"  # DeepSpeed's name for the one state in the folder
 
 
@@ -29,6 +31,39 @@ def in_folder(strategy: Any, folder: str | None) -> Iterator[None]:
 def exported(folder: Path) -> Path:
     """The Hugging Face folder that OpenRLHF writes with --ckpt.save_hf."""
     return folder / f"{TAG}_hf"
+
+
+def count_optimizer_steps(optimizer: Any) -> None:
+    """Bring what DeepSpeed's Adam for CPUs keeps beside its state to where a run that was never broken has it.
+
+    Its C++ multiplies powers of beta1 and beta2 up, step by step in float32. A new process would begin with `pow(beta, step)`,
+    which is rounded otherwise, and weights would differ in their last bits from some step on. So the steps are counted
+    again, with a number that belongs to nothing. Other optimizers keep nothing of the kind.
+    """
+    import torch
+
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # ZeRO's has the real one
+    steps = max((int(one["step"]) for one in optimizer.state.values() if "step" in one), default=0)
+    group = optimizer.param_groups[0]
+    p, g, m, v = (torch.zeros(1) for _ in range(4))
+    for step in range(1, steps + 1):
+        if hasattr(optimizer, "ds_opt_adam"):  # DeepSpeedCPUAdam, with --ds.adam_offload
+            optimizer.ds_opt_adam.adam_update(
+                optimizer.opt_id, step, 0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"], p, g, m, v
+            )
+        elif is_cpu() and hasattr(optimizer, "multi_tensor_adam"):  # FusedAdam, whose C++ is one object for the process
+            options = (
+                0.0,
+                *group["betas"],
+                group["eps"],
+                step,
+                optimizer.adam_w_mode,
+                int(group["bias_correction"]),
+                0.0,
+            )
+            optimizer.multi_tensor_adam(0, optimizer._dummy_overflow_buf, [[g], [p], [m], [v]], *options)
+        else:
+            return
 
 
 def own_state(strategy: Any, ema: Any) -> dict[str, Any]:

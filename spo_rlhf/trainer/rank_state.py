@@ -20,6 +20,7 @@ class SavedRank:
         """Restore this rank's random state and averaged weights, after the model was loaded; the state, empty without a folder."""
         if folder is None:
             return {}
+        upstream_checkpoints.count_optimizer_steps(getattr(self, f"{self.folder_name[1:]}_optim"))
         state = torch.load(self._rank_file(folder), weights_only=True, map_location="cpu")
         upstream_checkpoints.restore_own_state(self.strategy, self.ema_model, state)
         random_state.restore(state["random"])
