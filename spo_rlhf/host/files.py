@@ -175,7 +175,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: missing or unreadable; is this the folder of a finished run?") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object; copy or make it again")

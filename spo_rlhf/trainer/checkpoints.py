@@ -70,7 +70,7 @@ def read(path: Path) -> Checkpoint | str:
             sum(files.values()),
             best=named["best"] is not None,
             metric=manifest["metric"],
-            run=manifest["run"],
+            run=dict(manifest["run"]),
         )
     except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return f"{MANIFEST} is missing or unreadable"
@@ -215,7 +215,7 @@ def replace(new: Path, path: Path) -> None:
     """Give a folder the name of another, or of none, beside it or above; the other goes."""
     replaced = path.with_name(f".{path.name}{LEAVING}")
     remove(replaced)
-    if path.exists():
+    if os.path.lexists(path):
         path.rename(replaced)
     new.rename(path)
     _sync_folder(path.parent)
@@ -242,14 +242,20 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, or what is left of one. It loses its name first: what is half deleted is none any more."""
-    if not path.exists():
+    """Delete a checkpoint, or what is left of one. It loses its name first: what is half deleted is none any more.
+
+    Of a link, which a user may have put in the place of one that was moved, the link goes and what it leads to stays.
+    """
+    if not os.path.lexists(path):
         return
     if not path.name.startswith("."):
         leaving = path.with_name(f".{path.name}{LEAVING}")
         remove(leaving)
         path = path.rename(leaving)
-    shutil.rmtree(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -34,7 +34,7 @@ def test_the_newest_whole_one_is_the_last_that_was_written(tmp_path):
     assert found.size == 10 and not found.best
 
 
-@pytest.mark.parametrize("harm", ["manifest", "missing", "short", "unreadable"])
+@pytest.mark.parametrize("harm", ["manifest", "missing", "short", "unreadable", "endless", "of no run"])
 def test_one_that_is_not_whole_is_passed_over_and_told(tmp_path, harm):
     write(tmp_path, 1)
     last = write(tmp_path, 2)
@@ -44,6 +44,10 @@ def test_one_that_is_not_whole_is_passed_over_and_told(tmp_path, harm):
             (last / checkpoints.MANIFEST).unlink()
         case "unreadable":
             (last / checkpoints.MANIFEST).write_text("{")
+        case "endless":
+            (last / checkpoints.MANIFEST).write_text("[" * 100_000)
+        case "of no run":
+            (last / checkpoints.MANIFEST).write_text('{"files": {}, "number": 2, "metric": null, "run": null}')
         case "missing":
             weights.unlink()
         case _:
@@ -100,6 +104,25 @@ def test_one_of_the_same_step_is_replaced(tmp_path):
     write(tmp_path, 1, size=5)
     write(tmp_path, 1, size=7)
     assert names(tmp_path) == ["global_step1"] and newest(tmp_path).size == 7
+
+
+def test_of_one_that_was_moved_and_linked_to_the_link_goes(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "run").mkdir()
+    write(tmp_path / "run", 1).rename(elsewhere)
+    (tmp_path / "run" / "global_step1").symlink_to(elsewhere)
+    write(tmp_path / "run", 2, most=1)
+    assert names(tmp_path / "run") == ["global_step2"] and (elsewhere / checkpoints.MANIFEST).exists()
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_what_has_the_name_of_one_and_is_no_folder_makes_way(tmp_path, is_link):
+    for name in ("global_step1", ".global_step1.making", ".global_step1.leaving", ".global_step9.leaving"):
+        (tmp_path / name).symlink_to("nowhere") if is_link else (tmp_path / name).touch()
+    checkpoints.clear_leftovers(tmp_path)
+    assert names(tmp_path) == ["global_step1"]
+    write(tmp_path, 1)
+    assert names(tmp_path) == ["global_step1"] and newest(tmp_path).step == 1
 
 
 def numbered(*described) -> list[Checkpoint]:
