@@ -9,6 +9,8 @@ from types import FrameType
 PREEMPTED = 75  # EX_TEMPFAIL: the same command may succeed later
 # SIGUSR1 is what SLURM is commonly told to warn with before the time limit (sbatch --signal=USR1@300).
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+# A terminal that is closed hangs up twice within a millisecond, once by the shell, and a session's end may add SIGTERM.
+ONE_S = 1.0  # signals that come within so many seconds are one
 
 
 class Stopping:
@@ -60,9 +62,10 @@ class Stopping:
         return f"{self.asked_by} ended the run {why}; nothing is left running. --spo.resume auto goes on from the last checkpoint"
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        again = self.asked_by is not None
-        if not again:
+        if self.asked_by is None:
             self._asked_at = time.monotonic()  # first: another thread looks at both
-        self.asked_by = signal.Signals(number).name
+        elif self.training and time.monotonic() < self._asked_at + ONE_S:
+            return
+        again, self.asked_by = self.asked_by is not None, signal.Signals(number).name
         if again or not self.training:
             raise KeyboardInterrupt

@@ -46,14 +46,22 @@ def test_a_signal_before_training_ends_the_run_at_once(installed, number):
     assert installed.message().startswith(f"{number.name} ended the run at once")
 
 
-def test_a_signal_while_training_asks_and_a_second_one_ends(installed):
-    installed.training = True
+def test_a_signal_while_training_asks_and_a_second_one_ends(installed, monkeypatch):
+    installed.training, now = True, stopping.time.monotonic()
     assert installed.request() is None
     os.kill(os.getpid(), signal.SIGTERM)
     who, seconds = installed.request()
     assert who == "SIGTERM" and 59 < seconds <= 60 and not installed.overdue
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now + 2)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_a_terminal_that_is_closed_hangs_up_twice_and_asks_once(installed):
+    installed.training = True
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert installed.request()[0] == "SIGHUP"
 
 
 def test_a_checkpoint_that_takes_too_long_is_not_waited_for(installed, monkeypatch):
