@@ -14,6 +14,7 @@ import contextlib
 import os
 import pickle
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from spo_rlhf.host.pool_worker import HEADER, MAGIC
+from spo_rlhf.host.pool_worker import HEADER, LENGTH, MAGIC
 
 START_LIMIT_S = 120.0
 WORKER_PROGRAM = Path(__file__).with_name("pool_worker.py")
@@ -193,6 +194,7 @@ class _Keeper:
                 if self.closing.is_set():
                     return TaskError("the worker pool was closed")
                 self.pipe = ours
+                os.set_blocking(ours.fileno(), False)
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", str(WORKER_PROGRAM), str(theirs.fileno())],
                     env=self.environment,
@@ -201,7 +203,7 @@ class _Keeper:
                     stdout=2,
                     start_new_session=True,
                 )
-            self.pipe.send((os.getpid(), sys.path, self.memory_bytes, self.start_message))
+            self.write(pickle.dumps((os.getpid(), sys.path, self.memory_bytes, self.start_message)), self.start_limit_s)
             self.receive(self.start_limit_s)
         except TaskTimeout:
             self.kill()
@@ -214,7 +216,7 @@ class _Keeper:
     def run(self, message: bytes) -> Any:
         assert self.pipe is not None, "a worker that runs has started"
         try:
-            self.pipe.send_bytes(message)
+            self.write(message, self.timeout_s)
             value = self.receive(self.timeout_s)
         except OSError as error:
             raise WorkerDied(f"the worker died before the task (exit code {self.kill()})") from error
@@ -243,6 +245,18 @@ class _Keeper:
             return pickle.loads(payload) if payload else None
         except Exception as error:
             raise TaskError(f"the result cannot be unpickled: {type(error).__name__}") from error
+
+    def write(self, message: bytes, limit_s: float) -> None:
+        """Send a message as `Connection.send_bytes` does, to a worker that may take none. Raises OSError, TaskTimeout."""
+        assert self.pipe is not None, "a worker that is asked has started"
+        deadline, left = time.monotonic() + limit_s, memoryview(LENGTH.pack(len(message)) + message)
+        ready = select.poll()
+        ready.register(self.pipe.fileno(), select.POLLOUT)
+        while left:
+            if not ready.poll(1000 * max(0.0, deadline - time.monotonic())):
+                raise TaskTimeout(f"timeout: the task was not taken within {limit_s:g} s")
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(self.pipe.fileno(), left) :]
 
     def read(self, size: int, limit_s: float, deadline: float) -> bytes:
         """So many bytes of the worker's answer. Raises EOFError, OSError, TaskTimeout."""

@@ -16,6 +16,7 @@ import sys
 from multiprocessing.connection import Connection
 
 PR_SET_PDEATHSIG = 1
+LENGTH = struct.Struct("!i")  # before a message to the worker, as `Connection` has it
 HEADER = struct.Struct("!8sQ")  # MAGIC, bytes that follow
 MAGIC = b"spo-pool"
 PAGE_BYTES = resource.getpagesize()

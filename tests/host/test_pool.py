@@ -144,6 +144,18 @@ def test_workers_killed_between_tasks_do_not_break_the_pool(pool):
         assert [pool.submit(divmod, 7, 2).result() for _ in range(10)] == [(3, 1)] * 10
 
 
+def test_a_worker_that_stands_still_between_two_tasks_is_not_waited_for():
+    """Where the next message is larger than what its pipe holds, too."""
+    with WorkerPool(workers=1, timeout_s=1.0) as pool:
+        for size in (10, 10**7):
+            assert pool.submit(divmod, 7, 2).result() == (3, 1)
+            [pid] = pool.worker_pids()
+            os.kill(pid, signal.SIGSTOP)
+            with pytest.raises(TaskTimeout):
+                pool.submit(len, bytes(size)).result(timeout=10)
+            assert wait_gone(pid) and pool.submit(len, bytes(size)).result(timeout=10) == size
+
+
 def test_unpicklable_results_are_errors(pool):
     with pytest.raises(TaskError):
         pool.submit(threading.Lock).result()
