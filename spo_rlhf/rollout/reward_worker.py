@@ -143,7 +143,7 @@ def only_number(values: Any, name: str, finite: bool = True) -> float:
         raise RewardFileError(f"reward_func returned {len(numbers)} {name} for 1 query: return one number per query")
     try:
         number = float(numbers[0])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RewardFileError(f"reward_func returned {numbers[0]!r} as {name}: return one number per query") from None
     if finite and not math.isfinite(number):
         raise RewardFileError(f"reward_func returned {number} as {name}: return a finite number")

@@ -23,9 +23,11 @@ class Server(ThreadingHTTPServer):
             [query] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["query"]
             if query == "hang":
                 self.server.released.wait(30)
-            body = {"none": b'{"scores": 1}', "words": b'{"rewards": "good"}'}.get(
-                query, b'{"rewards": [0.5], "scores": [1]}'
-            )
+            body = {
+                "none": b'{"scores": 1}',
+                "words": b'{"rewards": "good"}',
+                "huge": b'{"rewards": [1%s]}' % (400 * b"0"),
+            }.get(query, b'{"rewards": [0.5], "scores": [1]}')
             self.send_response(500 if query == "fail" else 200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -81,7 +83,8 @@ def test_a_server_that_is_gone_is_counted(asked, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("query", "says"), [("none", 'an object that has "rewards"'), ("words", "'g' as rewards|'good'")]
+    ("query", "says"),
+    [("none", 'an object that has "rewards"'), ("words", "'g' as rewards|'good'"), ("huge", "0 as rewards")],
 )
 def test_an_answer_that_is_none_is_told_in_one_line(asked, query, says):
     with pytest.raises(UserError, match=f"^--reward.remote_url http://127.0.0.1:.*({says})"):

@@ -79,6 +79,7 @@ def test_a_grade_is_read_from_lists_arrays_and_numbers(tmp_path, returned, grade
         (HEAD + "return {'rewards': []}\n", "returned 0 rewards for 1 query"),
         (HEAD + "return {'rewards': ['good']}\n", "returned 'good' as rewards: return one number"),
         (HEAD + "return {'rewards': [None]}\n", "returned None as rewards"),
+        (HEAD + "return {'rewards': [10**400]}\n", "reward_func returned 10000"),
         (HEAD + "return {'rewards': [float('nan')]}\n", "returned nan as rewards: return a finite number"),
         (HEAD + "return {'rewards': [0.0], 'scores': [float('inf')]}\n", "returned inf as scores"),
         (HEAD + "return {'rewards': [0.0], 'extra_logs': {'n': [1, 2]}}\n", "returned 2 extra_logs['n'] for 1 query"),
