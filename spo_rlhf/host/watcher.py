@@ -3,7 +3,7 @@
 A run's processes carry the path of its folder in their environment (MARK), which children inherit, also those of a
 reward, of vLLM and of Ray. A process of its own reads a pipe that the run holds open: when the run ends, `kill -9`
 included, the kernel closes it. A folder of a run holds a file that the run and its watcher keep locked: a lock that can be had
-proves that both are gone. Standard library only, so that the watcher is small and nothing it needs can break.
+proves that both are gone; what it holds (SIGN) proves that the folder is a run's. Standard library only, so that the watcher is small and nothing it needs can break.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from pathlib import Path
 
 MARK = "SPO_RUN_FOLDER"
 PREFIX, LOCK = "spo-", "lock"
+SIGN = b"folder of a run of spo_rlhf\n"
 SHARED_MEMORY = "/dev/shm"
 # From the end of the run: first processes are asked to end, then they are killed; all of it is over within 10 s.
 ASKED_S, KILLED_S, POLL_S = 2.0, 7.0, 0.1
@@ -36,6 +37,7 @@ def lock_folder(folder: Path) -> int:
     made = folder / f".{LOCK}"
     descriptor = os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.write(descriptor, SIGN)
     os.rename(made, folder / LOCK)
     return descriptor
 
@@ -89,7 +91,7 @@ def end_marked(folder: Path) -> set[int]:
 def remove_dead(bases: Iterable[Path]) -> list[Path]:
     """Remove the folders of runs of this user that are over, and end what these have left; the folders removed.
 
-    A folder without a lock file, with a lock that is held, or of another user is nobody's to judge and stays.
+    A folder without a lock file of a run's, with a lock that is held, or of another user is nobody's to judge and stays.
     """
     removed = []
     for base in bases:
@@ -103,16 +105,16 @@ def remove_dead(bases: Iterable[Path]) -> list[Path]:
 
 
 def _is_dead(folder: Path) -> bool:
-    """Ours, and its lock can be had. Raises OSError."""
+    """A run's, ours, and its lock can be had. Raises OSError."""
     about = folder.lstat()
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
         return False
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.read(descriptor, len(SIGN) + 1) == SIGN
     finally:
         os.close(descriptor)
-    return True
 
 
 def main(folder: Path, lock: int) -> None:

@@ -93,17 +93,22 @@ def test_what_a_lost_watcher_has_left_goes_at_the_next_start_and_a_living_run_st
     assert watcher.remove_dead({places}) == [living_folder] and not any(map(runs, living_children))
 
 
+NOT_OURS = {"spo-without-a-lock", "other", "spo-a-file", "spo-another-program", "spo-link"}
+
+
 def test_only_what_is_provably_ours_and_dead_is_removed(places, monkeypatch):
     (places / "spo-without-a-lock").mkdir()
     (places / "other").mkdir()
     os.close(watcher.lock_folder(places / "other"))
     (places / "spo-a-file").touch()
+    (places / "spo-another-program").mkdir()
+    (places / "spo-another-program" / "lock").touch()
     (places / "spo-dead").mkdir()
     os.close(watcher.lock_folder(places / "spo-dead"))
     (places / "spo-link").symlink_to(places / "spo-dead")
     with own_folder(str(places)) as folder:
         assert watcher.remove_dead({places}) == [places / "spo-dead"] and folder.is_dir()
-    assert {path.name for path in places.iterdir()} == {"spo-without-a-lock", "other", "spo-a-file", "spo-link"}
+    assert {path.name for path in places.iterdir()} == NOT_OURS
     (places / "spo-dead").mkdir()
     os.close(watcher.lock_folder(places / "spo-dead"))
     monkeypatch.setattr(watcher.os, "getuid", lambda: 12345)
