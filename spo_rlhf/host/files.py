@@ -148,7 +148,8 @@ def only_writer(flag: str, folder: Path, *, beside: bool = False) -> Iterator[No
     Raises:
         UserError: somebody else is; names `flag`.
     """
-    lock = folder.with_name(f".{folder.name}{LOCK}") if beside else folder / LOCK
+    there = folder.resolve()  # a link and what it leads to are one folder
+    lock = there.with_name(f".{there.name}{LOCK}") if beside else there / LOCK
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a") as file:
         try:

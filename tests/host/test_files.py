@@ -196,3 +196,18 @@ def test_a_folder_has_one_writer_at_a_time_in_whatever_process_until_that_is_kil
             other.kill()
     with only_writer("--output", folder):
         assert os.listdir(folder) == [".lock"]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_folder_by_another_name_is_the_same_folder(tmp_path, monkeypatch, beside):
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for name in (link, Path()):
+        with (
+            only_writer("--output", folder, beside=beside),
+            pytest.raises(UserError, match="another command writes into it"),
+            only_writer("--output", name, beside=beside),
+        ):
+            pass
