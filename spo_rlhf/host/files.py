@@ -119,7 +119,9 @@ def check_writable(flag: str, folder: str, needed: int = 0) -> None:
         UserError: names `flag`.
     """
     path = Path(folder).absolute()
-    there = next(part for part in (path, *path.parents) if part.exists())
+    there = next(part for part in (path, *path.parents) if os.path.lexists(part))
+    if not there.exists():  # a disk that is not mounted, say
+        raise UserError(f"{flag} {folder}: {there} is a link that leads nowhere; mend it, or choose another folder")
     if not there.is_dir():
         raise UserError(f"{flag} {folder}: {there} is a file; choose another folder")
     if not os.access(there, os.W_OK | os.X_OK):

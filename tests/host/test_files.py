@@ -133,12 +133,17 @@ def test_a_folder_that_cannot_be_written_into_is_refused_with_its_flag(tmp_path,
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--output .*file is a file"):
         check_writable("--output", str(tmp_path / "file" / "folder"))
+    for name, target in (("lost", "nowhere"), ("loop", "loop")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        for path in (tmp_path / name, tmp_path / name / "folder"):
+            with pytest.raises(UserError, match=f"^--output .*{name} is a link that leads nowhere"):
+                check_writable("--output", str(path))
     with monkeypatch.context() as patch, pytest.raises(UserError, match="--output .* is not writable"):
         patch.setattr(os, "access", lambda *_: False)  # root may write anywhere
         check_writable("--output", str(tmp_path / "new"))
     with pytest.raises(UserError, match=r"--output /proc/new: /proc cannot be written into \(.*\); choose another"):
         check_writable("--output", "/proc/new")
-    assert os.listdir(tmp_path) == ["file"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "loop", "lost"]
 
 
 def test_a_disk_without_room_is_refused_with_what_is_needed(tmp_path):
