@@ -31,6 +31,10 @@ def settle(flat: argparse.Namespace, explicit: set[str]) -> None:
         options["ckpt.path"] = str(Path(options["spo.run_dir"]) / "checkpoints")
     if options["spo.resume"] == AUTO and options["spo.run_dir"] is None:
         raise UserError("--spo.resume auto needs --spo.run_dir, the folder of the run that may be there already")
+    if options["spo.resume"] == AUTO and options["ckpt.disable_ds"]:
+        raise UserError(
+            "--spo.resume auto goes on from the weights that --ckpt.disable_ds leaves out; take one of the two"
+        )
 
 
 def is_finished(run_dir: str | None) -> bool:

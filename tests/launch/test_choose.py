@@ -115,3 +115,8 @@ def test_a_finished_run_says_so_and_starts_nothing(task, tmp_path, capfd, monkey
 def test_auto_needs_a_folder_to_look_into(task, tmp_path, capfd):
     assert main(stack.options(task, tmp_path, spo__resume="auto", spo__run_dir=None)) == 2
     assert "--spo.resume auto needs --spo.run_dir" in capfd.readouterr().err
+
+
+def test_auto_is_refused_where_no_checkpoint_would_have_what_it_needs(task, tmp_path, capfd):
+    assert main(stack.options(task, tmp_path, spo__resume="auto", ckpt__disable_ds=True)) == 2
+    assert "take one of the two" in capfd.readouterr().err
