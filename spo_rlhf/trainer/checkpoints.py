@@ -11,6 +11,7 @@ else has changed it since, and that is seen from the sizes. Nothing here loads t
 """
 
 import contextlib
+import ctypes
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ MANIFEST = "checkpoint.json"
 NAME = re.compile(r"(?P<best>best_)?global_step(?P<step>\d+)")
 MAKING, LEAVING = ".making", ".leaving"  # of names that begin with a dot: being written, being removed
 LEFTOVER = re.compile(rf"\.(best_)?global_step\d+(_hf)?({re.escape(MAKING)}|{re.escape(LEAVING)})")
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 ROOM_TO_SPARE = 1.05  # of the size of the last checkpoint: replay and history grow
 
 
@@ -212,14 +214,27 @@ class Writing:
 
 
 def replace(new: Path, path: Path) -> None:
-    """Give a folder the name of another, or of none, beside it or above; the other goes."""
+    """Give a folder the name of another, or of none, beside it or above; the other goes.
+
+    At every moment one of the two has the name; only on a file system that cannot swap two names is there none for an instant.
+    """
     replaced = path.with_name(f".{path.name}{LEAVING}")
     remove(replaced)
-    if os.path.lexists(path):
+    if not os.path.lexists(path):
+        new.rename(path)
+    elif _swap(new, path):
+        new.rename(replaced)
+    else:
         path.rename(replaced)
-    new.rename(path)
+        new.rename(path)
     _sync_folder(path.parent)
     remove(replaced)
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Give two paths each other's names in one step; False where that cannot be done."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux, glibc from 2.28 on
+    return bool(renameat2) and renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 def sync(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints as folders: which are whole, which go, and what a crash, a full disk or another run can do to them."""
 
+import contextlib
 import json
 import shutil
 from collections import namedtuple
@@ -123,6 +124,31 @@ def test_what_has_the_name_of_one_and_is_no_folder_makes_way(tmp_path, is_link):
     assert names(tmp_path) == ["global_step1"]
     write(tmp_path, 1)
     assert names(tmp_path) == ["global_step1"] and newest(tmp_path).step == 1
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_while_one_of_the_same_step_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, renames):
+    """As where a run is asked to end after iterations that had nothing to train."""
+    if not checkpoints._swap(write(tmp_path, 1), write(tmp_path, 2)):
+        pytest.skip("this file system cannot swap two names")
+    shutil.rmtree(tmp_path / "global_step2")
+    rename, left = Path.rename, iter(range(renames))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*paths):
+        if next(left, None) is None:
+            raise Killed
+        return rename(*paths)
+
+    monkeypatch.setattr(checkpoints, "remove", lambda path: None)  # a killed process tidies nothing up
+    monkeypatch.setattr(Path, "rename", killed)
+    with contextlib.suppress(Killed):
+        write(tmp_path, 1)
+    monkeypatch.undo()
+    checkpoints.clear_leftovers(tmp_path)
+    assert newest(tmp_path) is not None
 
 
 def numbered(*described) -> list[Checkpoint]:
