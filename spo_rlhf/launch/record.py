@@ -1,5 +1,6 @@
 """The record of a run: events in, metrics.jsonl, summary.json and progress lines out."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,8 @@ class RunRecord:
         path = self.run_dir / history.METRICS
         with named_errors(path), open(path, "a", encoding="utf-8") as file:
             file.write(history.line(event))
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint of the step is brought to the disk as well
 
     def _keep_samples(self, event: dict[str, Any]) -> dict[str, Any]:
         """Write what an event tells of samples to a file of its step; the event with the file's name in their place."""

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,15 @@ STEP = {
     "timing/generation": 2.0,
     "timing/ppo_train": 1.0,
 }
+
+
+def test_a_step_is_on_the_disk_before_its_checkpoint(tmp_path, monkeypatch):
+    """Also where the machine loses its power: what is written stays in memory until it is asked for."""
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").read_text()))
+    record = RunRecord(tmp_path, Console(io.StringIO()))
+    record.take({"event": "step", "time": record.start, "step": 1, "metrics": STEP})
+    assert synced == [(tmp_path / "metrics.jsonl").read_text()]
 
 
 def test_events_become_summary_metrics_and_lines(tmp_path):
