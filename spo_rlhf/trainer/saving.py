@@ -101,4 +101,6 @@ class Saver:
         iteration = state["progress"]["iteration"]
         if iteration == 0:
             return None
-        return self.last[1] if self.last and self.last[0] == iteration else self.save(state)
+        if self.last and self.last[0] == iteration and (self.last[1] / checkpoints.MANIFEST).exists():
+            return self.last[1]
+        return self.save(state)  # also where somebody has removed it

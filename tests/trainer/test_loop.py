@@ -11,12 +11,13 @@ from test_watch import Heard
 from spo_rlhf import upstream
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.errors import Preempted, RunStopped
+from spo_rlhf.host.files import write_json
 from spo_rlhf.rollout.records import RolloutCounts
-from spo_rlhf.trainer import loop
+from spo_rlhf.trainer import checkpoints, loop
 from spo_rlhf.trainer.ahead import Ahead
 from spo_rlhf.trainer.checkpoints import NotSaved
 from spo_rlhf.trainer.loop import SegmentTrainer
-from spo_rlhf.trainer.saving import Progress
+from spo_rlhf.trainer.saving import Progress, Saver
 from spo_rlhf.trainer.stopping import StopAsked
 from spo_rlhf.trainer.watch import FaultWatch, NonFinite
 
@@ -50,6 +51,17 @@ def trainer(asked: str = "") -> SegmentTrainer:
         algo=SimpleNamespace(dynamic_filtering_enable=False),
     )
     return one
+
+
+def test_the_last_checkpoint_is_named_where_it_is_there_and_written_again_where_it_was_removed(tmp_path, monkeypatch):
+    saver = Saver.__new__(Saver)
+    saver.last = 3, tmp_path / "global_step3"
+    monkeypatch.setattr(saver, "save", lambda state: tmp_path / "written")
+    assert saver.leave({"progress": {"iteration": 0}}) is None
+    assert saver.leave({"progress": {"iteration": 3}}) == saver.leave({"progress": {"iteration": 4}})
+    write_json(saver.last[1] / checkpoints.MANIFEST, {})
+    assert saver.leave({"progress": {"iteration": 3}}) == saver.last[1]
+    assert saver.leave({"progress": {"iteration": 4}}) == tmp_path / "written"
 
 
 def evaluated(one: SegmentTrainer, step: int, **metrics: float) -> list:
