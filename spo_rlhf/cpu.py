@@ -12,6 +12,7 @@ With a GPU none of this is used.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import UserError
@@ -19,7 +20,7 @@ from spo_rlhf.host.command import PATIENT_THREADS
 from spo_rlhf.host.device import is_cpu as is_cpu  # asked under this name wherever the stack is set up
 from spo_rlhf.host.own_run import own_folder
 from spo_rlhf.host.ray_calls import ask_all
-from spo_rlhf.host.watcher import SHARED_MEMORY
+from spo_rlhf.host.watcher import SHARED_MEMORY, remove_dead
 
 DTYPE = "float32"
 # vLLM's variable for the size of an engine's key-value cache, in GiB.
@@ -145,6 +146,8 @@ async def load_weights(llm, state: dict[str, Any]) -> None:
     from safetensors.numpy import save_file
 
     shared_memory = SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else None
+    if shared_memory:  # an engine that was killed here has left a copy of all weights
+        remove_dead({Path(shared_memory)})
     # Tensors would pass through collective_rpc as lists; a path does not.
     with own_folder(shared_memory) as folder:
         path = str(folder / "weights.safetensors")

@@ -1,11 +1,15 @@
 """Options that mean something else without a GPU are settled, and each is told."""
 
+import asyncio
+import os
 from types import SimpleNamespace
 
+import numpy
 import pytest
 
 from spo_rlhf import cpu
 from spo_rlhf.errors import UserError
+from spo_rlhf.host import watcher
 
 
 @pytest.mark.parametrize(("stage", "settled"), [(0, 1), (1, 1), (2, 2), (3, 2)])
@@ -50,3 +54,21 @@ def test_without_a_gpu_each_role_has_one_device_unless_the_command_says_otherwis
     notes = cpu.settle_devices(flat, {flags[role] for role in given})
     assert [vars(flat)[flags[role]] for role in ROLES] == settled
     assert [note.split(":")[0] for note in notes] == ["--actor.num_gpus_per_node 1"] * noted
+
+
+def test_the_weights_that_a_killed_engine_left_in_shared_memory_go_when_the_next_ones_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu, "SHARED_MEMORY", str(tmp_path))
+    (tmp_path / "spo-dead").mkdir()
+    os.close(watcher.lock_folder(tmp_path / "spo-dead"))
+    seen = []
+
+    class Engine:
+        async def collective_rpc(self, method, args):
+            [folder] = tmp_path.iterdir()
+            seen.append((method, args == (str(folder / "weights.safetensors"),)))
+
+        async def reset_prefix_cache(self):
+            pass
+
+    asyncio.run(cpu.load_weights(Engine(), {"w": numpy.zeros(2, numpy.float32)}))
+    assert seen == [("load_weights_from", True)] and not list(tmp_path.iterdir())
