@@ -47,12 +47,18 @@ HELD_OUT, PROMPTS, RESPONSES = 128, 8, 4
 SAVE_EVERY, EVALUATIONS = 5, 4
 POLL_S, SAMPLE_S, LEFT_S, STALLED_S = 0.3, 4.0, 10.0, 600.0
 ENGINE_CORE = "VLLM::EngineCore"
-# The KV cache is an anonymous mapping for each layer, of a third of a GiB here. vLLM takes the blocks that were never used first, so
-# its pages become resident one after the other, for a thousand steps and more, up to the size that was asked for. The weights
-# of this small model and all else that a core has are in smaller ones.
+# The KV cache is an anonymous mapping for each layer, of a third of a GiB here, resident from the start: without it, what grows
+# beside it is seen. The weights of this small model and all else that a core has are in smaller ones.
 KV_MAPPING = 128 << 20
 # Of the metrics of a step: those of the fault itself.
-OF_THE_FAULT = ("rollout/requests_resent", "rollout/engine_restarts", "rollout/reward_timeouts")
+# Rewards that an engine gave after the last look and before its death are not counted, and a new one takes weights of its own.
+OF_THE_FAULT = (
+    "rollout/requests_resent",
+    "rollout/engine_restarts",
+    "rollout/reward_timeouts",
+    "rollout/rewards",
+    "rollout/weight_bytes",
+)
 REWARD = '''"""The grader of the task; one response in {every}, chosen by its text, {what}."""
 
 import hashlib

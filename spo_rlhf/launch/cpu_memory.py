@@ -6,7 +6,7 @@ All is float32, P parameters, N ranks of the policy. Bytes of each process, besi
                         part 4 P / N, and that again where gradients of several micro-batches add up; or, where that is more,
                         the activations and logits of a micro-batch, for which only the added gradients are there
     engine              weights 4 P (a tied output layer is a copy of the embedding), KV cache
-    weight sync         rank 0: a copy 4 P; Ray's object store: 4 P; each engine: a file in shared memory, 4 P
+    weight sync         rank 0: a copy 4 P; Ray's object store: 4 P; each engine: a file in shared memory 4 P, what is read of it 4 P
 
 Where each comes from is told in docs/memory.md, and how near it is to what was measured.
 """
@@ -52,7 +52,7 @@ class CpuPlan:
 
     @property
     def core_peak(self) -> int:
-        """Resident set at most of an engine's core without its KV cache: the weights that it has, and the file of the new ones."""
+        """Resident set at most of an engine's core without its KV cache: the weights that it has, the file of the new ones, and these before they are packed."""
         return self.engine["weights"] + self.sync["engines"] // self.engines
 
     @property
@@ -96,7 +96,7 @@ def plan(shape: ModelShape, load: Load, engines: int, *, accumulates: bool) -> C
         "libraries": RANK_BYTES,
     }
     engine = {"weights": weights + head, "KV cache": cpu.kv_cache_bytes(), "libraries": ENGINE_BYTES}
-    sync = {"rank 0": weights, "object store": weights, "engines": engines * weights}
+    sync = {"rank 0": weights, "object store": weights, "engines": engines * 2 * weights}
     reference = load.devices * (weights + RANK_BYTES) if load.reference else 0
     trained = 2 if load.critic else 1
     resting = load.devices * trained * (weights + 3 * part + RANK_BYTES)

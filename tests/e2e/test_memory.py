@@ -65,7 +65,5 @@ def test_the_estimate_is_what_a_model_adds_to_each_process(tmp_path):
     }
     for kind in took:
         print(f"{kind}: measured {took[kind] / MIB:.0f} MiB, estimated {told[kind] / MIB:.0f} MiB")
-    for kind in (RANK, ENGINE):
-        assert told[kind] == pytest.approx(took[kind], rel=0.15)
-    # Pages of the KV cache are taken as its blocks are first used; the plan counts it whole.
-    assert told[CORE] < took[CORE] < told[CORE] + large_plan.engine["KV cache"]
+    off = {kind: told[kind] / took[kind] - 1 for kind in took}
+    assert all(abs(share) < 0.15 for share in off.values()), off
