@@ -129,9 +129,10 @@ def equality(
 ) -> list[Check]:
     """The broken run is the unbroken one: what float32 on a CPU promises to the bit."""
     differ = differing(whole["steps"], broken["steps"], leave_out)
-    names = ("generated_tokens", "mc_tokens", "rewards", "optimizer_steps", "requests", "answers")
+    names = ("generated_tokens", "mc_tokens", "optimizer_steps", "requests", "answers")
     sums = {name: (whole["summary"][name], broken["summary"][name]) for name in names}
     unequal = [name for name, (one, two) in sums.items() if one != two]
+    rewards = whole["summary"]["rewards"], broken["summary"]["rewards"]
     compared = {name for step in whole["steps"] for name in step if not name.startswith(leave_out)}
     told = ", ".join(f"{name} in {len(steps)} steps, first {steps[0]}" for name, steps in list(differ.items())[:6])
     return [
@@ -140,6 +141,8 @@ def equality(
             not unequal,
             ", ".join(f"{name} {one:g}/{two:g}" for name, (one, two) in sums.items()),
         ),
+        # What an engine counted after it was last asked and before its death is in no count.
+        Check("no reward is counted twice", rewards[1] <= rewards[0], "{} in the unbroken run, {}".format(*rewards)),
         Check("metrics are equal bit for bit", not differ, told or f"{len(compared)} metrics of each step"),
         Check("evaluations are equal", whole["evals"] == broken["evals"], f"{len(broken['evals'])} evaluations"),
         Check("final weights are equal bit for bit", weight_gap == 0, f"largest difference {weight_gap:.1e}"),

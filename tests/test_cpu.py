@@ -34,6 +34,14 @@ def test_the_key_value_cache_has_the_size_of_vllms_variable(monkeypatch) -> None
     assert cpu.worker_environment()[cpu.KV_CACHE_SPACE] == "6", "workers of a cluster do not inherit it"
 
 
+def test_few_prepared_products_are_kept_unless_the_environment_says_otherwise(monkeypatch) -> None:
+    name, few = cpu.PREPARED_PRODUCTS
+    monkeypatch.delenv(name, raising=False)
+    assert cpu.worker_environment()[name] == few
+    monkeypatch.setenv(name, "1024")
+    assert cpu.worker_environment()[name] == "1024"
+
+
 @pytest.mark.parametrize("size", ["0", "1.5", "", "2GB"])
 def test_a_size_that_is_none_is_refused_before_the_start(size: str, monkeypatch) -> None:
     monkeypatch.setenv(cpu.KV_CACHE_SPACE, size)
