@@ -3,10 +3,11 @@
 import json
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from spo_rlhf.errors import UserError
 from spo_rlhf.tasks.registry import TASKS
 
 HELD_OUT = 512
@@ -22,6 +23,7 @@ class Workload:
     responses are long, for a budget of some iterations. learning_rate: AdamW's, constant. optimizer_steps: of an iteration,
     times the method's. cutpoint_interval: of SPO-chain; one that leaves at most two segments a response. eval_temperature,
     eval_samples: of the responses to held-out problems; sampled where greedy ones do not show what training changes.
+    diagnosed: options, and the batch, of the tree that spo-diagnose chose for this task's model.
     """
 
     task: str
@@ -34,6 +36,13 @@ class Workload:
     cutpoint_interval: int = 3
     eval_temperature: float = 0.0
     eval_samples: int = 1
+    diagnosed: dict[str, Any] = field(default_factory=dict)
+
+
+def diagnosed_tree(branching: str, *, cut: int, settled: float, prompts: int, nodes: int) -> dict[str, Any]:
+    """Of two levels, cut at a token; prompts and trained nodes of a prompt in an iteration, before the workload's share."""
+    shape = {"spo.tree_branching": branching, "spo.tree_segment_tokens": cut, "spo.tree_settled": settled}
+    return {"prompts": prompts, "responses": nodes, **shape}
 
 
 WORKLOADS = {
@@ -72,35 +81,54 @@ WORKLOADS = {
         name: Workload(
             name,
             prompt_tokens=160,
-            segment_tokens=50,
+            segment_tokens=segment_tokens,
             prepare=(
-                *("--changes", "13", "--warm-up-from", "2", "--warm-up-optimizer", "muon", "--warm-up-average", "20"),
-                *("--max-seconds", "2700"),
+                *("--changes", str(changes), "--warm-up-from", "2", "--warm-up-optimizer", "muon"),
+                *("--warm-up-average", "20", "--max-seconds", "2700"),
             ),
             prompts_share=0.5,
             optimizer_steps=4,
             cutpoint_interval=15,
             eval_temperature=1.0,
             eval_samples=2,
+            diagnosed=diagnosed,
         )
-        for name in ("plan_first", "check_last")
+        for name, changes, segment_tokens, diagnosed in (
+            ("plan_first", 6, 25, diagnosed_tree("4,2", cut=28, settled=0.67, prompts=64, nodes=8)),
+            ("check_last", 13, 50, diagnosed_tree("6,4", cut=93, settled=0.2, prompts=16, nodes=32)),
+        )
     },
 }
 
 
 @dataclass(frozen=True)
 class Method:
-    """Options of spo-train, and the batch: prompts and responses (tree: trained nodes) per prompt in an iteration."""
+    """Options of spo-train, and the batch: prompts and responses (tree: trained nodes) per prompt in an iteration.
+
+    diagnosed: the workload's tree, see `Workload.diagnosed`, which also has the batch where that is 0.
+    """
 
     prompts: int
     responses: int
     options: dict[str, Any] = field(default_factory=dict)
+    diagnosed: bool = False
 
     def with_options(self, changes: dict[str, Any]) -> "Method":
         """The same with other options; `prompts` and `responses` among them are the batch."""
         changes = dict(changes)
         batch = {name: int(changes.pop(name, getattr(self, name))) for name in ("prompts", "responses")}
-        return Method(**batch, options={**self.options, **changes})
+        return replace(self, **batch, options={**self.options, **changes})
+
+    def on(self, workload: Workload) -> "Method":
+        """The same on a workload: its diagnosed tree, and its share of the prompts. Raises UserError where it has no such tree."""
+        method = self
+        if self.diagnosed and not workload.diagnosed:
+            raise UserError(f"--methods spo_tree_diagnosed: no tree was diagnosed for the model of {workload.task}")
+        if self.diagnosed:
+            tree = Method(0, 0).with_options(workload.diagnosed)
+            batch = {"prompts": self.prompts or tree.prompts, "responses": self.responses or tree.responses}
+            method = replace(self, **batch, options={**tree.options, **self.options})
+        return replace(method, prompts=max(1, round(method.prompts * workload.prompts_share)))
 
 
 GROUP = {"spo.mode": "group"}
@@ -138,6 +166,7 @@ METHODS = {
     "rloo_history_1": Method(512, 1, {**GROUP, **HISTORY}),
     "spo_chain_history": Method(128, 2, {**CHAIN, **HISTORY, "spo.partition": "cutpoint", "spo.mc_rollouts": 2}),
     "spo_tree_shrunk": Method(64, 8, {**SHRUNK_TREE, "spo.tree_branching": "4,2"}),
+    "spo_tree_diagnosed": Method(0, 0, SHRUNK_TREE, diagnosed=True),
     "spo_tree_history": Method(128, 4, {**SHRUNK_TREE, **HISTORY, "spo.tree_branching": "2,2"}),
     "gspo": Method(64, 8, {**GROUP, "spo.ratio_level": "sequence", "spo.clip_low": 0.01, "spo.clip_high": 0.01}),
     "sspo": Method(
@@ -187,6 +216,7 @@ def train_command(
     """spo-train for one run on the prepared `folder`; about `points` evaluations, the first and last one included."""
     prepared = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
     new_tokens = prepared["warm_up"]["max_new_tokens"]
+    method = method.on(workload)
     options = dict(method.options)
     optimizer_steps = workload.optimizer_steps * int(options.pop("optimizer_steps", 1))
     if options["spo.mode"] == "tree":
@@ -194,7 +224,6 @@ def train_command(
         options.setdefault("spo.tree_segment_tokens", round(thirds * workload.segment_tokens))
     if options.get("spo.partition") == "cutpoint":
         options.setdefault("spo.cutpoint_interval", workload.cutpoint_interval)
-    method = method.with_options({"prompts": max(1, round(method.prompts * workload.prompts_share))})
     batch = method.prompts * method.responses // optimizer_steps
     values = {
         **COMMON,

@@ -15,6 +15,10 @@ import stack
 import study
 from scipy import stats
 
+from spo_rlhf.errors import UserError
+
+DIAGNOSED = "spo_tree_diagnosed"
+
 
 def accepted(command: list[str]) -> dict:
     """The configuration that spo-train makes of a command, checked as in a dry run."""
@@ -36,8 +40,12 @@ def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path, monkeypatch
     monkeypatch.setattr("spo_rlhf.launch.preflight.check_inputs", lambda *args, **kwargs: [])
     for name, folder in prepared.items():
         workload = study.WORKLOADS[name]
-        methods = study.METHODS if name == "arithmetic-short" else {"spo_tree": tree}
+        methods = (
+            study.METHODS if name == "arithmetic-short" else {"spo_tree": tree, DIAGNOSED: study.METHODS[DIAGNOSED]}
+        )
         for label, method in methods.items():
+            if method.diagnosed and not workload.diagnosed:
+                continue
             for changes in ({}, study.STABILITY):
                 changed = method.with_options(changes)
                 config = accepted(study.train_command(workload, changed, folder, tmp_path, **options))
@@ -46,6 +54,22 @@ def test_every_run_is_one_that_spo_train_accepts(prepared, tmp_path, monkeypatch
                 steps = workload.optimizer_steps * changed.options.get("optimizer_steps", 1)
                 assert samples / config["train.batch_size"] == steps, label
                 assert config["train.max_epochs"] == (2 if changes else 1)
+
+
+def test_a_diagnosed_tree_is_the_workloads_unless_the_command_says_otherwise(prepared, tmp_path):
+    options = dict(seed=3, budget=1000, points=3)
+    workload, method = study.WORKLOADS["check_last"], study.METHODS[DIAGNOSED]
+    changed = method.with_options({"responses": 16, "spo.tree_settled": 0.5})
+    commands = [
+        study.train_command(workload, one, prepared["check_last"], tmp_path, **options) for one in (method, changed)
+    ]
+    of = [dict(zip(command, command[1:], strict=False)) for command in commands]
+    for one, responses, settled in zip(of, ("32", "16"), ("0.2", "0.5"), strict=True):
+        assert one["--spo.tree_branching"] == "6,4" and one["--spo.tree_segment_tokens"] == "93"
+        assert one["--rollout.n_samples_per_prompt"] == responses and one["--spo.tree_settled"] == settled
+        assert one["--rollout.batch_size"] == "8", "half of the tree's prompts"
+    with pytest.raises(UserError, match="no tree was diagnosed for the model of arithmetic"):
+        method.on(study.WORKLOADS["arithmetic-short"])
 
 
 def test_recorded_commands_name_no_folder_of_this_machine(prepared, tmp_path):
