@@ -241,7 +241,11 @@ def train_command(
         "ckpt.path": run_dir / "checkpoints",
         **options,
     }
-    return [*_program("train"), "--train.colocate_all", *_flags(values)]
+    # Engines that sample while the policy trains have devices of their own.
+    return [
+        *_program("train"),
+        *_flags({"train.colocate_all": not options.get("train.async_enable") or None, **values}),
+    ]
 
 
 def _program(name: str) -> list[str]:

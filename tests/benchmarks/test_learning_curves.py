@@ -72,6 +72,17 @@ def test_a_diagnosed_tree_is_the_workloads_unless_the_command_says_otherwise(pre
         method.on(study.WORKLOADS["arithmetic-short"])
 
 
+def test_runs_that_sample_ahead_share_no_device(prepared, tmp_path):
+    options = dict(seed=3, budget=1000, points=3)
+    workload, chain = study.WORKLOADS["arithmetic-short"], study.METHODS["spo_chain"]
+    ahead = chain.with_options({"train.async_enable": True})
+    commands = [
+        study.train_command(workload, one, prepared["arithmetic-short"], tmp_path, **options) for one in (chain, ahead)
+    ]
+    assert "--train.colocate_all" in commands[0] and "--train.colocate_all" not in commands[1]
+    assert accepted(commands[1])["train.async_enable"]
+
+
 def test_recorded_commands_name_no_folder_of_this_machine(prepared, tmp_path):
     folder = prepared["arithmetic-short"]
     workload, method = study.WORKLOADS["arithmetic-short"], study.METHODS["grpo"]
