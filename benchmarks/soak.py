@@ -21,35 +21,26 @@ from typing import Any
 
 import common
 import jobs
-import psutil
 import soak_report
-from soak_report import CORE, KILL, PREEMPTION, Fault
+from soak_processes import LEFT_S, POLL_S, Watched
+from soak_report import KILL, PREEMPTION, Fault
+from soak_training import BROKEN, HELD_OUT, UNBROKEN, last_step, prepare_command, read_run, train_command, write_reward
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import seconds, whole
 from spo_rlhf.host.command import run_command
 from spo_rlhf.host.console import Console, duration
-from spo_rlhf.host.files import read_json, replace_text, write_json
+from spo_rlhf.host.files import read_json, write_json
 from spo_rlhf.launch import history
-from spo_rlhf.tasks import arithmetic
 
-# What the tests of the real stack know of a run's processes and of what no two runs have alike.
-sys.path.insert(0, str(common.ROOT / "tests" / "chaos"))
+# What the tests of the real stack know of what no two runs have alike.
 sys.path.insert(0, str(common.ROOT / "tests" / "e2e"))
-import run_processes
 import stack
 
 PROGRAM = "soak"
 BROKEN_CHECK, MORE_TO_DO = 1, 75
-UNBROKEN, BROKEN = "unbroken", "broken"
 STOPPED = "the end of the soak itself"
-HELD_OUT, PROMPTS, RESPONSES = 128, 8, 4
-SAVE_EVERY, EVALUATIONS = 5, 4
-POLL_S, SAMPLE_S, LEFT_S, STALLED_S = 0.3, 4.0, 10.0, 600.0
-ENGINE_CORE = "VLLM::EngineCore"
-# The KV cache is an anonymous mapping for each layer, of a third of a GiB here, resident from the start: without it, what grows
-# beside it is seen. The weights of this small model and all else that a core has are in smaller ones.
-KV_MAPPING = 128 << 20
+SAMPLE_S, STALLED_S = 4.0, 600.0
 # Of the metrics of a step: those of the fault itself.
 # Rewards that an engine gave after the last look and before its death are not counted, and a new one takes weights of its own.
 OF_THE_FAULT = (
@@ -59,22 +50,6 @@ OF_THE_FAULT = (
     "rollout/rewards",
     "rollout/weight_bytes",
 )
-REWARD = '''"""The grader of the task; one response in {every}, chosen by its text, {what}."""
-
-import hashlib
-import time
-
-from spo_rlhf.tasks.math_reward import reward_func as graded
-
-
-def reward_func(queries, prompts, labels):
-    for query in queries:
-        if int(hashlib.sha256(query.encode()).hexdigest(), 16) % {every} == 0:
-            with open({hits!r}, "a") as file:
-                file.write("1\\n")
-            {answer}
-    return graded(queries, prompts, labels)
-'''
 EXAMPLES = """examples:
   python benchmarks/soak.py --quick                    # 12 steps with every kind of fault, some minutes
   python benchmarks/soak.py                            # 200 steps, about half an hour on 2 cores
@@ -114,171 +89,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             setattr(args, name, quick if args.quick else full)
     args.output = args.output.resolve()
     return args
-
-
-def prepare_command(args: argparse.Namespace) -> list[str]:
-    """Data and a model that solves a part of it."""
-    sizes = {"--train": PROMPTS * args.steps, "--test": HELD_OUT, "--min-steps": 2, "--max-steps": 2}
-    sizes |= {"--output": args.output / "task", "--max-seconds": args.warm_up_seconds}
-    options = [str(part) for pair in sizes.items() for part in pair]
-    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.prepare", *options]
-
-
-def train_command(args: argparse.Namespace, run: str) -> list[str]:
-    """spo-train, the same for both runs but for folders and reward file."""
-    task, folder = args.output / "task", args.output / run
-    options = {
-        "actor.model_name_or_path": task / "model",
-        "data.prompt_dataset": task / "train.jsonl",
-        "eval.dataset": task / "test.jsonl",
-        "data.input_key": "problem",
-        "data.label_key": "answer",
-        "data.input_template": arithmetic.PROMPT_TEMPLATE,
-        "data.max_len": 192,
-        "data.max_samples": PROMPTS * args.steps,
-        "reward.remote_url": folder / "reward.py",
-        "rollout.batch_size": PROMPTS,
-        "rollout.n_samples_per_prompt": RESPONSES,
-        "rollout.micro_batch_size": PROMPTS * RESPONSES,
-        "rollout.max_new_tokens": 64,
-        "train.batch_size": PROMPTS * RESPONSES,
-        "train.micro_batch_size": PROMPTS * RESPONSES,
-        "train.num_episodes": 1,
-        "train.seed": 42 + args.seed,
-        "actor.adam.lr": 1e-4,
-        "actor.lr_scheduler": "constant",
-        "actor.lr_warmup_ratio": 0,
-        "algo.kl.init_coef": 0,
-        "actor.num_gpus_per_node": 1,
-        "vllm.num_engines": 2,
-        "eval.temperature": 0,
-        "eval.n_samples_per_prompt": 1,
-        "eval.steps": max(1, args.steps // EVALUATIONS),
-        "ckpt.save_steps": 2 if args.quick else SAVE_EVERY,
-        "ckpt.best_metric_key": "none",
-        "spo.mc_rollouts": 2,
-        "spo.cutpoint_interval": 3,
-        "spo.reward_timeout": 10,
-        "spo.max_reward_failures": 0.2,
-        "spo.engine_timeout": 120,
-        "spo.max_engine_restarts": 1000,
-        "spo.resume": "auto",
-        "spo.run_dir": folder / "run",
-        "ckpt.output_dir": folder / "model",
-        "ckpt.path": folder / "checkpoints",
-    }
-    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.train", *flags]
-
-
-def write_reward(args: argparse.Namespace, run: str) -> None:
-    """The run's reward file."""
-    folder = args.output / run
-    folder.mkdir(parents=True, exist_ok=True)
-    what, answer = ("hangs", "time.sleep(3600)")
-    if run == UNBROKEN:
-        what, answer = ("gets 0", 'return {"rewards": [0.0], "scores": [0.0], "extra_logs": {}}')
-    text = REWARD.format(every=args.hangs, what=what, hits=str(folder / "hits"), answer=answer)
-    replace_text(folder / "reward.py", text)
-
-
-def last_step(folder: Path, started: float = 0.0) -> int:
-    """The last step that the run has recorded, of the start at that time or a later one; 0 before the first."""
-    step, counts = 0, False
-    for event in history.read_events(folder / "run"):
-        if event["event"] == "plan":
-            counts = event["started"] >= started
-        elif event["event"] == "step" and counts:
-            step = event["step"]
-    return step
-
-
-def what_it_is(process: psutil.Process) -> str:
-    """A name for all processes that do the same."""
-    parts = process.cmdline() or [process.name()]
-    if parts[0].startswith(("ray::", "VLLM::")):
-        return parts[0].split(".")[0].split()[0]
-    if "-m" in parts[1:4]:
-        return parts[parts.index("-m") + 1]
-    script = next((Path(part).name for part in parts[1:3] if part.endswith(".py")), None)
-    return script or Path(parts[0]).name.split()[0]
-
-
-def own_bytes(process: psutil.Process, kind: str) -> int:
-    """Proportional set size of a process; of an engine's core without its KV cache, see KV_MAPPING."""
-    if kind != ENGINE_CORE:
-        return process.memory_full_info().pss
-    return sum(one.pss for one in process.memory_maps(grouped=False) if one.path != "[anon]" or one.size < KV_MAPPING)
-
-
-@dataclass
-class Watched:
-    """One start of spo-train, its processes and what is done to them.
-
-    seen: every process below it so far; samples: their memory (proportional set size, MiB) over the steps.
-    """
-
-    process: subprocess.Popen
-    folder: Path
-    part: str
-    began: float = field(default_factory=time.monotonic)
-    started: float = field(default_factory=time.time)
-    seen: dict[psutil.Process, str] = field(default_factory=dict)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    own_folders: set[Path] = field(default_factory=set)
-    shared: set[Path] = field(default_factory=set)
-    injected: list[dict[str, Any]] = field(default_factory=list)
-
-    def look(self, step: int) -> None:
-        """Remember the processes, what is theirs, and their memory once there are steps."""
-        processes = run_processes.of(self.process.pid)
-        memory = {}
-        for process in processes:
-            try:
-                kind = what_it_is(process)
-                self.seen[process] = kind
-                if step:
-                    memory[str(process.pid)] = (kind, round(own_bytes(process, kind) / 2**20, 2))
-                if kind == ENGINE_CORE:
-                    self.own_folders.add(run_processes.folder_of(process))
-            except (psutil.Error, KeyError):
-                continue  # it has just ended, or has just been forked
-        self.shared |= run_processes.shared_memory(processes)
-        if memory:
-            at = round(time.monotonic() - self.began, 1)
-            self.samples.append({"part": self.part, "step": step, "seconds": at, "processes": memory})
-
-    def engines(self) -> list[tuple[psutil.Process, psutil.Process]]:
-        """(engine, its core), those that are whole, in the order of their start."""
-        cores = {core.ppid(): core for core in run_processes.named(self.process.pid, run_processes.CORE)}
-        engines = run_processes.named(self.process.pid, run_processes.ENGINE)
-        return [(engine, cores[engine.pid]) for engine in engines if engine.pid in cores]
-
-    def kill_engine(self, fault: Fault, step: int) -> bool:
-        """Kill an engine or its core, the only one where the other is not back yet. Returns whether there was one."""
-        try:
-            engines = self.engines()
-            if not engines:
-                return False
-            engine, core = engines[fault.engine % len(engines)]
-            os.kill((core if fault.kind == CORE else engine).pid, signal.SIGKILL)
-        except (psutil.Error, ProcessLookupError):
-            return False
-        at = round(time.monotonic() - self.began, 1)
-        self.injected.append(
-            {"what": fault.kind, "planned_after": fault.after_step, "step": step, "seconds": at, "of": len(engines)}
-        )
-        return True
-
-    def left(self) -> tuple[float, list[str]]:
-        """Seconds until nothing of it was left, and what was still there after LEFT_S."""
-        began = time.monotonic()
-        while True:
-            rest = [f"{self.seen[process]} {process.pid}" for process in run_processes.alive(list(self.seen))]
-            rest += [str(path) for path in (*self.own_folders, *self.shared) if path.exists()]
-            if not rest or time.monotonic() - began > LEFT_S:
-                return time.monotonic() - began, rest
-            time.sleep(POLL_S)
 
 
 def run_part(
@@ -390,13 +200,6 @@ def to_do(args: argparse.Namespace, state: State) -> Iterator[tuple[str, str, li
     for number, end in enumerate([*ends, None], start=1):
         if f"{BROKEN} {number}" not in done:
             yield BROKEN, f"{BROKEN} {number}", kills, end
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """summary, metrics of the steps, evaluations."""
-    events = history.read_events(folder / "run")
-    of = {kind: [event["metrics"] for event in events if event["event"] == kind] for kind in ("step", "eval")}
-    return {"summary": read_json(folder / "run" / "summary.json"), "steps": of["step"], "evals": of["eval"]}
 
 
 def weight_gap(one: Path, two: Path) -> float:

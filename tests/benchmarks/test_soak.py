@@ -1,11 +1,15 @@
 """The soak: its faults are where it says, what it looks at sees what is wrong, and (slow) its short form on the real stack."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import soak
 import soak_report
+from soak_processes import Watched
 from soak_report import CORE, ENGINE, KILL, PREEMPTION
 
 
@@ -98,6 +102,25 @@ def test_a_kill_that_found_no_engine_is_done_by_a_later_part(tmp_path):
         ("broken 4", 1),
     ]
     assert soak.main(["--output", str(tmp_path)]) == 2, "a folder of other settings"
+
+
+def test_processes_are_looked_at_with_their_memory_until_nothing_is_left(tmp_path):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'code'])"  # both end with their input
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, **quiet) as process:
+        watched = Watched(process, tmp_path, "unbroken")
+        deadline = time.monotonic() + 60
+        while "code" not in watched.seen.values() and time.monotonic() < deadline:
+            time.sleep(0.05)
+            watched.look(0)
+        assert watched.samples == [], "no step yet"
+        watched.look(3)
+        [sample] = watched.samples
+        kinds = {kind for kind, mib in sample["processes"].values() if mib > 0}
+        assert "code" in kinds and len(kinds) == 2 and sample["step"] == 3
+        assert not watched.kill_engine(soak_report.Fault(ENGINE, 1), 3), "it has no engines"
+    seconds, left = watched.left()
+    assert left == [] and seconds < 5
 
 
 @pytest.mark.e2e

@@ -6,8 +6,9 @@ import stack
 from spo_rlhf.cli.train import main
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def task(tmp_path_factory):
+    """Read by all, changed by none."""
     return stack.make_task(tmp_path_factory.mktemp("task"), train=16, test=8)
 
 

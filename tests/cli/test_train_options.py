@@ -1,26 +1,11 @@
-"""spo-train's options: what is refused, in one line and with exit status 2, and what a dry run prints. Nothing is started."""
-
-import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-import time
+"""spo-train's options: what is refused, in one line and with exit status 2, and what they are settled to. Nothing is started."""
 
 import pytest
 import stack
-from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
-from spo_rlhf import upstream
-from spo_rlhf.cli.train import build_parser, parse
-from spo_rlhf.config import SpoConfig
-from spo_rlhf.core.options import declared
+from spo_rlhf.cli.train import parse
 from spo_rlhf.errors import UserError
 from spo_rlhf.launch import gpu_rules
-from spo_rlhf.launch.bounds import BOUNDS, MAY_BE_INFINITE
-from spo_rlhf.launch.offline_run import COMMANDS
-from spo_rlhf.rollout import reward
 
 AHEAD = dict(train__async_enable=True, train__colocate_all=None)
 PARTS = dict(AHEAD, train__partial_rollout_enable=True, spo__mode="group", spo__mc_rollouts=None)
@@ -265,117 +250,6 @@ def test_wrong_options_are_one_line(refused, changes, says):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (dict(data__input_template="Solve:"), "--data.input_template 'Solve:': it has no places {} for the prompt"),
-        (dict(data__input_template="{} {}"), "it has 2 places {}"),
-        (dict(data__input_template=r"Answer in \boxed{}."), "it has no places {}"),
-        (dict(data__apply_chat_template=True), "--data.apply_chat_template: the tokenizer of "),
-    ],
-)
-def test_a_way_to_prompts_that_leads_nowhere_is_refused(refused, changes, says):
-    assert says in refused(**changes)
-
-
-def test_braces_beside_the_place_are_text(task, tmp_path):
-    template = r"{} Answer in \boxed{}, as in \boxed{\frac{1}{2}}."
-    args, _ = parse([*stack.options(task, tmp_path, data__input_template=template), "--dry-run"])
-    prompt = args.spo.prompt_format(args.data).text("1 + 1?", None)
-    assert prompt == template.replace("{}", "1 + 1?", 1)
-
-
-def test_a_template_beside_a_chat_template_is_told(task, tmp_path):
-    model = tmp_path / "chatting"
-    shutil.copytree(task / "model", model)
-    chat = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    with_config(model / "tokenizer_config.json", chat_template=chat)
-    changes = dict(actor__model_name_or_path=model, data__apply_chat_template=True)
-    _, notes = parse([*stack.options(task, tmp_path, **changes), "--dry-run"])
-    assert any("--data.input_template is not used" in note for note in notes)
-
-
-def test_what_openrlhf_warns_of_is_a_note(task, tmp_path):
-    _, notes = parse([*stack.options(task, tmp_path, data__input_template=r"{}\nAnswer:"), "--dry-run"])
-    [note] = [note for note in notes if note.startswith("OpenRLHF: ")]
-    assert "input_template contains \\n characters instead of newline" in note
-
-
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ("def reward_func(queries, prompts, labels):\n    return 1 / 0\n", "ZeroDivisionError"),
-        ("def reward_func(queries, prompts, labels):\n    return {'rewards': [0.0, 1.0]}\n", "2 rewards for 1 query"),
-        ("def reward_func(queries, prompts, labels):\n    return [0.0]\n", "dict"),
-        ("def reward_func(queries, prompts, labels):\n    return {'rewards': ['good']}\n", "'good'"),
-        ("def reward_func(queries, prompts, labels):\n    return {'rewards': [float('nan')]}\n", "finite"),
-        ("def reward(queries):\n    return 1\n", "no function reward_func"),
-        ("import nothing_of_that_name\n", "ModuleNotFoundError"),
-        ("import time\ndef reward_func(queries, prompts, labels):\n    time.sleep(60)\n", "--spo.reward_timeout"),
-    ],
-)
-def test_wrong_reward_functions_are_found_before_anything_starts(refused, tmp_path, source, says):
-    path = tmp_path / "reward.py"
-    path.write_text(source, encoding="utf-8")
-    assert says in refused(reward__remote_url=path, spo__reward_timeout=1.5)
-
-
-def test_a_reward_file_that_does_not_come_to_its_end_is_refused_in_time(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(reward, "IMPORT_LIMIT_S", 1.0)
-    path, start = tmp_path / "reward.py", time.monotonic()
-    path.write_text("import time\ntime.sleep(60)\n")
-    assert f"--reward.remote_url {path}: a worker was not ready within 1 s" in refused(reward__remote_url=path)
-    assert time.monotonic() - start < 15
-
-
-def with_config(path, **changes) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil", "says"),
-    [
-        ("config.json", lambda path: path.write_text("{"), "config.json: missing or unreadable"),
-        (
-            "config.json",
-            lambda path: with_config(path, vocab_size=5),
-            "says vocab_size 5 and model.embed_tokens.weight is",
-        ),
-        ("tokenizer.json", lambda path: path.write_text("{"), "its tokenizer cannot be loaded"),
-        ("model.safetensors", lambda path: os.truncate(path, path.stat().st_size - 1), "bytes and its header says"),
-    ],
-)
-def test_a_spoiled_model_folder_is_refused(task, tmp_path, refused, name, spoil, says):
-    model = tmp_path / "spoiled"
-    shutil.copytree(task / "model", model)
-    spoil(model / name)
-    message = refused(actor__model_name_or_path=model)
-    assert says in message and f"--actor.model_name_or_path {model}" in message
-
-
-def test_wrong_version_of_openrlhf(refused, monkeypatch):
-    monkeypatch.setattr(upstream, "OPENRLHF_VERSION", "0.12.0")
-    assert "needs exactly 0.12.0" in refused()
-
-
-@pytest.mark.parametrize(
-    ("changes", "flag"),
-    [
-        (dict(spo__ratio_level="subsentence"), "--spo.ratio_level subsentence"),
-        (dict(spo__partition="subsentence"), "--spo.partition subsentence"),
-        (dict(spo__partition="newline"), "--spo.partition newline"),
-    ],
-)
-def test_a_tokenizer_that_does_not_map_tokens_to_text(tmp_path, capfd, refused, changes, flag):
-    model = tmp_path / "model-without-texts"
-    ByT5Tokenizer().save_pretrained(model)
-    size = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1)
-    LlamaForCausalLM(LlamaConfig(vocab_size=512, **size)).save_pretrained(model)
-    capfd.readouterr()  # transformers shows a bar
-    says = refused(actor__model_name_or_path=model, **changes)
-    assert f"{flag} needs the text of each token" in says and "does not map tokens to text" in says
-
-
-@pytest.mark.parametrize(
     ("changes", "resolved"),
     [
         ({}, ("token", (0.2, 0.2), None, "token-mean", 0.0)),
@@ -423,81 +297,3 @@ def test_what_breaks_only_with_a_gpu_is_refused_there(task, tmp_path, options, s
     vars(args.ds).update(options)
     with pytest.raises(UserError, match=says):
         gpu_rules.refuse_what_breaks(args)
-
-
-def test_every_bound_is_of_an_option_that_openrlhf_has():
-    known = {
-        action.dest for cli in ("train_ppo_ray", *COMMANDS.values()) for action in upstream.build_parser(cli)._actions
-    }
-    assert {name for name in BOUNDS if not name.startswith("spo.")} - known == set()
-
-
-def test_every_number_of_openrlhf_has_bounds():
-    numbers = {
-        action.dest
-        for cli in ("train_ppo_ray", *COMMANDS.values())
-        for action in upstream.build_parser(cli)._actions
-        if action.type in (int, float)
-    }
-    # The first is set by DeepSpeed's launcher. A reward may lie anywhere.
-    assert numbers - set(BOUNDS) == {"local_rank", "reward.clip_range", "algo.dynamic_filtering_range"}
-
-
-def test_every_fraction_has_an_upper_bound():
-    parsers = [build_parser(), *(upstream.build_parser(cli) for cli in ("train_ppo_ray", *COMMANDS.values()))]
-    fractions = {action.dest for parser in parsers for action in parser._actions if action.type is float}
-    bounds = BOUNDS | {f"spo.{one.flag}": one.bounds for one in declared(SpoConfig)}
-    open_above = {name for name, one in bounds.items() if one.at_most is None and one.below is None}
-    assert fractions & open_above == MAY_BE_INFINITE
-
-
-def test_dry_run_prints_configuration_and_placement_and_starts_nothing(task, tmp_path):
-    changes = dict(algo__kl__init_coef=0.001, vllm__num_engines=2, actor__num_gpus_per_node=2, ref__num_gpus_per_node=2)
-    arguments = [*stack.options(task, tmp_path, **changes), "--dry-run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "spo_rlhf.cli.train", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=stack.ROOT,
-        env=stack.environment(),
-        timeout=180,
-    )
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert "spo.cutpoint_interval = 5" in done.stdout and "algo.kl.use_loss = True" in done.stdout
-    for actor in ("policy[1]", "reference[1]", "engine[1]"):
-        assert re.search(rf"{re.escape(actor)} +device 1 ", done.stdout)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_help_shows_both_groups_without_loading_the_stack():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "spo_rlhf.cli.train", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=stack.ROOT,
-    )
-    assert done.returncode == 0
-    assert (
-        "--spo.cutpoint_interval" in done.stdout and "--algo.kl.use_loss" in done.stdout and "examples:" in done.stdout
-    )
-    for heavy in ("vllm", "deepspeed", "ray", "torch"):
-        assert not re.search(rf"\| +{heavy}$", done.stderr, re.MULTILINE), heavy
-
-
-def test_every_upstream_flag_is_still_there():
-    upstream_flags = {flag for action in upstream.build_parser()._actions for flag in action.option_strings}
-    ours = {flag for action in build_parser()._actions for flag in action.option_strings}
-    assert upstream_flags < ours
-    assert {flag for flag in ours - upstream_flags if not flag.startswith(("--spo.", "--no-spo."))} == {
-        "--dry-run",
-        "--config",
-    }
-
-
-def test_version_check_needs_openrlhf(monkeypatch):
-    def missing(name):
-        raise upstream.importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(upstream.importlib.metadata, "version", missing)
-    with pytest.raises(UserError, match="not installed"):
-        upstream.check_version()
