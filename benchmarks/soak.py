@@ -210,7 +210,9 @@ def weight_gap(one: Path, two: Path) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
-def checks(args: argparse.Namespace, state: State, runs: dict[str, dict], rows: list[dict]) -> list[soak_report.Check]:
+def checks(
+    args: argparse.Namespace, state: State, runs: dict[str, dict], rows: list[dict], samples: list[dict]
+) -> list[soak_report.Check]:
     """Everything that was promised."""
     whole, broken = runs[UNBROKEN], runs[BROKEN]
     leave_out = (*stack.VARYING, *OF_THE_FAULT)
@@ -238,7 +240,7 @@ def checks(args: argparse.Namespace, state: State, runs: dict[str, dict], rows: 
             not left,
             ", ".join(left[:5]) or f"{processes} processes, slowest end {slowest:.1f} s",
         ),
-        *([] if args.quick else [soak_report.memory(rows)]),
+        *([] if args.quick else [soak_report.memory(rows), soak_report.sizes(samples, UNBROKEN)]),
     ]
 
 
@@ -248,7 +250,7 @@ def conclude(args: argparse.Namespace, state: State, console: Console) -> int:
     lines = (args.output / "memory.jsonl").read_text(encoding="utf-8").splitlines()
     samples = [json.loads(line) for line in lines]
     rows = soak_report.growths(samples)
-    found = checks(args, state, runs, rows)
+    found = checks(args, state, runs, rows, samples)
     table = soak_report.tables(found, state.parts, rows)
     common.write_results(
         args.output,

@@ -14,10 +14,14 @@ from spo_rlhf.core.intervals import wilson_interval
 
 PREEMPTION, KILL = "SIGTERM", "kill -9"
 ENGINE, CORE = "engine", "core"
-# A process is looked at once the first part of its samples, in which allocators and caches fill, is left out.
-SETTLING, BLOCKS, FEWEST_STEPS = 0.3, 8, 20
+# A process is looked at once the first part of its samples, in which allocators and caches fill, is left out. In fewer steps than these
+# filling is all that there is to see.
+SETTLING, BLOCKS, FEWEST_STEPS = 0.3, 8, 50
 #: MiB per 100 steps that the lower end of a process's interval may have.
 FLAT = 5.0
+#: How much larger than the unbroken run's a process of the broken one may be: a share, and MiB.
+LARGER, LARGER_MIB = 0.1, 5.0
+NAMELESS = "ray::IDLE"
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,23 @@ def memory(rows: list[dict[str, Any]]) -> Check:
             f"MiB per 100 steps, {largest['process']} ({largest['part']})"
         )
     return Check(f"no process grows by more than {FLAT:g} MiB per 100 steps", bool(rows) and not growing, told)
+
+
+def sizes(samples: list[dict[str, Any]], unbroken: str) -> Check:
+    """No process of the broken run is larger than the largest of its kind in the unbroken one: faults leave nothing in those that outlive them."""
+    largest: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    # A process takes its name once it has loaded its libraries: what it is at the end counts, and a Ray worker without one is loading.
+    kinds = {(sample["part"], pid): kind for sample in samples for pid, (kind, _) in sample["processes"].items()}
+    for sample in samples:
+        of = largest[sample["part"] == unbroken]
+        for pid, (_, mib) in sample["processes"].items():
+            if (kind := kinds[sample["part"], pid]) != NAMELESS:
+                of[kind] = max(mib, of.get(kind, 0.0))
+    pairs = [(broken, largest[True][kind], kind) for kind, broken in largest[False].items() if kind in largest[True]]
+    larger = [pair for pair in pairs if pair[0] > (1 + LARGER) * pair[1] + LARGER_MIB]
+    worst = sorted(larger or pairs, key=lambda pair: pair[1] - pair[0])[:3]
+    told = ", ".join(f"{kind} {broken:.0f} ({whole:.0f} in the unbroken run)" for broken, whole, kind in worst)
+    return Check("no process is larger for the faults", bool(pairs) and not larger, f"{len(pairs)} kinds; MiB: {told}")
 
 
 def tables(checks: list[Check], parts: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[str]:

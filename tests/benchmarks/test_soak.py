@@ -26,6 +26,19 @@ def test_faults_are_two_preemptions_a_kill_and_engines_within_the_run(steps, see
     assert all(0 < fault.after_step < steps for fault in faults)
 
 
+def test_a_process_that_is_larger_after_faults_is_named():
+    def sample(part: str, policy: float, engine: float) -> dict:
+        return {"part": part, "step": 9, "processes": {"1": ("policy", policy), "2": ("engine", engine)}}
+
+    whole = [sample("unbroken", 600, 300), sample("unbroken", 650, 310)]
+    assert soak_report.sizes([*whole, sample("broken 1", 700, 340)], "unbroken").held
+    found = soak_report.sizes([*whole, sample("broken 1", 600, 350), sample("broken 2", 721, 300)], "unbroken")
+    assert not found.held and "policy 721 (650 in the unbroken run)" in found.figures
+    assert not soak_report.sizes(whole, "unbroken").held, "nothing was compared"
+    starting = {"part": "broken 1", "step": 8, "processes": {"2": ("python", 300)}}
+    assert soak_report.sizes([*whole, starting, sample("broken 1", 600, 310)], "unbroken").held
+
+
 def test_growth_is_that_of_the_line_and_its_interval_covers_it():
     draw, steps = np.random.default_rng(0), np.arange(1, 201)
     covered = 0
