@@ -81,21 +81,22 @@ WORKLOADS = {
         name: Workload(
             name,
             prompt_tokens=160,
-            segment_tokens=segment_tokens,
+            segment_tokens=25,
             prepare=(
-                *("--changes", str(changes), "--warm-up-from", "2", "--warm-up-optimizer", "muon"),
-                *("--warm-up-average", "20", "--max-seconds", "2700"),
+                *("--changes", "6", "--warm-up-from", "2", "--warm-up-optimizer", "muon", "--warm-up-average", "20"),
+                *("--max-seconds", "1200"),
             ),
             prompts_share=0.5,
+            learning_rate=3e-5,  # 3e-4 loses what the warm-up taught within some steps
             optimizer_steps=4,
             cutpoint_interval=15,
             eval_temperature=1.0,
             eval_samples=2,
             diagnosed=diagnosed,
         )
-        for name, changes, segment_tokens, diagnosed in (
-            ("plan_first", 6, 25, diagnosed_tree("4,2", cut=28, settled=0.67, prompts=64, nodes=8)),
-            ("check_last", 13, 50, diagnosed_tree("6,4", cut=93, settled=0.2, prompts=16, nodes=32)),
+        for name, diagnosed in (
+            ("plan_first", diagnosed_tree("4,2", cut=28, settled=0.67, prompts=64, nodes=8)),
+            ("check_last", diagnosed_tree("8,4", cut=56, settled=0.17, prompts=16, nodes=32)),
         )
     },
 }

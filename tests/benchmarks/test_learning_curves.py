@@ -64,8 +64,8 @@ def test_a_diagnosed_tree_is_the_workloads_unless_the_command_says_otherwise(pre
         study.train_command(workload, one, prepared["check_last"], tmp_path, **options) for one in (method, changed)
     ]
     of = [dict(zip(command, command[1:], strict=False)) for command in commands]
-    for one, responses, settled in zip(of, ("32", "16"), ("0.2", "0.5"), strict=True):
-        assert one["--spo.tree_branching"] == "6,4" and one["--spo.tree_segment_tokens"] == "93"
+    for one, responses, settled in zip(of, ("32", "16"), ("0.17", "0.5"), strict=True):
+        assert one["--spo.tree_branching"] == "8,4" and one["--spo.tree_segment_tokens"] == "56"
         assert one["--rollout.n_samples_per_prompt"] == responses and one["--spo.tree_settled"] == settled
         assert one["--rollout.batch_size"] == "8", "half of the tree's prompts"
     with pytest.raises(UserError, match="no tree was diagnosed for the model of arithmetic"):
