@@ -59,6 +59,28 @@ def test_one_that_is_not_whole_is_passed_over_and_told(tmp_path, harm):
     assert expected.get(harm, checkpoints.MANIFEST) in broken[last]
 
 
+def test_damage_of_equal_size_is_seen_by_the_checksums(tmp_path):
+    path = write(tmp_path, 1)
+    [one], _ = found_in(tmp_path)
+    assert set(one.checksums) == {"_actor/weights.pt"} and checkpoints.damage(one) is None
+    (path / "_actor" / "weights.pt").write_bytes(bytes(9) + b"1")
+    [one], broken = found_in(tmp_path)
+    assert checkpoints.damage(one) == "_actor/weights.pt: not the bytes that were written" and not broken
+    (path / "_actor" / "weights.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights\.pt"):
+        checkpoints.damage(one)
+
+
+def test_one_of_an_earlier_version_has_no_checksums_and_is_taken(tmp_path):
+    path = write(tmp_path, 1)
+    record = json.loads((path / checkpoints.MANIFEST).read_text())
+    del record["checksums"]
+    (path / checkpoints.MANIFEST).write_text(json.dumps(record))
+    (path / "_actor" / "weights.pt").write_bytes(bytes(9) + b"1")
+    [one], _ = found_in(tmp_path)
+    assert one.size == 10 and checkpoints.damage(one) is None
+
+
 @pytest.mark.parametrize("point", ["before", "while", "after the rename"])
 def test_a_crash_at_any_point_leaves_a_whole_one(tmp_path, monkeypatch, point):
     write(tmp_path, 1, most=1)
