@@ -67,12 +67,13 @@ def identity(args: SimpleNamespace, rows: Iterable[Any]) -> dict[str, Any]:
 def choose(args: SimpleNamespace) -> list[str]:
     """Settle `args.resume_from`, the folder of the checkpoint to go on from or None, by `args.identity`. Lines to show.
 
+    `args.damaged` are folders that were passed over because their bytes are not those that were written.
     A checkpoint is read whole before it is chosen. Raises UserError where the newest one is of another run, or all are damaged.
     """
     folder, auto = Path(args.ckpt.path), args.spo.resume == AUTO
     whole, broken = checkpoints.found_in(folder)
     notes = [f"{path} is not whole ({why}) and is passed over" for path, why in broken.items()]
-    args.resume_from = None
+    args.resume_from, args.damaged = None, []
     if not auto and not args.ckpt.load_enable:
         if whole:
             notes.append(
@@ -90,7 +91,12 @@ def choose(args: SimpleNamespace) -> list[str]:
             raise UserError(
                 f"{one.path} holds no weights to go on from: it was written with --ckpt.disable_ds; give another --ckpt.path"
             )
-        if finished or (why := _damage(one)) is None:
+        try:
+            why = None if finished else checkpoints.damage(one)
+            args.damaged += [str(one.path.absolute())] * (why is not None)
+        except OSError as error:
+            why = f"{error.filename} cannot be read ({error.strerror})"  # which another time it may
+        if why is None:
             args.ckpt.load_enable, args.resume_from = True, str(one.path.absolute())
             return [*notes, f"goes on from {one.path}, the newest whole checkpoint"]
         notes.append(f"{one.path} is damaged ({why}) and is passed over")
@@ -101,14 +107,6 @@ def choose(args: SimpleNamespace) -> list[str]:
         )
     args.ckpt.load_enable = args.ckpt.load_enable and not auto
     return [f"no whole checkpoint in {folder}: the run starts from its first step"]
-
-
-def _damage(one: checkpoints.Checkpoint) -> str | None:
-    """Why a checkpoint is not what was written."""
-    try:
-        return checkpoints.damage(one)
-    except OSError as error:
-        return f"{error.filename} cannot be read ({error.strerror})"
 
 
 def set_aside(folder: Path) -> list[str]:

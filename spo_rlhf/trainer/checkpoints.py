@@ -16,7 +16,7 @@ import ctypes
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ NAME = re.compile(r"(?P<best>best_)?global_step(?P<step>\d+)")
 MAKING, LEAVING = ".making", ".leaving"  # of names that begin with a dot: being written, being removed
 LEFTOVER = re.compile(rf"\.(best_)?global_step\d+(_hf)?({re.escape(MAKING)}|{re.escape(LEAVING)})")
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+UNREADABLE = f"{MANIFEST} is missing or unreadable"
 ROOM_TO_SPARE = 1.05  # of the size of the last checkpoint: replay and history grow
 
 
@@ -79,7 +80,7 @@ def read(path: Path) -> Checkpoint | str:
             checksums=dict(manifest.get("checksums", {})),
         )
     except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
-        return f"{MANIFEST} is missing or unreadable"
+        return UNREADABLE
 
 
 def damage(one: Checkpoint) -> str | None:
@@ -146,6 +147,25 @@ def spared_for_room(whole: Sequence[Checkpoint], missing: float) -> list[Checkpo
             gone.append(one)
             missing -= one.size
     return gone if missing <= 0 else None
+
+
+def remove_damaged(folder: Path, changed: Collection[Path], note: Callable[[str], None]) -> None:
+    """Before a new one is written: those that are damaged go, as their own records prove, unless no other is whole.
+
+    What has no record that can be read may be somebody else's, and stays. `changed`: those of which a start has found it (`damage`).
+    """
+    whole, broken = found_in(folder)
+    wrong = {one.path: "not the bytes that were written" for one in whole if one.path.absolute() in changed}
+    if len(wrong) == len(whole):
+        return
+    for path, why in {**broken, **wrong}.items():
+        if why == UNREADABLE:
+            continue
+        try:
+            remove(path)
+            note(f"{path} is damaged ({why}) and was removed")
+        except OSError as error:  # no reason to end a run
+            note(f"{path} is damaged ({why}) and cannot be removed ({error.strerror})")
 
 
 def make_room(folder: Path, least: int, step: int, note: Callable[[str], None]) -> None:

@@ -46,6 +46,7 @@ class Saver:
     def __init__(self, args: SimpleNamespace, groups: Sequence[Any], supply: Supply, reporter: Reporter):
         self.args, self.groups, self.supply, self.reporter = args, groups, supply, reporter
         self.folder = Path(args.ckpt.path)
+        self.damaged = {Path(path) for path in args.damaged}
         self.last: tuple[int, Path] | None = None  # iteration and folder of the last checkpoint of this start
 
     def load(self) -> dict[str, Any] | None:
@@ -64,7 +65,13 @@ class Saver:
         sizes = [model_folder.weights_size(self.args.actor.model_name_or_path)]
         if self.args.critic.model_name_or_path:
             sizes.append(model_folder.weights_size(self.args.critic.model_name_or_path))
+        self.remove_damaged()
         checkpoints.make_room(self.folder, COPIES * sum(sizes), step, self.reporter.note)
+
+    def remove_damaged(self) -> None:
+        """Those that a start has passed over, or that were damaged since, make way for what is whole."""
+        checkpoints.remove_damaged(self.folder, self.damaged, self.reporter.note)
+        self.damaged.clear()  # the run may write the same steps again
 
     def save(self, state: Mapping[str, Any], *, best: bool = False, metric: float | None = None) -> Path:
         """Write a checkpoint, when the record of the run has all that was reported before; its folder.
@@ -73,6 +80,7 @@ class Saver:
         """
         self.reporter.wait_until_recorded()
         try:
+            self.remove_damaged()
             path = self._write(state, best=best, metric=metric)
         except Exception as error:
             cause = getattr(error, "cause", None) or error

@@ -29,6 +29,9 @@ def start(folder, *, auto=True, load=False, **run):
         identity=run,
     )
     notes = resume.choose(args)
+    assert args.damaged == [
+        str(path) for path in sorted(folder.glob("*"), reverse=True) if f"{path} is damaged (run" in str(notes)
+    ]
     assert args.ckpt.load_enable == (args.resume_from is not None or (load and not auto))
     return args.resume_from, notes
 
