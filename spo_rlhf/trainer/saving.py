@@ -11,15 +11,14 @@ import torch
 
 from spo_rlhf import upstream_checkpoints
 from spo_rlhf.errors import RunStopped, UserError
-from spo_rlhf.host import model_folder
+from spo_rlhf.host import device, model_folder
 from spo_rlhf.host.ray_calls import deaths, first_line
 from spo_rlhf.methods.base import Supply
 from spo_rlhf.trainer import checkpoints
+from spo_rlhf.trainer.checkpoint_size import BF16, FP32, checkpoint_bytes
 from spo_rlhf.trainer.events import Reporter
 
 STATE = "run.pt"
-# Of the bytes of a model's weights, the least that its checkpoint has: the weights, in full precision once more, two moments.
-COPIES = 4
 
 
 @dataclass
@@ -62,11 +61,28 @@ class Saver:
 
     def make_room(self, step: int) -> None:
         """Before the step whose checkpoint needs it. Raises RunStopped where there is none."""
-        sizes = [model_folder.weights_size(self.args.actor.model_name_or_path)]
-        if self.args.critic.model_name_or_path:
-            sizes.append(model_folder.weights_size(self.args.critic.model_name_or_path))
         self.remove_damaged()
-        checkpoints.make_room(self.folder, COPIES * sum(sizes), step, self.reporter.note)
+        checkpoints.make_room(self.folder, self.expected_bytes(), step, self.reporter.note)
+
+    def expected_bytes(self) -> int:
+        """Of a checkpoint, before there is one to go by; the least that is known of models on a hub is 0."""
+        args = self.args
+        ranks = args.actor.num_nodes * args.actor.num_gpus_per_node if args.ds.zero_stage < 3 else 1
+        averages = {"actor": ranks if args.train.enable_ema else 0, "critic": 0}
+        names = {model: getattr(args, model).model_name_or_path for model in averages}
+        size = sum(
+            checkpoint_bytes(
+                model_folder.parameter_shapes(names[model]),
+                FP32 if device.is_cpu() else BF16,
+                lora_rank=args.ds.lora.rank,
+                averages=averages[model],
+                exported=args.ckpt.save_hf,
+                states=not args.ckpt.disable_ds,
+            )
+            for model in averages
+            if names[model]
+        )
+        return int(checkpoints.ROOM_TO_SPARE * size)
 
     def remove_damaged(self) -> None:
         """Those that a start has passed over, or that were damaged since, make way for what is whole."""
