@@ -11,7 +11,7 @@ from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import is_local, read_json
-from spo_rlhf.host.weights import EXPONENTS, Tensor, check_pickle, read_safetensors
+from spo_rlhf.host.weights import EXPONENTS, Tensor, check_pickle, read_header, read_safetensors
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"  # a model's weights in one file
 OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "consolidated*.pth")
@@ -241,6 +241,25 @@ def weights_size(name: str) -> int:
     """Bytes of the weights of a local model; 0 of one on a hub. A trained copy takes as much, or more."""
     folder = Path(name)
     return sum(path.stat().st_size for path in weights_files(folder)) if folder.is_dir() else 0
+
+
+def parameter_shapes(name: str) -> list[tuple[int, ...]]:
+    """Shapes of the tensors of a local model, by the headers of its files; empty of one on a hub, or of a header that cannot be read.
+
+    A pickled file counts as one tensor of as many numbers as its bytes have in the configuration's type; two bytes each where it
+    says none.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return []
+    try:
+        shapes = [tensor.shape for path in weights_files(folder) for tensor in read_header(path).values()]
+    except (OSError, ValueError, UserError):  # they were checked at the start; what is gone since is others' to tell
+        return []
+    config = _json(folder / "config.json")
+    told = config.get("dtype") or config.get("torch_dtype") if isinstance(config, dict) else None
+    number = 4 if told == "float32" else 2
+    return shapes or [(path.stat().st_size // number,) for path in pickled_files(folder)]
 
 
 def positions(config: dict[str, Any]) -> int | None:

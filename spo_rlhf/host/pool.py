@@ -1,6 +1,7 @@
 """A pool of worker processes in which no task can hang, eat the memory or take the caller down.
 
-Every task has a hard limit: past it the worker's whole process group is killed and a fresh worker takes its place.
+Every task has a hard limit: past it the worker is killed with all that it started, and a fresh worker takes its place. What left
+its process group, or its parent, is known by a mark in its environment, another one of each worker.
 Alarms cannot do that (they need the main thread, and C code such as GMP ignores them). One thread of the caller looks
 after one worker process, so the pool works alike from the main thread, other threads, and synchronous, threaded and
 asynchronous Ray actors.
@@ -20,16 +21,20 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
+from spo_rlhf.host import watcher
 from spo_rlhf.host.pool_worker import HEADER, LENGTH, MAGIC
 
 START_LIMIT_S = 120.0
+MARK = "SPO_POOL_WORKER_"  # and a name of each worker: one inside of another has both
+STRAYS_S, STRAYS_POLL_S = 1.0, 0.01  # to be gone once they are killed
 WORKER_PROGRAM = Path(__file__).with_name("pool_worker.py")
 
 
@@ -119,8 +124,12 @@ def _close(tasks: queue.SimpleQueue, keepers: list["_Keeper"]) -> None:
     for keeper in keepers:
         keeper.closing.set()
         tasks.put(None)
+    marks = [keeper.mark for keeper in keepers if keeper.process is not None]
+    if marks:  # of all at once: there may be many workers, and many processes to look at
+        _kill_marked(marks)
     for keeper in keepers:
-        keeper.kill()
+        keeper.kill(strays_too=False)
+    _end_marked(marks)
     for keeper in keepers:
         keeper.thread.join()
     while True:
@@ -130,6 +139,22 @@ def _close(tasks: queue.SimpleQueue, keepers: list["_Keeper"]) -> None:
             return
         if item is not None and item[0].set_running_or_notify_cancel():
             item[0].set_exception(TaskError("the worker pool was closed"))
+
+
+def _kill_marked(marks: Iterable[str]) -> bool:
+    """Kill the workers with these marks, all that they started, and what is below that; whether there was any."""
+    found = watcher.carrying(marks) if sys.platform == "linux" else set()
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(found)
+
+
+def _end_marked(marks: Collection[str]) -> None:
+    """The same until there is none: what was found may have started more."""
+    deadline = time.monotonic() + STRAYS_S
+    while marks and _kill_marked(marks) and time.monotonic() < deadline:
+        time.sleep(STRAYS_POLL_S)
 
 
 class _Keeper:
@@ -151,6 +176,7 @@ class _Keeper:
         self.memory_bytes = memory_bytes
         self.start_limit_s = start_limit_s
         self.process: subprocess.Popen | None = None
+        self.mark = ""  # of its environment
         self.pipe: Connection | None = None
         self.resident_bytes = 0
         self.closing = threading.Event()
@@ -195,9 +221,11 @@ class _Keeper:
                     return TaskError("the worker pool was closed")
                 self.pipe = ours
                 os.set_blocking(ours.fileno(), False)
+                name = MARK + uuid.uuid4().hex
+                self.mark = f"{name}=1"
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", str(WORKER_PROGRAM), str(theirs.fileno())],
-                    env=self.environment,
+                    env=self.environment | {name: "1"},
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=2,
@@ -272,8 +300,11 @@ class _Keeper:
             missing -= len(part)
         return b"".join(parts)
 
-    def kill(self, grace_s: float = 0.0) -> int | None:
-        """End the worker and whatever it started, after `grace_s` seconds to end by itself; returns its exit code."""
+    def kill(self, grace_s: float = 0.0, *, strays_too: bool = True) -> int | None:
+        """End the worker and whatever it started, after `grace_s` seconds to end by itself; returns its exit code.
+
+        Without `strays_too` what has left its process group is somebody else's to end.
+        """
         with self.lock:
             process, self.process = self.process, None
             if process is None:
@@ -281,6 +312,11 @@ class _Keeper:
             if grace_s:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(grace_s)
+            if strays_too:
+                _kill_marked([self.mark])  # while the worker is there: what has no mark is known by its parents
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            return process.wait()
+            status = process.wait()
+            if strays_too:
+                _end_marked([self.mark])
+            return status

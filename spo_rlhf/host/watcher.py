@@ -44,7 +44,13 @@ def lock_folder(folder: Path) -> int:
 
 def marked(folder: Path) -> set[int]:
     """Processes of this user that belong to the run of the folder, with all that is below them; not this one."""
-    sign, parents, found = f"{MARK}={folder}".encode(), {}, set()
+    return carrying([f"{MARK}={folder}"])
+
+
+def carrying(marks: Iterable[str]) -> set[int]:
+    """Processes of this user that were started with one of these in their environment ("NAME=VALUE"), with all that is below
+    them; not this one."""
+    signs, parents, found = {mark.encode() for mark in marks}, {}, set()
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -56,7 +62,7 @@ def marked(folder: Path) -> set[int]:
             if state in "ZX":
                 continue
             parents[int(entry.name)] = int(parent)
-            if sign in (process / "environ").read_bytes().split(b"\0"):
+            if not signs.isdisjoint((process / "environ").read_bytes().split(b"\0")):
                 found.add(int(entry.name))
     while below := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
         found |= below

@@ -67,33 +67,46 @@ def identity(args: SimpleNamespace, rows: Iterable[Any]) -> dict[str, Any]:
 def choose(args: SimpleNamespace) -> list[str]:
     """Settle `args.resume_from`, the folder of the checkpoint to go on from or None, by `args.identity`. Lines to show.
 
-    Raises UserError where the newest whole checkpoint is of another run, or there is none where one is asked for.
+    `args.damaged` are folders that were passed over because their bytes are not those that were written.
+    A checkpoint is read whole before it is chosen. Raises UserError where the newest one is of another run, or all are damaged.
     """
     folder, auto = Path(args.ckpt.path), args.spo.resume == AUTO
     whole, broken = checkpoints.found_in(folder)
     notes = [f"{path} is not whole ({why}) and is passed over" for path, why in broken.items()]
-    args.resume_from = None
+    args.resume_from, args.damaged = None, []
     if not auto and not args.ckpt.load_enable:
         if whole:
             notes.append(
                 f"{folder} has checkpoints of an earlier run, the newest {whole[-1].path.name}; they are moved aside"
             )
         return notes
-    if not whole:
-        args.ckpt.load_enable = args.ckpt.load_enable and not auto
-        return [*notes, f"no whole checkpoint in {folder}: the run starts from its first step"]
-    last = whole[-1]
-    if told := checkpoints.differences(last.run, args.identity):
+    finished = auto and is_finished(args.spo.run_dir)  # then nothing goes on
+    for one in reversed(whole):
+        if told := checkpoints.differences(one.run, args.identity):
+            raise UserError(
+                f"--ckpt.path: {one.path} is of another run: {'; '.join(told)}. Give the same, or another --ckpt.path and "
+                f"--spo.run_dir"
+            )
+        if not (one.path / "_actor" / "latest").exists():
+            raise UserError(
+                f"{one.path} holds no weights to go on from: it was written with --ckpt.disable_ds; give another --ckpt.path"
+            )
+        try:
+            why = None if finished else checkpoints.damage(one)
+            args.damaged += [str(one.path.absolute())] * (why is not None)
+        except OSError as error:
+            why = f"{error.filename} cannot be read ({error.strerror})"  # which another time it may
+        if why is None:
+            args.ckpt.load_enable, args.resume_from = True, str(one.path.absolute())
+            return [*notes, f"goes on from {one.path}, the newest whole checkpoint"]
+        notes.append(f"{one.path} is damaged ({why}) and is passed over")
+    if notes:
         raise UserError(
-            f"--ckpt.path: {last.path} is of another run: {'; '.join(told)}. Give the same, or another --ckpt.path and "
-            f"--spo.run_dir"
+            f"--ckpt.path {folder}: no checkpoint is whole; {'; '.join(notes)}. Copy one of them again, or begin anew by "
+            "--spo.resume never without --ckpt.load_enable, which moves them aside"
         )
-    if not (last.path / "_actor" / "latest").exists():
-        raise UserError(
-            f"{last.path} holds no weights to go on from: it was written with --ckpt.disable_ds; give another --ckpt.path"
-        )
-    args.ckpt.load_enable, args.resume_from = True, str(last.path.absolute())
-    return [*notes, f"goes on from {last.path}, the newest whole checkpoint"]
+    args.ckpt.load_enable = args.ckpt.load_enable and not auto
+    return [f"no whole checkpoint in {folder}: the run starts from its first step"]
 
 
 def set_aside(folder: Path) -> list[str]:

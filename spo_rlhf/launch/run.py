@@ -95,11 +95,8 @@ def start_ray(args: SimpleNamespace, stopping: Stopping) -> None:
         ray_start.check_answers(address)
     runtime_env = {"env_vars": environment} | ({"worker_process_setup_hook": set_up_worker} if address or files else {})
     # A terminal that is closed hangs up on all that it started, and a checkpoint needs Ray: what is started here is deaf to it.
-    stopping.ignore((signal.SIGHUP, signal.SIGUSR1))
-    try:
+    with stopping.deferred((signal.SIGHUP, signal.SIGUSR1)):
         ray_start.init(runtime_env=runtime_env, include_dashboard=False, **options)
-    finally:
-        stopping.install()
     gpu_rules.check_devices(args, address, ray.cluster_resources().get("GPU", 0))
 
 

@@ -34,6 +34,7 @@ class NodeReplay:
         self.max_age, self.per_prompt, self.seed = max_age, per_prompt, seed
         self.entries: list[Entry] = []
         self.added = self.drawn = self.expired = 0  # since the start of the run
+        self.idle = 0  # draws since the last that was not empty
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -64,13 +65,14 @@ class NodeReplay:
         left = set(chosen)
         self.entries = [entry for number, entry in enumerate(alive) if number not in left]
         self.drawn += count
+        self.idle = 0 if count else self.idle + 1
         return [alive[number].sample for number in chosen], Counter(iteration - alive[n].iteration for n in chosen)
 
     def save(self, folder: Path) -> None:
         """Write the buffer into the folder of a checkpoint. Samples are records of tensors, numbers, texts and lists of them."""
         import torch  # here, for the options of the methods are read by commands that do not load it
 
-        counts = {name: getattr(self, name) for name in ("added", "drawn", "expired")}
+        counts = {name: getattr(self, name) for name in ("added", "drawn", "expired", "idle")}
         entries = [{**vars(entry), "sample": dict(vars(entry.sample))} for entry in self.entries]
         torch.save({"counts": counts, "entries": entries}, folder / FILE)
 
@@ -82,7 +84,7 @@ class NodeReplay:
             return False
         state = torch.load(folder / FILE, weights_only=True)
         self.entries = [Entry(**{**entry, "sample": make(entry["sample"])}) for entry in state["entries"]]
-        vars(self).update(state["counts"])
+        vars(self).update(state["counts"])  # those of earlier versions have no `idle`
         return True
 
     def keep(self, fits: Callable[[Any], bool]) -> int:

@@ -293,7 +293,6 @@ class NodeSupply(Supply):
         self.planner: Planner | None = None
         if isinstance(method.shaping, PlannedShape):
             self.planner = Planner(method.shaping, method.shape, self.args.train.seed)
-        self.idle = 0  # iterations since the last that had something to train
 
     def exchange(self, rollouts: Sequence[Rollout], iteration: int) -> tuple[list[Experience], dict[str, float]]:
         """Trees of this iteration -> nodes to train now, and metrics.
@@ -311,7 +310,7 @@ class NodeSupply(Supply):
             replay.add(rollout.prompt, iteration, made)
         budget = args.rollout.batch_size * args.rollout.n_samples_per_prompt
         drawn, ages = replay.draw(iteration, budget, args.train.batch_size)
-        self._count_idle(len(drawn), len(new), iteration)
+        self._check_idle(len(drawn), len(new), iteration)
         return drawn, {
             **(tree_metrics(rollouts, self.method) if rollouts else {}),
             **self._plan(rollouts, iteration),
@@ -348,12 +347,11 @@ class NodeSupply(Supply):
             self.services.reporter.note(told(before, made, iteration, trees))
         return self.planner.metrics()
 
-    def _count_idle(self, drawn: int, new: int, iteration: int) -> None:
+    def _check_idle(self, drawn: int, new: int, iteration: int) -> None:
         batch_size = self.args.train.batch_size
-        self.idle = 0 if drawn else self.idle + 1
-        if self.idle >= max(IDLE_ITERATIONS, IDLE_LIFETIMES * self.replay.max_age):
+        if self.replay.idle >= max(IDLE_ITERATIONS, IDLE_LIFETIMES * self.replay.max_age):
             raise UserError(
-                f"--train.batch_size {batch_size}: not filled in {self.idle} iterations, each with {new} nodes or so that "
+                f"--train.batch_size {batch_size}: not filled in {self.replay.idle} iterations, each with {new} nodes or so that "
                 f"have an advantage; lower it, or raise --rollout.batch_size, --spo.replay_per_prompt or "
                 f"--spo.replay_max_age"
             )

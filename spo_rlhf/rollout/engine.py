@@ -1,6 +1,7 @@
 """The Ray actor around one vLLM engine: it samples whole prompts, Monte Carlo continuations and rewards included."""
 
 import functools
+import time
 import uuid
 from collections.abc import Sequence
 from math import exp
@@ -109,7 +110,9 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
     ):
         reward_addresses = kwargs.get("remote_rm_url") or []
         self.by_agent = bool(kwargs.get("agent_func_path"))
+        began = time.monotonic()
         await super().__init__(*args, **kwargs)
+        self.start_seconds = time.monotonic() - began
         self.tokenizer = upstream.get_tokenizer(kwargs["model"], None, "left", use_fast=use_fast_tokenizer)
         self._prompt_ids = PromptTokenizer(self.tokenizer, chat=chat_template)
         self.identity = uuid.uuid4().hex
@@ -186,9 +189,9 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         """New weights on a machine without a GPU; with one, OpenRLHF broadcasts them itself."""
         await cpu.load_weights(self.llm, state)
 
-    async def about(self) -> tuple[str, int | None]:
-        """Which process this is, and the version of its weights."""
-        return self.identity, self.weight_version
+    async def about(self) -> tuple[str, int | None, float]:
+        """Which process this is, the version of its weights, and the seconds that its start took."""
+        return self.identity, self.weight_version, self.start_seconds
 
     async def heartbeat(self) -> None:
         """Answers when the engine's core does, between two steps of it."""

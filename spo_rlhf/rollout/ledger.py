@@ -63,13 +63,21 @@ class EngineLedger:
         if engine not in self.living:
             return {}
         self.living.remove(engine)
+        self._count_death(now)
+        return self._reassign(engine)
+
+    def died_again(self, engine: int, now: float) -> None:
+        """A dead engine has not come up when it was started again, which is one more death. Raises TooManyDeaths."""
+        assert engine not in self.living, "it lives"
+        self._count_death(now)
+
+    def _count_death(self, now: float) -> None:
         self.counts.restarts += 1
         self._deaths.append(now)
         while now - self._deaths[0] > self.window_s:
             self._deaths.popleft()
         if len(self._deaths) > self.max_restarts:
             raise TooManyDeaths(len(self._deaths))
-        return self._reassign(engine)
 
     def back(self, engine: int) -> list[object]:
         """A dead engine lives again: the requests that it has now, those that no engine had."""

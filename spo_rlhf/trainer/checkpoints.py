@@ -1,13 +1,14 @@
 """Checkpoints as folders: written beside, whole or not at all, and only then is an older one removed.
 
     DIR/global_step7/          one checkpoint; best_global_step7: the best evaluation so far
-      checkpoint.json          written last: the step, what the run was, every other file with its size
+      checkpoint.json          written last: the step, what the run was, every other file with its size and checksum
       run.pt                   progress and random state of the controller
       _actor, _critic          DeepSpeed's files, and of each rank what DeepSpeed does not hold (rank0.pt)
       replay.pt, history.json, plan.json  where the method has them
 
 A checkpoint gets its name by one rename, when all of it is on the disk. So a folder with that name is whole, unless something
-else has changed it since, and that is seen from the sizes. Nothing here loads the training stack.
+else has changed it since. That is seen from the sizes, or, where a start reads all of it, from the checksums. Nothing here loads
+the training stack.
 """
 
 import contextlib
@@ -15,12 +16,13 @@ import ctypes
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spo_rlhf.errors import RunStopped, UserError
+from spo_rlhf.host.checksums import contents
 from spo_rlhf.host.files import read_json, write_json
 
 MANIFEST = "checkpoint.json"
@@ -28,6 +30,7 @@ NAME = re.compile(r"(?P<best>best_)?global_step(?P<step>\d+)")
 MAKING, LEAVING = ".making", ".leaving"  # of names that begin with a dot: being written, being removed
 LEFTOVER = re.compile(rf"\.(best_)?global_step\d+(_hf)?({re.escape(MAKING)}|{re.escape(LEAVING)})")
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+UNREADABLE = f"{MANIFEST} is missing or unreadable"
 ROOM_TO_SPARE = 1.05  # of the size of the last checkpoint: replay and history grow
 
 
@@ -37,7 +40,7 @@ class NotSaved(RunStopped):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole one. `number`: they are counted as they are written, over all starts; `size`: bytes."""
+    """A whole one, by its sizes. `number`: they are counted as they are written, over all starts; `size`: bytes."""
 
     path: Path
     step: int
@@ -46,6 +49,7 @@ class Checkpoint:
     best: bool = False
     metric: float | None = None  # of the last evaluation
     run: Mapping[str, Any] = field(default_factory=dict)  # what it belongs to, as `differences` compares
+    checksums: Mapping[str, str] = field(default_factory=dict)  # by file; those of earlier versions have none
 
 
 def name_of(step: int, *, best: bool = False) -> str:
@@ -73,9 +77,21 @@ def read(path: Path) -> Checkpoint | str:
             best=named["best"] is not None,
             metric=manifest["metric"],
             run=dict(manifest["run"]),
+            checksums=dict(manifest.get("checksums", {})),
         )
     except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
-        return f"{MANIFEST} is missing or unreadable"
+        return UNREADABLE
+
+
+def damage(one: Checkpoint) -> str | None:
+    """What has changed since it was written, by its checksums: all of it is read. None where nothing has, or it has none.
+
+    Raises OSError, which names the file that cannot be read.
+    """
+    found = contents([one.path / name for name in one.checksums])
+    changed = [name for (name, was), now in zip(one.checksums.items(), found, strict=True) if now.checksum != was]
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return f"{changed[0]}{more}: not the bytes that were written" if changed else None
 
 
 def found_in(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
@@ -131,6 +147,25 @@ def spared_for_room(whole: Sequence[Checkpoint], missing: float) -> list[Checkpo
             gone.append(one)
             missing -= one.size
     return gone if missing <= 0 else None
+
+
+def remove_damaged(folder: Path, changed: Collection[Path], note: Callable[[str], None]) -> None:
+    """Before a new one is written: those that are damaged go, as their own records prove, unless no other is whole.
+
+    What has no record that can be read may be somebody else's, and stays. `changed`: those of which a start has found it (`damage`).
+    """
+    whole, broken = found_in(folder)
+    wrong = {one.path: "not the bytes that were written" for one in whole if one.path.absolute() in changed}
+    if len(wrong) == len(whole):
+        return
+    for path, why in {**broken, **wrong}.items():
+        if why == UNREADABLE:
+            continue
+        try:
+            remove(path)
+            note(f"{path} is damaged ({why}) and was removed")
+        except OSError as error:  # no reason to end a run
+            note(f"{path} is damaged ({why}) and cannot be removed ({error.strerror})")
 
 
 def make_room(folder: Path, least: int, step: int, note: Callable[[str], None]) -> None:
@@ -201,10 +236,14 @@ class Writing:
     def finish(self, *, metric: float | None, run: Mapping[str, Any], most: int, most_bytes: float) -> Path:
         """Write the manifest, give the checkpoint its name, and remove those that it supersedes. Its folder."""
         whole, _ = found_in(self.folder)
-        files = {str(p.relative_to(self.path)): p.stat().st_size for p in sorted(self.path.rglob("*")) if p.is_file()}
+        paths = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
+        names = [str(path.relative_to(self.path)) for path in paths]
+        found = contents(paths)  # of what was written just now, so out of memory, not from the disk
         number = 1 + max((one.number for one in whole), default=0)
         manifest = {"step": int(NAME.fullmatch(self.name)["step"]), "number": number, "metric": metric, "run": run}  # pyright: ignore[reportOptionalSubscript]
-        write_json(self.path / MANIFEST, {**manifest, "files": files})
+        manifest["files"] = {name: one.size for name, one in zip(names, found, strict=True)}
+        manifest["checksums"] = {name: one.checksum for name, one in zip(names, found, strict=True)}
+        write_json(self.path / MANIFEST, manifest)
         sync(self.path)
         final = self.folder / self.name  # where an earlier run, or one before a cut, may have left something
         replace(self.path, final)

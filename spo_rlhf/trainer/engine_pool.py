@@ -18,7 +18,9 @@ from spo_rlhf.trainer.events import Reporter
 
 BEAT_S = 5.0  # between two signs of life, unless the limit is lower
 RETRY_S = 1.0
-START_LIMIT_S = 1800.0  # an engine that is started again has to answer within these
+START_LIMIT_S = 1800.0  # all engines have to answer within these when the run starts
+# One that is started again has longer than that took, and than its other silences may: another start competes with it for the disk.
+STARTS_AGAIN, TIMEOUTS_AGAIN = 3, 2
 FINAL_TRIES = 10  # answers in a row that an engine will not start again
 
 
@@ -99,6 +101,7 @@ class EnginePool:
         self._calls: dict[Hashable, _Call] = {}
         self._dead: dict[int, _Revival] = {}
         self._identity: dict[int, str] = {}
+        self._slowest_start_s = 0.0
         self._taken = RequestCounts()
         self._bytes = 0  # of weights that engines have taken, since the last metrics
         self._last_look = self._last_beat = float("-inf")
@@ -190,7 +193,8 @@ class EnginePool:
             for handle in self.calls.ready(list(handles), RETRY_S):
                 engine = handles.pop(handle)
                 try:
-                    self._identity[engine], _ = self.calls.result(handle)
+                    self._identity[engine], _, seconds = self.calls.result(handle)
+                    self._slowest_start_s = max(self._slowest_start_s, seconds)
                 except EngineGone as gone:
                     raise RunStopped(f"engine {engine} did not start: it {gone}") from None
         if handles:
@@ -232,6 +236,11 @@ class EnginePool:
         return min(BEAT_S, self.timeout_s / 2)
 
     @property
+    def restart_limit_s(self) -> float:
+        """For an engine that is started again, from its death to its first request."""
+        return STARTS_AGAIN * self._slowest_start_s + TIMEOUTS_AGAIN * self.timeout_s
+
+    @property
     def _silence(self) -> str:
         return f"gave no sign of life for {self.timeout_s:g} s (--spo.engine_timeout)"
 
@@ -252,10 +261,10 @@ class EnginePool:
             self._last_beat = now
             for engine in self.ledger.living - set(beats):
                 self._calls[self.calls.call(engine, "heartbeat")] = _Call("beat", engine, now)
-        for engine, revival in self._dead.items():
-            if now - revival.since > START_LIMIT_S:
-                raise RunStopped(f"engine {engine} died and was not up again within {START_LIMIT_S:g} s")
-            if not revival.asked and now >= revival.next_try:
+        for engine, revival in list(self._dead.items()):
+            if now - revival.since > self.restart_limit_s:
+                self._start_once_more(engine, now)
+            elif not revival.asked and now >= revival.next_try:
                 revival.asked = True
                 self._calls[self.calls.call(engine, "about")] = _Call("about", engine, now)
 
@@ -267,18 +276,35 @@ class EnginePool:
         try:
             moved = self.ledger.died(engine, now)
         except TooManyDeaths as deaths:
-            self._too_many = (
-                f"engine {engine} {why}; {deaths} engines died within {self.ledger.window_s / 60:g} minutes, more than "
-                f"--spo.max_engine_restarts {self.ledger.max_restarts}"
-            )
+            self._end_by(engine, why, deaths)
             return
+        self._revive(engine, now, kill=kill)
+        self.reporter.note(f"engine {engine} {why}: it is started again, {len(moved)} requests are sent again")
+        for name, to in moved.items():
+            self._ask(int(str(name)), to)
+
+    def _start_once_more(self, engine: int, now: float) -> None:
+        """An engine that was started again hangs while it starts, or waits for weights that do not come."""
+        why = f"died and was not up again within {self.restart_limit_s:.0f} s"
+        try:
+            self.ledger.died_again(engine, now)
+        except TooManyDeaths as deaths:
+            self._end_by(engine, why, deaths)
+            return
+        self._revive(engine, now, kill=True)
+        self.reporter.note(f"engine {engine} {why}: it is started once more")
+
+    def _revive(self, engine: int, now: float, *, kill: bool) -> None:
         self._calls = {handle: call for handle, call in self._calls.items() if call.engine != engine}
         self._dead[engine] = _Revival(since=now, next_try=now)
         if kill:
             self.calls.kill(engine)
-        self.reporter.note(f"engine {engine} {why}: it is started again, {len(moved)} requests are sent again")
-        for name, to in moved.items():
-            self._ask(int(str(name)), to)
+
+    def _end_by(self, engine: int, why: str, deaths: TooManyDeaths) -> None:
+        self._too_many = (
+            f"engine {engine} {why}; {deaths} engines died within {self.ledger.window_s / 60:g} minutes, more than "
+            f"--spo.max_engine_restarts {self.ledger.max_restarts}"
+        )
 
     def _stop_if_too_many(self) -> None:
         if self._too_many:
@@ -292,8 +318,9 @@ class EnginePool:
         if revival.refused >= FINAL_TRIES:
             raise RunStopped(f"engine {engine} died and does not start again: {gone}")
 
-    def _answers_again(self, engine: int, identity: str, version: int | None) -> None:
+    def _answers_again(self, engine: int, identity: str, version: int | None, seconds: float) -> None:
         revival = self._dead[engine]
+        self._slowest_start_s = max(self._slowest_start_s, seconds)
         revival.refused = 0
         if identity == self._identity[engine]:  # the process that was given up, with requests that are others' by now
             self.calls.kill(engine)

@@ -11,15 +11,14 @@ import torch
 
 from spo_rlhf import upstream_checkpoints
 from spo_rlhf.errors import RunStopped, UserError
-from spo_rlhf.host import model_folder
+from spo_rlhf.host import device, model_folder
 from spo_rlhf.host.ray_calls import deaths, first_line
 from spo_rlhf.methods.base import Supply
 from spo_rlhf.trainer import checkpoints
+from spo_rlhf.trainer.checkpoint_size import BF16, FP32, checkpoint_bytes
 from spo_rlhf.trainer.events import Reporter
 
 STATE = "run.pt"
-# Of the bytes of a model's weights, the least that its checkpoint has: the weights, in full precision once more, two moments.
-COPIES = 4
 
 
 @dataclass
@@ -46,6 +45,7 @@ class Saver:
     def __init__(self, args: SimpleNamespace, groups: Sequence[Any], supply: Supply, reporter: Reporter):
         self.args, self.groups, self.supply, self.reporter = args, groups, supply, reporter
         self.folder = Path(args.ckpt.path)
+        self.damaged = {Path(path) for path in args.damaged}
         self.last: tuple[int, Path] | None = None  # iteration and folder of the last checkpoint of this start
 
     def load(self) -> dict[str, Any] | None:
@@ -61,10 +61,33 @@ class Saver:
 
     def make_room(self, step: int) -> None:
         """Before the step whose checkpoint needs it. Raises RunStopped where there is none."""
-        sizes = [model_folder.weights_size(self.args.actor.model_name_or_path)]
-        if self.args.critic.model_name_or_path:
-            sizes.append(model_folder.weights_size(self.args.critic.model_name_or_path))
-        checkpoints.make_room(self.folder, COPIES * sum(sizes), step, self.reporter.note)
+        self.remove_damaged()
+        checkpoints.make_room(self.folder, self.expected_bytes(), step, self.reporter.note)
+
+    def expected_bytes(self) -> int:
+        """Of a checkpoint, before there is one to go by; the least that is known of models on a hub is 0."""
+        args = self.args
+        ranks = args.actor.num_nodes * args.actor.num_gpus_per_node if args.ds.zero_stage < 3 else 1
+        averages = {"actor": ranks if args.train.enable_ema else 0, "critic": 0}
+        names = {model: getattr(args, model).model_name_or_path for model in averages}
+        size = sum(
+            checkpoint_bytes(
+                model_folder.parameter_shapes(names[model]),
+                FP32 if device.is_cpu() else BF16,
+                lora_rank=args.ds.lora.rank,
+                averages=averages[model],
+                exported=args.ckpt.save_hf,
+                states=not args.ckpt.disable_ds,
+            )
+            for model in averages
+            if names[model]
+        )
+        return int(checkpoints.ROOM_TO_SPARE * size)
+
+    def remove_damaged(self) -> None:
+        """Those that a start has passed over, or that were damaged since, make way for what is whole."""
+        checkpoints.remove_damaged(self.folder, self.damaged, self.reporter.note)
+        self.damaged.clear()  # the run may write the same steps again
 
     def save(self, state: Mapping[str, Any], *, best: bool = False, metric: float | None = None) -> Path:
         """Write a checkpoint, when the record of the run has all that was reported before; its folder.
@@ -73,6 +96,7 @@ class Saver:
         """
         self.reporter.wait_until_recorded()
         try:
+            self.remove_damaged()
             path = self._write(state, best=best, metric=metric)
         except Exception as error:
             cause = getattr(error, "cause", None) or error

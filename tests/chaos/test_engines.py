@@ -94,6 +94,29 @@ def test_a_run_whose_engines_die_and_hang_is_the_unbroken_run(task, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_an_engine_that_hangs_while_it_starts_again_is_started_once_more(task, tmp_path):
+    process = stack.start(stack.options(task, tmp_path, spo__engine_timeout=30, train__num_episodes=STEPS))
+    stack.wait_for_events(process, tmp_path, "step", 1)
+    [engine] = run_processes.named(process.pid, run_processes.ENGINE)
+    run_processes.kill(engine, "the only engine")
+
+    def starting():
+        return [one for one in run_processes.named(process.pid, f"{run_processes.ENGINE}.__init__") if one != engine]
+
+    run_processes.wait_for(starting, stack.LIMIT_S, "another engine that starts", poll_s=0.01)
+    [hung] = starting()
+    os.kill(hung.pid, signal.SIGSTOP)
+    print(f"injected: the engine that is started again is stopped while it starts (process {hung.pid})")
+    wait_until_back(process, tmp_path, 1)
+    assert not run_processes.alive([hung]), "it holds no memory of a GPU"
+    process.send_signal(signal.SIGTERM)
+    run = stack.finish(process, tmp_path, status=75)
+    notes = [event["text"] for event in stack.events(tmp_path, "note")]
+    print(*(text for text in notes if text.startswith("engine ")), sep="\n")
+    assert sum("was not up again within" in text and text.endswith("it is started once more") for text in notes) == 1
+    assert run["summary"]["engine_restarts"] == 2
+
+
 def test_too_many_deaths_stop_the_run_with_one_line_and_a_checkpoint(task, tmp_path):
     process = stack.start(
         stack.options(task, tmp_path, spo__max_engine_restarts=0, spo__engine_timeout=30, train__num_episodes=50)

@@ -45,3 +45,21 @@ def test_a_policy_that_dies_ends_the_run_and_is_named(tmp_path):
     print(f"survived, after {time.monotonic() - began:.0f} s: {last}")
     assert last.startswith(f"spo-train: error: the policy (process {policy.pid}) died")
     run_processes.wait_for(lambda: not run_processes.alive(everything), 10, "processes are left")
+
+
+def test_a_terminal_that_is_closed_while_ray_starts_ends_the_run_and_ray_lives_until_then(tmp_path):
+    task = stack.make_task(tmp_path / "task", train=16, test=8)
+    process = stack.start(stack.options(task, tmp_path))
+
+    def of_ray():
+        return [one for one in run_processes.of(process.pid) if one.name() in ("gcs_server", "raylet")]
+
+    run_processes.wait_for(of_ray, stack.LIMIT_S, "a Ray that starts", poll_s=0.01)
+    everything = run_processes.of(process.pid)
+    os.killpg(process.pid, signal.SIGHUP)
+    print("injected: SIGHUP to all, while Ray starts")
+    run = stack.finish(process, tmp_path, status=75)
+    last = run["stdout"].splitlines()[-1]
+    print(f"survived: {last}")
+    assert last.startswith("spo-train: SIGHUP ended the run at once; nothing is left running")
+    run_processes.wait_for(lambda: not run_processes.alive(everything), 10, "processes are left")

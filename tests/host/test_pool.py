@@ -205,6 +205,42 @@ def test_what_a_worker_started_dies_with_it(pool, tmp_path):
     assert wait_gone(int(pid_file.read_text()))
 
 
+LEAVES = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if {orphan} and os.fork() > 0:
+        os._exit(0)
+    open({path!r}, "w").write(str(os.getpid()))
+    {first}
+    time.sleep(300)
+while not os.path.exists({path!r}) or not os.path.getsize({path!r}):
+    time.sleep(0.01)
+{then}
+"""
+EMPTY = "os.execve(sys.executable, [sys.executable, '-c', 'import time; time.sleep(300)'], dict())"
+
+
+@pytest.mark.parametrize(
+    ("orphan", "first", "then"),
+    [
+        (False, "", "time.sleep(300)"),
+        (True, "", "time.sleep(300)"),
+        (False, EMPTY, "time.sleep(300)"),  # it has no mark, and a parent
+        (True, "", "os._exit(3)"),
+    ],
+    ids=["a session", "an orphan", "without environment", "of a worker that died"],
+)
+def test_what_left_the_session_of_a_worker_dies_with_it_and_nobody_else(pool, tmp_path, orphan, first, then):
+    spared, path = tmp_path / "spared", tmp_path / "pid"
+    with WorkerPool(workers=1, timeout_s=10) as other:
+        other.submit(exec, LEAVES.format(orphan=True, path=str(spared), first="", then="")).result()
+        with pytest.raises(TaskError):
+            pool.submit(exec, LEAVES.format(orphan=orphan, path=str(path), first=first, then=then)).result()
+        assert wait_gone(int(path.read_text()), 2.0) and alive(int(spared.read_text()))
+    assert wait_gone(int(spared.read_text()), 2.0), "and with the pool"
+
+
 def test_initializer_runs_in_every_worker_and_its_failure_is_told(tmp_path):
     with WorkerPool(functools.partial(os.chdir, tmp_path), workers=1, timeout_s=5) as pool:
         assert pool.submit(os.getcwd).result() == str(tmp_path)

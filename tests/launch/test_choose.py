@@ -15,6 +15,7 @@ from spo_rlhf.trainer import checkpoints
 def write(folder, step: int, run: dict, *, weights: bool = True):
     with checkpoints.writing(folder, checkpoints.name_of(step)) as one:
         (one.path / "_actor").mkdir()
+        (one.path / "run.pt").write_bytes(bytes(9))
         if weights:
             (one.path / "_actor" / "latest").write_text("weights")
         return one.finish(metric=None, run=run, most=9, most_bytes=1e12)
@@ -24,10 +25,13 @@ def start(folder, *, auto=True, load=False, **run):
     """The folder that a start goes on from, and what it says."""
     args = SimpleNamespace(
         ckpt=SimpleNamespace(path=str(folder), load_enable=load),
-        spo=SimpleNamespace(resume="auto" if auto else "never"),
+        spo=SimpleNamespace(resume="auto" if auto else "never", run_dir=str(folder.parent)),
         identity=run,
     )
     notes = resume.choose(args)
+    assert args.damaged == [
+        str(path) for path in sorted(folder.glob("*"), reverse=True) if f"{path} is damaged (run" in str(notes)
+    ]
     assert args.ckpt.load_enable == (args.resume_from is not None or (load and not auto))
     return args.resume_from, notes
 
@@ -44,6 +48,48 @@ def test_it_goes_on_from_the_newest_whole_one_and_says_so(tmp_path):
         folder, [passed_over, goes_on] = start(tmp_path, a=1, **how)
         assert folder == str(tmp_path / "global_step4") and "global_step4, the newest whole" in goes_on
         assert "global_step6 is not whole (_actor/latest is missing)" in passed_over
+
+
+@pytest.mark.parametrize("how", [{"auto": True}, {"auto": False, "load": True}])
+def test_one_with_other_bytes_of_the_same_number_is_passed_over_and_told(tmp_path, how):
+    folder = tmp_path / "checkpoints"
+    paths = [write(folder, step, {"a": 1}) for step in (2, 4, 6)]
+    for path in paths[1:]:
+        (path / "run.pt").write_bytes(bytes(8) + b"1")
+    chosen, [*passed_over, goes_on] = start(folder, a=1, **how)
+    assert chosen == str(paths[0]) and str(paths[0]) in goes_on
+    told = "{} is damaged (run.pt: not the bytes that were written) and is passed over"
+    assert passed_over == [told.format(path) for path in (paths[2], paths[1])]
+
+
+def test_without_a_whole_one_among_them_a_start_is_refused(tmp_path):
+    folder = tmp_path / "checkpoints"
+    (write(folder, 2, {}) / "run.pt").write_bytes(bytes(8) + b"1")
+    (write(folder, 4, {}) / "run.pt").unlink()
+    for how in ({"auto": True}, {"auto": False, "load": True}):
+        with pytest.raises(
+            UserError, match=r"global_step4 is not whole .*global_step2 is damaged .*--spo.resume never"
+        ):
+            start(folder, **how)
+    assert start(folder, auto=False)[0] is None
+
+
+def test_one_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
+    def unreadable(one):
+        raise OSError(5, "Input/output error", str(one.path / "run.pt"))
+
+    folder = tmp_path / "checkpoints"
+    write(folder, 2, {})
+    monkeypatch.setattr(checkpoints, "damage", unreadable)
+    with pytest.raises(UserError, match=r"run.pt cannot be read \(Input/output error\)"):
+        start(folder)
+
+
+def test_of_a_finished_run_nothing_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "damage", lambda one: pytest.fail("it was read"))
+    write(tmp_path / "checkpoints", 2, {})
+    (tmp_path / "summary.json").write_text('{"finished": true}')
+    assert "goes on from" in start(tmp_path / "checkpoints")[1][0]
 
 
 def test_a_run_that_is_not_to_go_on_says_what_lies_there(tmp_path):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +36,58 @@ def test_a_signal_that_the_command_was_started_deaf_to_stays_unheard():
         assert one.asked_by is None
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_while_ray_starts_is_remembered_and_ends_the_run_when_it_has_started(installed, number):
+    done = []
+    with pytest.raises(KeyboardInterrupt), installed.deferred((signal.SIGHUP, signal.SIGUSR1)):
+        os.kill(os.getpid(), number)
+        done.append("Ray has started")
+    assert done and installed.message().startswith(f"{number.name} ended the run at once")
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+
+
+def test_one_that_another_thread_takes_meanwhile_is_remembered_too(installed):
+    with pytest.raises(KeyboardInterrupt), installed.deferred([signal.SIGHUP]):
+        installed._remember(signal.SIGHUP, None)
+    assert installed.asked_by == "SIGHUP"
+
+
+def test_without_a_signal_nothing_has_changed_and_an_error_of_the_start_comes_first(installed):
+    with installed.deferred([signal.SIGHUP]):
+        pass
+    assert signal.getsignal(signal.SIGHUP) == installed._take and not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(ValueError, match="no start"), installed.deferred([signal.SIGHUP]):
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise ValueError("no start")
+    assert installed.asked_by == "SIGHUP"
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_what_is_started_meanwhile_is_deaf_and_what_comes_later_is_not(installed, forks):
+    program = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGHUP); print('lives')"]
+    options: dict = {"preexec_fn": int} if forks else {}
+    with installed.deferred([signal.SIGHUP]):
+        deaf = subprocess.run(program, **options, stdout=subprocess.PIPE, check=True)
+        states = subprocess.run(["cat", "/proc/self/status"], **options, stdout=subprocess.PIPE, text=True, check=True)
+    assert deaf.stdout == b"lives\n"
+    masks = dict(line.split(":\t") for line in states.stdout.splitlines() if line.startswith("Sig"))
+    of_hangup = 1 << (signal.SIGHUP - 1)
+    assert int(masks["SigBlk"], 16) & of_hangup and bool(int(masks["SigIgn"], 16) & of_hangup) == forks
+    assert subprocess.run(program, **options, check=False).returncode == -signal.SIGHUP
+
+
+def test_what_the_command_was_started_deaf_to_is_not_remembered():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        with Stopping(grace_s=60).deferred([signal.SIGHUP]):
+            os.kill(os.getpid(), signal.SIGHUP)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

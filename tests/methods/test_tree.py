@@ -106,6 +106,21 @@ def test_trees_that_never_fill_a_batch_end_the_run(grown) -> None:
         waiting.exchange([grown], IDLE_ITERATIONS - 1)
 
 
+@pytest.mark.parametrize("broken_off", [1, IDLE_ITERATIONS - 1])
+def test_a_run_that_goes_on_ends_where_the_unbroken_one_would(grown, tmp_path, broken_off) -> None:
+    waiting = supply(batch_size=4)
+    for iteration in range(broken_off):
+        waiting.exchange([grown], iteration)
+    waiting.replay.entries.clear()  # too old in the next iteration, and no records of tensors here
+    waiting.save(tmp_path)
+    resumed = supply(batch_size=4)
+    resumed.load(tmp_path)
+    for iteration in range(broken_off, IDLE_ITERATIONS - 1):
+        resumed.exchange([grown], iteration)
+    with pytest.raises(UserError, match="not filled in 8 iterations"):
+        resumed.exchange([grown], IDLE_ITERATIONS - 1)
+
+
 def test_a_batch_in_between_starts_the_count_anew(grown) -> None:
     waiting = supply(batch_size=4)
     for iteration in range(3 * IDLE_ITERATIONS):

@@ -59,6 +59,28 @@ def test_one_that_is_not_whole_is_passed_over_and_told(tmp_path, harm):
     assert expected.get(harm, checkpoints.MANIFEST) in broken[last]
 
 
+def test_damage_of_equal_size_is_seen_by_the_checksums(tmp_path):
+    path = write(tmp_path, 1)
+    [one], _ = found_in(tmp_path)
+    assert set(one.checksums) == {"_actor/weights.pt"} and checkpoints.damage(one) is None
+    (path / "_actor" / "weights.pt").write_bytes(bytes(9) + b"1")
+    [one], broken = found_in(tmp_path)
+    assert checkpoints.damage(one) == "_actor/weights.pt: not the bytes that were written" and not broken
+    (path / "_actor" / "weights.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights\.pt"):
+        checkpoints.damage(one)
+
+
+def test_one_of_an_earlier_version_has_no_checksums_and_is_taken(tmp_path):
+    path = write(tmp_path, 1)
+    record = json.loads((path / checkpoints.MANIFEST).read_text())
+    del record["checksums"]
+    (path / checkpoints.MANIFEST).write_text(json.dumps(record))
+    (path / "_actor" / "weights.pt").write_bytes(bytes(9) + b"1")
+    [one], _ = found_in(tmp_path)
+    assert one.size == 10 and checkpoints.damage(one) is None
+
+
 @pytest.mark.parametrize("point", ["before", "while", "after the rename"])
 def test_a_crash_at_any_point_leaves_a_whole_one(tmp_path, monkeypatch, point):
     write(tmp_path, 1, most=1)
@@ -199,6 +221,42 @@ def test_a_disk_without_room_stops_the_run_before_the_step_and_says_where_it_is(
     write(tmp_path, 2, size=99)
     checkpoints.make_room(tmp_path, 1, 5, notes.append)
     assert names(tmp_path) == ["global_step2"] and "global_step1 is removed" in notes[0]
+
+
+def test_damaged_ones_go_before_a_new_one_is_written_and_say_so(tmp_path):
+    paths = {step: write(tmp_path, step, most=9) for step in (1, 2, 3, 4)}
+    (paths[1] / "_actor" / "weights.pt").write_bytes(b"short")
+    (paths[2] / checkpoints.MANIFEST).unlink()  # whose it is nobody can tell
+    (paths[4] / "_actor" / "weights.pt").write_bytes(bytes(9) + b"1")
+    notes: list[str] = []
+    checkpoints.remove_damaged(tmp_path, {paths[4]}, notes.append)
+    assert names(tmp_path) == ["global_step2", "global_step3"]
+    assert notes == [
+        f"{paths[1]} is damaged (_actor/weights.pt has 5 bytes of 10) and was removed",
+        f"{paths[4]} is damaged (not the bytes that were written) and was removed",
+    ]
+    checkpoints.remove_damaged(tmp_path, set(), notes.append)
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_where_none_is_whole_a_damaged_one_stays(tmp_path, whole):
+    for step in (1, 2):
+        (write(tmp_path, step) / "_actor" / "weights.pt").write_bytes(bytes(9 + (step == whole)))
+    checkpoints.remove_damaged(tmp_path, {tmp_path / "global_step1"}, pytest.fail)
+    assert names(tmp_path) == ["global_step1", "global_step2"]
+
+
+def test_one_that_cannot_be_removed_is_told_and_stops_nothing(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (write(tmp_path, 1) / "_actor" / "weights.pt").write_bytes(b"1")
+    write(tmp_path, 2)
+    monkeypatch.setattr(checkpoints, "remove", refused)
+    notes: list[str] = []
+    checkpoints.remove_damaged(tmp_path, set(), notes.append)
+    assert len(notes) == 1 and "cannot be removed (Permission denied)" in notes[0]
 
 
 def test_another_run_is_told_by_what_differs():

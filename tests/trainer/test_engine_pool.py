@@ -28,6 +28,8 @@ class Cluster:
         self.process = [0] * engines
         self.version = [0] * engines
         self.hung, self.broken_start = set(), set()
+        self.hung_starts = 0  # so many processes that are started from now on never come up
+        self.silent_starts = False  # nor tell a call so
         self.policy_version = 0
         self.calls = {}  # handle -> (engine, process, due, function)
         self.taken = []  # (engine, slot, version of its weights) of every request that an engine took
@@ -35,7 +37,8 @@ class Cluster:
 
     def die(self, engine: int) -> None:
         self.process[engine] += 1
-        self.started[engine], self.version[engine] = self.now + START_S, 0
+        self.started[engine] = self.now + START_S if self.hung_starts <= 0 else float("inf")
+        self.hung_starts, self.version[engine] = self.hung_starts - 1, 0
         self.hung.discard(engine)
 
     # what EnginePool calls
@@ -56,6 +59,8 @@ class Cluster:
 
     def _is_ready(self, handle):
         engine, process, due, _ = self.calls[handle]
+        if self.silent_starts and engine is not None and self.started[engine] == float("inf"):
+            return process != self.process[engine]
         return engine is None or process != self.process[engine] or (self.now >= due and engine not in self.hung)
 
     def result(self, handle):
@@ -93,7 +98,7 @@ class Cluster:
     # methods of an engine
 
     def about(self, engine):
-        return f"{engine}-{self.process[engine]}", self.version[engine]
+        return f"{engine}-{self.process[engine]}", self.version[engine], START_S
 
     def heartbeat(self, engine):
         pass
@@ -311,6 +316,35 @@ def test_an_engine_that_does_not_start_again_ends_the_run():
     with pytest.raises(RunStopped, match="^engine 0 died and does not start again: does not start"):
         drain(pool)
     assert cluster.now - began < 3 * FINAL_TRIES
+
+
+@pytest.mark.parametrize("answers", ["with an error", "never"])
+def test_an_engine_that_hangs_while_it_starts_again_is_started_once_more(answers):
+    pool, cluster, heard = make_pool(2)
+    cluster.silent_starts = answers == "never"  # as of a process that is stopped
+    submit(pool, range(4))
+    cluster.hung_starts, began = 1, cluster.now
+    cluster.die(1)
+    assert drain(pool) == unbroken(range(4)), "the other one goes on meanwhile"
+    pool.settle()
+    limit = pool.restart_limit_s
+    assert limit == 3 * START_S + 2 * 20.0
+    assert limit + START_S <= cluster.now - began < limit + START_S + 2 * 10.0
+    assert f"engine 1 died and was not up again within {limit:g} s: it is started once more" in heard.notes
+    assert cluster.process == [0, 2] and heard.notes[-1].startswith("engine 1 is back")
+    assert pool.take_counts()["rollout/engine_restarts"] == 2
+    submit(pool, range(4, 8))
+    assert len(drain(pool)) == 4 and pool.ledger.living == {0, 1}
+
+
+def test_starts_that_hang_again_and_again_end_the_run_as_deaths_do():
+    pool, cluster, heard = make_pool(1, max_restarts=2)
+    submit(pool, range(2))
+    cluster.hung_starts, began = 9, cluster.now
+    cluster.die(0)
+    with pytest.raises(RunStopped, match="^engine 0 died and was not up again within 61 s; 3 engines died within 60"):
+        drain(pool)
+    assert cluster.now - began < 3 * pool.restart_limit_s and len(heard.events) == 1
 
 
 def test_what_is_asked_of_all_is_answered_by_those_that_live():
