@@ -183,6 +183,11 @@ def refuse_what_breaks(args: SimpleNamespace) -> None:
 
 
 def _refuse_on_gpus(args: SimpleNamespace) -> None:
+    over_nccl = not args.train.colocate_all and args.vllm.sync_backend == "nccl"  # colocated, weights take another way
+    if args.vllm.sync_with_ray and over_nccl and importlib.util.find_spec("cupy") is None:
+        raise UserError(
+            "--vllm.sync_with_ray: Ray sends weights over NCCL by cupy, which is not installed; leave it out, or install cupy"
+        )
     for name in ALLOCATOR_VARIABLES if args.train.colocate_all else ():
         if "expandable_segments:True" in os.environ.get(name, "").replace(" ", ""):
             raise UserError(

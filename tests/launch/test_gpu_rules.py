@@ -1,5 +1,6 @@
 """A run on GPUs before it starts: what is refused with its reason, and what is settled where the command says nothing."""
 
+import importlib.util
 import json
 
 import pytest
@@ -79,6 +80,21 @@ def test_what_breaks_is_refused_with_its_reason(machine, changes, says):
         changes["no-spo.sleep"] = True
     with pytest.raises(UserError, match=says):
         machine(**changes)
+
+
+def test_weights_go_over_ray_where_cupy_is_installed(machine, monkeypatch):
+    apart, find = dict(train__colocate_all=None, vllm__sync_with_ray=True), importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name != "cupy" and find(name, *more) or None)
+    with pytest.raises(
+        UserError, match="^--vllm.sync_with_ray: Ray sends weights over NCCL by cupy, which is not inst"
+    ):
+        machine(**apart)
+    machine(vllm__sync_with_ray=True)  # on GPUs that are shared the option changes nothing
+    machine(**apart, vllm__sync_backend="gloo")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: find("json" if name == "cupy" else name, *more)
+    )
+    machine(**apart)
 
 
 @pytest.mark.parametrize("variable", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
