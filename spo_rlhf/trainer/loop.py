@@ -213,7 +213,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.engines.go_on_from(untold["requests"])
             self.rewards.go_on_from(untold["rewards"])
         self.samples_generator.episode = self.at.episode + self.at.exhausted
-        self.samples_generator.go_on_from(state["prompts"])
+        self.samples_generator.go_on_from(state["prompts"], state.get("passed", ()))
         random_state.restore(state["random"])  # last: an iterator over the prompts has drawn from it
 
     def report_rest(self) -> None:
