@@ -48,6 +48,8 @@ def grade_file(source: Path, target: Path, mode: Mode, workers: int | None, kind
         elif fault := answer_fault("gold", row.get("gold")):
             faults.add(number, fault)
     faults.refuse(str(source))
+    if not rows:
+        raise UserError(f"{source}: it has no rows")
     graded = []
     with Grader(workers) as grader:
         jobs = (

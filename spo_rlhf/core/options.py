@@ -45,6 +45,7 @@ class Bounds:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
+    or_zero: bool = False  # which the other bounds leave out
 
     def __str__(self) -> str:
         parts = [
@@ -57,15 +58,19 @@ class Bounds:
             )
             if bound is not None
         ]
-        return " and ".join(parts)
+        return "0, or " * self.or_zero + " and ".join(parts)
 
     def holds(self, number: float) -> bool:
-        return (
+        return (self.or_zero and number == 0) or (
             (self.at_least is None or number >= self.at_least)
             and (self.above is None or number > self.above)
             and (self.at_most is None or number <= self.at_most)
             and (self.below is None or number < self.below)
         )
+
+
+#: A temperature with which an engine samples; 0 stands for the likeliest token.
+TEMPERATURE = Bounds(at_least=COLDEST, at_most=HOTTEST, or_zero=True)
 
 
 def shown(number: float) -> str:

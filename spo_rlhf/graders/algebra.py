@@ -7,8 +7,10 @@ math-verify on latex2sympy2_extended, called without its alarm-based time limits
 import functools
 import logging
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from spo_rlhf.graders.asked import may_be_complex
 from spo_rlhf.graders.notation import for_the_parser, misread, relations
 
 EXACT_DIGITS = 60
@@ -27,6 +29,8 @@ _SHORT_WORD = re.compile(
     r"(?!(?:sin|cos|tan|cot|sec|csc|log|exp|max|min|gcd|lcm|det|lim|mod)(?!\S))[A-Za-z][a-z]{2}(?!\S)"
 )
 
+_MODULUS = re.compile(r"\||\\[lr]?vert(?![A-Za-z])")
+
 
 def mathematical(text: str) -> bool:
     """Free of plain words: computer algebra would read "seven" as a product of five symbols, and "was" as "saw".
@@ -42,8 +46,10 @@ def mathematical(text: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(text: str) -> Any:
-    """The whole of an expression; None where the parser cannot read it or where it is a statement, true or false."""
+def _parsed(text: str, *, real: bool = True) -> Any:
+    """The whole of an expression, its letters real numbers or any; None where the parser cannot read it or where it is a
+    statement, true or false.
+    """
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
     from math_verify.grader import should_treat_as_complex
     from sympy.logic.boolalg import BooleanAtom
@@ -55,16 +61,16 @@ def _parsed(text: str) -> Any:
     try:
         found = latex2sympy(
             plain,
-            is_real=not should_treat_as_complex(plain),
+            is_real=None if not real else not should_treat_as_complex(plain),
             normalization_config=None,
             conversion_config=ConversionConfig(lowercase_symbols=False),
         )
     except Exception:  # of whatever kind: it has none of its own
         return None
-    return None if isinstance(found, (bool, BooleanAtom)) else _same_symbols(found)
+    return None if isinstance(found, (bool, BooleanAtom)) else _same_symbols(found, real=real or None)
 
 
-def _same_symbols(expression: Any) -> Any:
+def _same_symbols(expression: Any, real: bool | None) -> Any:
     """One symbol per name, as the parser gives some of them other assumptions, and i as the imaginary unit."""
     from sympy import Basic, I, MatrixBase, Symbol
 
@@ -74,12 +80,19 @@ def _same_symbols(expression: Any) -> Any:
     # math-verify compares texts too, where "E" is the number e.
     names = {symbol: symbol.name if symbol.name != "E" else "capital E" for symbol in symbols}
     return expression.xreplace(
-        {symbol: I if name == "i" else Symbol(name, real=True) for symbol, name in names.items()}
+        {symbol: I if name == "i" else Symbol(name, real=real) for symbol, name in names.items()}
     )
 
 
-def algebraically_equal(gold: str, answer: str) -> bool:
+def usually_complex(letter: str) -> bool:
+    """A letter stands for a complex number where nothing is said of it."""
+    return may_be_complex(letter, "")
+
+
+def algebraically_equal(gold: str, answer: str, is_complex: Callable[[str], bool] = usually_complex) -> bool:
     """Equality of two short expressions; False for what cannot be read.
+
+    is_complex: whether a letter may stand for a complex number. What is equal for real numbers alone is then not equal.
 
     math-verify judges, and `_apart` takes back what it says of numbers that differ by less than its absolute threshold.
     Letters under a root of the gold answer are positive, see `_under_roots`.
@@ -90,10 +103,10 @@ def algebraically_equal(gold: str, answer: str) -> bool:
     gold_parsed, answer_parsed = _parsed(gold), _parsed(answer)
     if gold_parsed is None or answer_parsed is None or relations(gold) != relations(answer):
         return False
-    if _verified(gold_parsed, answer_parsed):
-        return True
-    positive = _under_roots(gold_parsed)
-    return bool(positive) and _verified(_with_positive(gold_parsed, positive), _with_positive(answer_parsed, positive))
+    same = _verified(gold_parsed, answer_parsed)
+    if not same and (positive := _under_roots(gold_parsed)):
+        same = _verified(_with_positive(gold_parsed, positive), _with_positive(answer_parsed, positive))
+    return same and (not _MODULUS.search(gold + answer) or _same_beyond_the_reals(gold, answer, is_complex))
 
 
 def _with_own_letters(*texts: str) -> list[str]:
@@ -154,7 +167,7 @@ def _nearly_proportional(gold: Any, answer: Any) -> bool:
     gold, answer = gold.lhs - gold.rhs, answer.lhs - answer.rhs
     if gold.free_symbols != answer.free_symbols:
         return False
-    one, other = _point(gold), _point(gold, shift=5)
+    one, other = _point(gold.free_symbols), _point(gold.free_symbols, shift=5)
     try:
         crossed = gold.subs(one) * answer.subs(other), gold.subs(other) * answer.subs(one)
         return bool(_tolerance(*crossed) < _difference(*crossed) < NEARLY)
@@ -162,11 +175,11 @@ def _nearly_proportional(gold: Any, answer: Any) -> bool:
         return False
 
 
-def _point(expression: Any, shift: int = 0) -> dict[Any, Any]:
-    """A positive value for each letter of an expression."""
+def _point(letters: Iterable[Any], shift: int = 0) -> dict[Any, Any]:
+    """A positive value for each letter."""
     from sympy import Rational, prime
 
-    symbols = sorted(expression.free_symbols, key=str)
+    symbols = sorted(letters, key=str)
     return {symbol: Rational(prime(index + 7 + shift), prime(index + 3)) for index, symbol in enumerate(symbols)}
 
 
@@ -174,7 +187,7 @@ def _difference(gold: Any, answer: Any) -> Any:
     """The difference of two expressions relative to the larger of them, at one point."""
     from sympy import Abs, Float, Rational
 
-    point = _point(gold)
+    point = _point(gold.free_symbols)
     sides = []
     for side in (gold, answer):
         exact = {decimal: Rational(str(decimal)) for decimal in side.atoms(Float)}
@@ -195,6 +208,60 @@ def _tolerance(gold: Any, answer: Any) -> Any:
     if gold.atoms(Float) or answer.atoms(Float):
         return Float(FLOAT_ERROR)
     return 0 if gold.doit().is_Rational and answer.doit().is_Rational else Float(f"1e-{EXACT_DIGITS}")
+
+
+def _same_beyond_the_reals(gold_text: str, answer_text: str, is_complex: Callable[[str], bool]) -> bool:
+    """Of two expressions that are equal for real numbers: they are at a point where letters with a modulus are not, |z|^2 and z^2
+    are not.
+
+    No letter that may be complex has a modulus: nothing is to be shown.
+    """
+    from sympy import Abs, Basic, I, MatrixBase, Rational
+
+    sides = [_parsed(text, real=False) for text in (gold_text, answer_text)]
+    if not all(isinstance(side, (Basic, MatrixBase)) for side in sides):
+        return False
+    letters = set().union(*(side.free_symbols for side in sides))
+    inside = set().union(*(modulus.free_symbols for side in sides for modulus in side.atoms(Abs)))
+    if not any(is_complex(letter.name) for letter in inside):
+        return True
+    # Near the positive numbers, where roots and logarithms of products are those of the factors.
+    points = [
+        {
+            letter: value + (I * Rational(1, 9 + place) if is_complex(letter.name) else 0)
+            for place, (letter, value) in enumerate(one)
+        }
+        for one in (_point(letters, shift).items() for shift in (0, 5))
+    ]
+    try:
+        return _same_at(sides[0], sides[1], points)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return False
+
+
+def _same_at(gold: Any, answer: Any, points: list[dict[Any, Any]]) -> bool:
+    """Two expressions have the same values at all points, two relations such that one is a multiple of the other."""
+    from sympy import Expr, MatrixBase, Tuple
+    from sympy.core.relational import Relational
+
+    if gold == answer:
+        return True
+    if isinstance(gold, MatrixBase) and isinstance(answer, MatrixBase):
+        return all(_same_at(one, other, points) for one, other in zip(gold.flat(), answer.flat(), strict=True))
+    if isinstance(gold, Tuple) and isinstance(answer, Tuple):
+        return all(_same_at(one, other, points) for one, other in zip(gold, answer, strict=True))
+    if isinstance(gold, Relational) and isinstance(answer, Relational):
+        sides: list[Any] = [gold, answer]
+        one, other = ([(side.lhs - side.rhs).subs(point) for point in points] for side in sides)
+        return _same_number(one[0] * other[1], one[1] * other[0])
+    if not isinstance(gold, Expr) or not isinstance(answer, Expr):
+        return False
+    return all(_same_number(gold.subs(point), answer.subs(point)) for point in points)
+
+
+def _same_number(one: Any, other: Any) -> bool:
+    values = [complex(value.doit().evalf(EXACT_DIGITS)) for value in (one, other)]
+    return abs(values[0] - values[1]) <= NEARLY * max(map(abs, values))
 
 
 def _under_roots(expression: Any) -> set[Any]:

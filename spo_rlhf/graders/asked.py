@@ -1,4 +1,4 @@
-"""What a problem asks for besides the values: an order of the parts, names in an order, a sense."""
+"""What a problem asks for besides the values: an order of the parts, names in an order, a sense; which letters it says are real."""
 
 import functools
 import re
@@ -38,6 +38,22 @@ _SENTENCE = re.compile(r"(?:[^.?!\n]|[.?!](?=\S))+[.?!]?")
 _LETTER = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\w)?"
 _TUPLE = re.compile(rf"\(\s*{_LETTER}(?:\s*,\s*{_LETTER})+\s*\)")
 
+_USUALLY_COMPLEX = frozenset(("z", "w", "zeta", "omega"))
+_COMPLEX = re.compile(
+    r"\bcomplex\b|\bimaginary\b|\bconjugates?\b|\broots? of unity\b|\\mathbb\s*\{?\s*C\b", re.IGNORECASE
+)
+_NAME = r"(?<![A-Za-z\\|])(?!a\s+(?:complex|purely|imaginary|unit)\b)(?:[A-Za-z]|\\[a-z]+)(?![A-Za-z])(?:_\w|_\{\w+\})?"
+_NAMES = rf"{_NAME}(?:(?:[\s$,]|\\[,cl]?(?:dots)?|\band\b)+{_NAME})*"
+_REAL = r"(?:real|rational|positive|negative|non-?negative|integers?|whole|natural)\b"
+# "real numbers x and y", "where x and y are real", "x \in \mathbb{R}"; not "z\bar z is real".
+_SAID_REAL = re.compile(
+    rf"\b{_REAL}(?:[- ](?:numbers?|values?|valued|constants?|variables?|parameters?|coefficients?|integers?))*[\s$]+({_NAMES})[\s$]*(?=[,.;:?=]|\w|\\|$)"
+    rf"|(?:^|[.;:,(]|\b(?:let|where|that|if|for|and|with|all|any|suppose|assume|given|when)\b)[\s$]*"
+    rf"({_NAMES})[\s$]*(?:\b(?:is|are|be|denote|represent)\s+(?:(?:all|both|any|an?|two|three|distinct|nonzero|non-zero)\s+)*{_REAL}"
+    r"|\\in\s*\\mathbb\s*\{?\s*[RQZN]\b)",
+    re.IGNORECASE,
+)
+
 
 def _requests(text: str) -> list[str]:
     """The sentences that ask for something."""
@@ -75,3 +91,22 @@ def order_of(letters: tuple[str, ...], text: str) -> tuple[str, ...] | None:
         return found.pop()
     in_alphabet = letters == tuple(sorted(letters, key=lambda name: (name.startswith("\\"), name)))
     return letters if in_alphabet and not found else None
+
+
+def may_be_complex(letter: str, text: str) -> bool:
+    """A letter, with its index, may stand for a complex number: one that usually does, or any where the text speaks of such; not
+    one that it says is real.
+    """
+    base = _base(letter)
+    return base not in _said_real(text) and (base in _USUALLY_COMPLEX or bool(_COMPLEX.search(text)))
+
+
+@functools.lru_cache(maxsize=64)
+def _said_real(text: str) -> frozenset[str]:
+    """The letters, without an index, that the text says are real."""
+    lists = (match[1] or match[2] for match in _SAID_REAL.finditer(text))
+    return frozenset(_base(name) for one in lists for name in re.findall(_NAME, one))
+
+
+def _base(letter: str) -> str:
+    return letter.partition("_")[0].strip("\\ ")

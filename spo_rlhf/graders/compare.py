@@ -89,7 +89,8 @@ class _Comparison:
         if {gold.kind, answer.kind} == {"matrix", "expr"}:  # 2 (1, 2)^T
             texts = [node.text or text for node, text in ((gold, gold_text), (answer, answer_text))]
             copied = answer.kind == "expr" and self.problem.contains(answer.text)
-            if all(r"\begin{pmatrix}" in text for text in texts) and not copied and algebraically_equal(*texts):
+            matrices = all(r"\begin{pmatrix}" in text for text in texts)
+            if matrices and not copied and algebraically_equal(texts[0], texts[1], self.problem.may_be_complex):
                 return True, "equal"
         return False, self.scalars.reason
 

@@ -100,6 +100,10 @@ class Problem:
         """Capital letters may be matrices, whose products have an order."""
         return bool(_MATRICES.search(self.text))
 
+    def may_be_complex(self, letter: str) -> bool:
+        """A letter of an expression may stand for a complex number."""
+        return asked.may_be_complex(letter, self.text)
+
     def order_of(self, letters: tuple[str, ...]) -> tuple[str, ...] | None:
         """The letters in the order in which coordinates without names are theirs; None where it is not known."""
         return asked.order_of(letters, self.text)

@@ -204,7 +204,7 @@ class Scalars:
             return self._refuse(reason)
         if too_large(gold.core):
             return self._refuse("gold answer too large to compute with")
-        return algebraically_equal(_exactly(gold), _exactly(answer))
+        return algebraically_equal(_exactly(gold), _exactly(answer), self.problem.may_be_complex)
 
     def _same_chain(self, gold: Quantity, sides: list[str], name: str | None) -> bool:
         """The last side has the gold's value, and so has every other that is a number: "2+3=5", "m+n=5", not "4=5"."""

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Callable
 
-from spo_rlhf.core.options import COLDEST, HOTTEST, LONGEST_WAIT
+from spo_rlhf.core.options import LONGEST_WAIT, TEMPERATURE
 
 
 def whole(smallest: int, largest: int = sys.maxsize) -> Callable[[str], int]:
@@ -58,10 +58,10 @@ def seconds(text: str) -> float:
 
 
 def temperature(text: str) -> float:
-    """Type of an option that is 0, or a number from COLDEST to HOTTEST."""
+    """Type of an option that is a temperature to sample with, or 0."""
     value = _float(text)
-    if value != 0 and not COLDEST <= value <= HOTTEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not 0, nor a number from {COLDEST} to {HOTTEST}")
+    if not TEMPERATURE.holds(value):
+        raise argparse.ArgumentTypeError(f"{text!r} must be {TEMPERATURE}")
     return value
 
 

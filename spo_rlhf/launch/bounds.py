@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from spo_rlhf.core.options import COLDEST, HOTTEST, Bounds, is_finite, shown
+from spo_rlhf.core.options import COLDEST, HOTTEST, TEMPERATURE, Bounds, is_finite, shown
 from spo_rlhf.core.seeds import LARGEST_SEED
 from spo_rlhf.errors import UserError
 
@@ -41,7 +41,7 @@ BOUNDS = {
     **dict.fromkeys(("critic.value_clip", "algo.kl.target", "reward.overlong_buffer_len"), Bounds(above=0, at_most=LARGE)),
     # The trainer divides by it, whatever the engine does.
     "rollout.temperature": Bounds(at_least=COLDEST, at_most=HOTTEST),
-    "eval.temperature": Bounds(at_least=0, at_most=HOTTEST),
+    "eval.temperature": TEMPERATURE,
     "ckpt.max_mem": POSITIVE,
     "actor.eps_clip_low_high": Bounds(at_most=100),  # what else they have to be the loss says
     "actor.dual_clip": Bounds(at_most=1000),

@@ -98,9 +98,10 @@ def plan(shape: ModelShape, load: Load, engines: int, *, accumulates: bool) -> C
     engine = {"weights": weights + head, "KV cache": cpu.kv_cache_bytes(), "libraries": ENGINE_BYTES}
     sync = {"rank 0": weights, "object store": weights, "engines": engines * 2 * weights}
     reference = load.devices * (weights + RANK_BYTES) if load.reference else 0
+    reward = load.devices * (load.reward * FP32 + RANK_BYTES) if load.reward else 0
     trained = 2 if load.critic else 1
     resting = load.devices * trained * (weights + 3 * part + RANK_BYTES)
-    others = reference + engines * sum(engine.values()) + RUN_BYTES
+    others = reference + reward + engines * sum(engine.values()) + RUN_BYTES
     work = max(gradients, added + activations + logits)
     training = resting + others + load.devices * work
     return CpuPlan(load.devices, engines, rank, engine, sync, work, training, resting + others + sum(sync.values()))
@@ -129,7 +130,9 @@ def settle(args: SimpleNamespace, total: int) -> list[str]:
     shape = gpu_rules.read_shape(args)
     if shape is None:
         return ["memory: that of this model cannot be estimated here"] if args.dry_run else []
-    load = replace(gpu_rules.load_of(args, shape), reference=args.algo.kl.init_coef > 0)
+    # On devices of their own or not, offloaded or not, these two are in this machine's memory.
+    reward = gpu_rules.reward_parameters(args, shape)
+    load = replace(gpu_rules.load_of(args, shape), reference=args.algo.kl.init_coef > 0, reward=reward)
     accumulates = args.train.batch_size > args.train.micro_batch_size * load.devices
     found = plan(shape, load, args.vllm.num_engines, accumulates=accumulates)
     # Nodes of a cluster have a memory of their own each, which is not known here.

@@ -97,14 +97,25 @@ def _share_without_plan(args: SimpleNamespace) -> float:
 
 def read_shape(args: SimpleNamespace) -> memory_plan.ModelShape | None:
     """The policy's shape from its config.json; a dry run asks no hub. None where it does not say."""
+    return _shape_of(args.actor.model_name_or_path, ask_hub=not args.dry_run)
+
+
+def reward_parameters(args: SimpleNamespace, shape: memory_plan.ModelShape) -> int:
+    """Parameters of the run's reward model; it is taken for as large as the policy, of `shape`, where its config.json does not say."""
+    name = args.reward.model_name_or_path
+    if not name or args.reward.remote_url:
+        return 0
+    return (_shape_of(name, ask_hub=not args.dry_run) or shape).scoring_parameters
+
+
+def _shape_of(name: str, *, ask_hub: bool) -> memory_plan.ModelShape | None:
     from transformers import PretrainedConfig
 
-    name = args.actor.model_name_or_path
     try:
         if is_local(name):
             config = model_folder.read_config(Path(name))
         else:
-            config, _ = PretrainedConfig.get_config_dict(name, local_files_only=args.dry_run)
+            config, _ = PretrainedConfig.get_config_dict(name, local_files_only=not ask_hub)
     except Exception:  # a model that cannot be read is refused by the check of the model, in its words
         return None
     return memory_plan.model_shape(config)
@@ -132,6 +143,7 @@ def load_of(args: SimpleNamespace, shape: memory_plan.ModelShape) -> memory_plan
         reference=args.algo.kl.init_coef > 0
         and not args.ref.offload
         and (args.train.colocate_all or args.train.colocate_actor_ref),  # else it has GPUs of its own
+        reward=reward_parameters(args, shape) if args.train.colocate_all and not args.reward.offload else 0,
         critic=bool(args.critic.model_name_or_path) and args.train.colocate_all,
         tensor_parallel=args.vllm.tensor_parallel_size,
         together=args.train.colocate_all,
@@ -171,6 +183,11 @@ def refuse_what_breaks(args: SimpleNamespace) -> None:
 
 
 def _refuse_on_gpus(args: SimpleNamespace) -> None:
+    over_nccl = not args.train.colocate_all and args.vllm.sync_backend == "nccl"  # colocated, weights take another way
+    if args.vllm.sync_with_ray and over_nccl and importlib.util.find_spec("cupy") is None:
+        raise UserError(
+            "--vllm.sync_with_ray: Ray sends weights over NCCL by cupy, which is not installed; leave it out, or install cupy"
+        )
     for name in ALLOCATOR_VARIABLES if args.train.colocate_all else ():
         if "expandable_segments:True" in os.environ.get(name, "").replace(" ", ""):
             raise UserError(

@@ -3,9 +3,9 @@
 An estimate: kernels' workspaces, fragmentation and what the libraries hold are in two constants. Where policy and engines
 share GPUs, two phases are told apart, and each must fit:
 
-    sampling:  weights of policy and reference + engine + the tensor that weight sync copies at a time
+    sampling:  weights of policy, reference and reward model + engine + the tensor that weight sync copies at a time
                (the optimizer's states are away with --ds.enable_sleep)
-    training:  policy with gradients, optimizer, activations, logits + reference (+ engine, without --vllm.enable_sleep)
+    training:  policy with gradients, optimizer, activations, logits + reference, reward model (+ engine, without --vllm.enable_sleep)
 
 Bytes throughout; P parameters, W GPUs that share the policy's states.
 """
@@ -55,6 +55,11 @@ class ModelShape:
         return (1 if self.tied else 2) * self.vocabulary * self.hidden + self.layers * layer + self.hidden
 
     @property
+    def scoring_parameters(self) -> int:
+        """Weights of a reward model of this shape: a head for one number stands where that for the words was."""
+        return replace(self, tied=True).parameters + self.hidden
+
+    @property
     def largest_tensor(self) -> int:
         """Elements of the embedding or, where that is small, of a projection of the MLP."""
         return self.hidden * max(self.vocabulary, self.intermediate)
@@ -73,6 +78,8 @@ class ModelShape:
 def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
     """The shape that a Hugging Face config.json tells; None for experts, or where it says too little."""
     text = config.get("text_config") or config
+    if not isinstance(text, Mapping):
+        return None
     if any(text.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         return None
     try:
@@ -106,6 +113,7 @@ class Load:
     adam_offload: bool = False
     checkpointing: bool = False
     reference: bool = True
+    reward: int = 0  # parameters of a reward model beside the policy
     critic: bool = False
     tensor_parallel: int = 1
     together: bool = True  # policy and engine on the same GPUs
@@ -172,7 +180,7 @@ def plan(shape: ModelShape, load: Load) -> MemoryPlan:
     # Logits as the model gives them, in float32, their softmax and its gradient.
     logits = load.logit_tokens * shape.vocabulary * (BF16 + 3 * FP32)
     trained = 2 if load.critic else 1
-    processes = PROCESS_BYTES * (trained + load.reference + (1 if load.together else 0))
+    processes = PROCESS_BYTES * (trained + load.reference + (load.reward > 0) + (1 if load.together else 0))
     work = max(activations + logits, step)
     cache = FEWEST_SEQUENCES * load.max_len * shape.kv_bytes // load.tensor_parallel
     engine_least = weights // load.tensor_parallel + cache + ENGINE_BYTES
@@ -181,6 +189,7 @@ def plan(shape: ModelShape, load: Load) -> MemoryPlan:
     parts = {  # of the policy, and of a critic with it
         "weights": trained * (resident + gathered),
         "reference": (resident if load.reference else 0),
+        "reward model": load.reward * BF16 // sharded,
         "gradients": trained * gradients,
         "optimizer": trained * optimizer,
         "activations": activations,
@@ -189,7 +198,7 @@ def plan(shape: ModelShape, load: Load) -> MemoryPlan:
         "KV cache": cache,
         "processes": processes,
     }
-    fixed = trained * resident + parts["reference"] + processes
+    fixed = trained * resident + parts["reference"] + parts["reward model"] + processes
     training = fixed + trained * (gathered + gradients + optimizer) + work
     away = trained * (gradients + optimizer) if load.policy_sleeps else 0
     sampling = fixed + trained * (gradients + optimizer) - away + sync
@@ -203,6 +212,7 @@ SMALLER = (
     ("--ds.zero_stage 3", {"zero_stage": 3}),
     ("--ds.adam_offload", {"adam_offload": True}),
     ("--ref.offload", {"reference": False}),
+    ("--reward.offload", {"reward": 0}),
 )
 
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 from spo_rlhf.errors import UserError
 from spo_rlhf.rollouts.schema import FOLDER, PATTERN, SCHEMA, Row
 
-# What a file that ends in the middle makes the decompression raise.
-CUT_OFF = (EOFError, zlib.error, gzip.BadGzipFile)
+# What other bytes than were written make the decompression raise; a file that ends in the middle makes it raise EOFError.
+CORRUPT = (zlib.error, gzip.BadGzipFile)
 GZIP = b"\x1f\x8b"  # how such a file begins
 
 
@@ -38,7 +38,7 @@ def read(path: str | Path) -> Iterator[Row]:
     A last line that was cut off, as a killed run leaves it, is passed over.
 
     Raises:
-        UserError: no such run; a line that is no row; a row of a form that this version does not know.
+        UserError: no such run; compressed data that are corrupt; a line that is no row; a row of a form that this version does not know.
     """
     for file in files(path):
         yield from _rows(file)
@@ -47,7 +47,9 @@ def read(path: str | Path) -> Iterator[Row]:
 def _rows(path: Path) -> Iterator[Row]:
     if path.suffix == ".gz":
         with path.open("rb") as head:
-            if not GZIP.startswith(head.read(len(GZIP))):
+            if (begin := head.read(len(GZIP))) != GZIP:
+                if GZIP.startswith(begin):  # cut off even there
+                    return
                 raise UserError(f"{path}: not compressed by gzip; this is no file of kept rollouts")
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in _lines(lines, path):
@@ -63,8 +65,10 @@ def _rows(path: Path) -> Iterator[Row]:
 def _lines(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         yield from enumerate(lines, 1)
-    except CUT_OFF:
+    except EOFError:
         return
+    except CORRUPT as error:
+        raise UserError(f"{path}: its compressed data are corrupt ({error}); copy it again, or remove it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -42,7 +42,7 @@ class RunningDiagnosis:
         args: SimpleNamespace,
         generator: SegmentSamplesGenerator,
         options: dict[str, Any],
-        catch_up: Callable[[], None],
+        catch_up: Callable[[], object],
     ):
         self.args, self.generator, self.options, self.catch_up = args, generator, options, catch_up
         self.spo: SpoConfig = args.spo

@@ -115,6 +115,7 @@ class SegmentTrainer(upstream.PPOTrainer):
         self.diagnosis = RunningDiagnosis(self.args, self.samples_generator, self.generate_kwargs, self.catch_up)
         self.kept = KeptRollouts(self.args, self.tokenizer, self.reporter)
         self.counts = RolloutCounts()  # since the last step
+        self.seconds: dict[str, float] = {}  # since the last step, by timing; of what no step has told
         self.at = Progress()
         groups = [group for group in (self.actor_model_group, self.critic_model_group) if group is not None]
         self.saver = Saver(self.args, groups, self.supply, self.reporter)
@@ -163,7 +164,7 @@ class SegmentTrainer(upstream.PPOTrainer):
                 batch, samples, measured = self.generate(at.iteration)
                 at.prompts, at.iteration, at.exhausted = at.prompts + batch.prompts, at.iteration + 1, batch.exhausted
                 if not samples and not batch.faults:
-                    self.report_untrained(at.step)
+                    self.report_untrained(at.step, measured)
                     continue
                 self.reporter.stage("train")
                 self.whole = None  # until the step is done and told
@@ -213,7 +214,7 @@ class SegmentTrainer(upstream.PPOTrainer):
             self.engines.go_on_from(untold["requests"])
             self.rewards.go_on_from(untold["rewards"])
         self.samples_generator.episode = self.at.episode + self.at.exhausted
-        self.samples_generator.go_on_from(state["prompts"])
+        self.samples_generator.go_on_from(state["prompts"], state.get("passed", ()))
         random_state.restore(state["random"])  # last: an iterator over the prompts has drawn from it
 
     def report_rest(self) -> None:
@@ -278,10 +279,8 @@ class SegmentTrainer(upstream.PPOTrainer):
 
         Returns the seconds that the weights took.
         """
-        start = time.monotonic()
-        if self.ahead.wants_weights(self.engines.pending):
-            self.send_weights()
-        seconds, episodes = time.monotonic() - start, self.args.train.num_episodes
+        seconds = self.send_weights() if self.ahead.wants_weights(self.engines.pending) else 0.0
+        episodes = self.args.train.num_episodes
         self.samples_generator.send_ahead(iteration, self.ahead.may_send, episodes, **self.generate_kwargs)
         return seconds
 
@@ -307,18 +306,22 @@ class SegmentTrainer(upstream.PPOTrainer):
         if not self.ahead.bound:
             self.send_weights()
 
-    def send_weights(self) -> None:
-        """The policy's weights to the engines. Without partial rollouts these have no requests."""
+    def send_weights(self) -> float:
+        """The policy's weights to the engines. Without partial rollouts these have no requests. Returns the seconds it took."""
+        start = time.monotonic()
         if self.args.vllm.enable_sleep:  # the cache stays asleep, to leave its memory to the broadcast
             self.engines.ask("wake_up", ["weights"])
         self.engines.broadcast()
         self.ahead.sent_weights()
+        return time.monotonic() - start
 
-    def catch_up(self) -> None:
-        """For what is sampled beside the training: nothing is in flight, and the engines have the present weights."""
+    def catch_up(self) -> float:
+        """For what is sampled beside the training: nothing is in flight, and the engines have the present weights.
+
+        Returns the seconds that the weights took.
+        """
         self.samples_generator.settle()
-        if self.ahead.updates:
-            self.send_weights()
+        return self.send_weights() if self.ahead.updates else 0.0
 
     def ppo_train(self, global_steps: int) -> dict:
         """OpenRLHF's optimizer steps; what the guards left out of them is told."""
@@ -338,6 +341,8 @@ class SegmentTrainer(upstream.PPOTrainer):
     def complete(self, status: dict, measured: dict[str, float], pass_rate: float | None) -> dict:
         """OpenRLHF's metrics of a step, with what `generate` measured and what the rollouts since the last step cost."""
         # The time of an experience is spent in two places where samples wait for their turn.
+        seconds, self.seconds = self.seconds, {}
+        measured = measured | {name: measured.get(name, 0.0) + value for name, value in seconds.items()}
         making = measured.get("timing/make_experience", 0.0) + status["timing/make_experience"]
         counts, self.counts = self.counts, RolloutCounts()
         status |= self.experience_maker.batch_metrics | measured | {"timing/make_experience": making}
@@ -352,10 +357,20 @@ class SegmentTrainer(upstream.PPOTrainer):
             status["dynamic_filtering_pass_rate"] = pass_rate
         return finite_only(status)
 
-    def report_untrained(self, step: int) -> None:
-        """Tell what was sampled since `step`, of which no step came so far: the next one tells of it too, or none does."""
+    def report_untrained(self, step: int, measured: dict[str, float]) -> None:
+        """Tell what was sampled since `step`, of which no step came so far: the next one tells of it too, or none does.
+
+        `measured` in this iteration: the next step's timings have it.
+        """
+        self.keep_seconds(measured)
         counts = {f"rollout/{name}": count for name, count in vars(self.counts).items()}
         self.reporter.send("untrained", step=step + 1, metrics=counts | {"rollout/total_tokens": self.at.tokens})
+
+    def keep_seconds(self, measured: dict[str, float]) -> None:
+        """The timings of what belongs to no step, for the next one to tell."""
+        for name, value in measured.items():
+            if name.startswith("timing/"):
+                self.seconds[name] = self.seconds.get(name, 0.0) + value
 
     def report_step(self, step: int, status: dict) -> None:
         """Tell the command line of a step."""
@@ -396,7 +411,8 @@ class SegmentTrainer(upstream.PPOTrainer):
         """Accuracy on --eval.dataset; no metrics where there is none."""
         if not self.eval_dataloader:
             return {}
-        self.catch_up()
+        if seconds := self.catch_up():
+            self.keep_seconds({"timing/broadcast": seconds})
         samples = self.args.eval.n_samples_per_prompt
         self.reporter.stage("evaluate", total=len(self.eval_dataloader))
         self.samples_generator.eval_step = step

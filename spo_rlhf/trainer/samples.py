@@ -7,7 +7,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,16 +100,37 @@ class RolloutBatch:
         return [fault for rollout in self.rollouts for fault in rollout.faults]
 
 
+class _Numbered:
+    """Iterator over data that counts what it gave, from 0, and passes over the numbers in `passed`."""
+
+    def __init__(self, data: Iterator[Any], passed: Iterable[int] = ()):
+        self.data, self.next, self.passed = data, 0, set(passed)
+
+    def __next__(self) -> Any:
+        while self.next in self.passed:
+            self.next += 1
+            next(self.data)
+        given = next(self.data)
+        self.next += 1
+        return given
+
+    def passed_from(self, number: int) -> list[int]:
+        """Those in `passed` from a number on, counted from it."""
+        return sorted(one - number for one in self.passed if one >= number)
+
+
 @dataclass
 class _Sent:
     """A batch of which requests are, or were, in flight."""
 
     batch: RolloutBatch
-    data: Any  # iterator, of which prompts that are filtered are replaced
+    data: _Numbered  # of which prompts that are filtered are replaced
     purpose: tuple  # ("train" or "eval", iteration or step)
     score_range: Sequence[float] | None
     options: dict[str, Any]
     before: dict[str, Any] = field(default_factory=dict)  # `SegmentSamplesGenerator.place`, before it was sent
+    first: int = 0  # number in the data before which it was sent
+    numbers: set[int] = field(default_factory=set)  # in the data, of its prompts
     unanswered: int = 0
     kept: int = 0
 
@@ -137,7 +158,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
         self.eval_step = 0  # of the next evaluation, a part of its seeds; set by the training loop
         self.judge: Judge = lambda prompt, label, iteration: (1.0, None)  # what is known of a prompt; set by the loop
         self.method_of: Callable[[int, int], Method] = lambda slot, iteration: self.spo.method  # likewise
-        self._prompts: Any = None  # iterator over the data of the episode
+        self._prompts: _Numbered | None = None  # iterator over the data of the episode
         self.episode = 0  # that it is of, or that is the next to begin; set by the training loop where a run goes on
         self._sent: dict[tuple, _Sent] = {}  # by purpose; answers come to all of them
         self._ahead: deque[_Sent] = deque()  # of these, those that are to be trained, in their order
@@ -146,35 +167,46 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     def place(self) -> dict[str, Any]:
         """For a checkpoint: where in the data the next prompts to train stand (None: between two episodes), and the random state.
 
-        What was sent ahead of training is sampled again by the run that goes on from there. Rollouts that were sampled
+        What was sent ahead of training is sampled again by the run that goes on from there. `passed` are prompts behind the
+        place that are trained already: they replaced filtered ones of a batch before, counted from the place. Rollouts that were sampled
         ahead by --rollout.vllm_generate_batch_size do not belong to it.
         """
-        return self._ahead[0].before if self._ahead else self._now()
+        if self._ahead:
+            sent = self._ahead[0]
+            return {**sent.before, "passed": sent.data.passed_from(sent.first)}
+        return self._now()
 
     def _now(self) -> dict[str, Any]:
-        position = None if self._prompts is None else self.prompts_dataloader.state_dict()
-        return {"prompts": position, "random": random_state.take()}
+        here = self._prompts
+        position = None if here is None else self.prompts_dataloader.state_dict()
+        return {
+            "prompts": position,
+            "random": random_state.take(),
+            "passed": [] if here is None else here.passed_from(here.next),
+        }
 
     @property
     def has_only_spare(self) -> bool:
         """The data of the episode have ended, and rollouts that were sampled ahead are left: a checkpoint does not hold them."""
         return self._prompts is None and bool(self._spare)
 
-    def go_on_from(self, position: dict[str, Any] | None) -> None:
-        """Take further prompts from where `position` was asked for. Draws random numbers, as beginning an episode does."""
+    def go_on_from(self, position: dict[str, Any] | None, passed: Sequence[int] = ()) -> None:
+        """Take further prompts from where `position` was asked for, without those that `passed` counts from there. Draws random
+        numbers, as beginning an episode does.
+        """
         if position is not None:
             self.prompts_dataloader.load_state_dict(position)
-            self._prompts = iter(self.prompts_dataloader)
+            self._prompts = _Numbered(iter(self.prompts_dataloader), passed)
 
     def send(self, iteration: int, **options: Any) -> None:
         """Send --rollout.batch_size prompts, or what the episode has left of them, for `generate` to fetch."""
         args, before = self.args, self._now()
         if self._prompts is None:
-            self._prompts = iter(self.prompts_dataloader)
+            self._prompts = _Numbered(iter(self.prompts_dataloader))
         wanted = getattr(args.rollout, "vllm_generate_batch_size", None) or args.rollout.batch_size
         score_range = args.algo.dynamic_filtering_range if args.algo.dynamic_filtering_enable else None
         batch = RolloutBatch([], episode=self.episode)
-        sent = _Sent(batch, self._prompts, ("train", iteration), score_range, options, before)
+        sent = _Sent(batch, self._prompts, ("train", iteration), score_range, options, before, self._prompts.next)
         self._ahead.append(sent)
         self._dispatch(sent, wanted)
 
@@ -198,7 +230,11 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
                     "batches are fetched in the order in which they were sent"
                 )
                 self._finish(self._ahead[0])
-            batch = self._ahead.popleft().batch
+            sent = self._ahead.popleft()
+            batch = sent.batch
+            # A checkpoint stands where the next batch was sent, and replacements in this one may be of behind there.
+            place = next((one.first for one in self._ahead if one.data is sent.data), sent.data.next)
+            sent.data.passed = {number for number in sent.data.passed | sent.numbers if number >= place}
             self._spare += batch.rollouts
         batch.rollouts = self._spare[:batch_size]
         self._spare = self._spare[batch_size:]
@@ -223,7 +259,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
     @torch.no_grad()
     def generate_eval_samples(self, **options: Any) -> list[upstream.Experience]:
         """Responses to all held-out prompts; OpenRLHF's `evaluate` asks for them."""
-        prompts, samples, exhausted, faults = iter(self.eval_dataloader), [], False, 0
+        prompts, samples, exhausted, faults = _Numbered(iter(self.eval_dataloader)), [], False, 0
         with self._awake():
             while not exhausted:
                 batch = self._collect(prompts, self.args.rollout.batch_size, ("eval", self.eval_step), options)
@@ -289,7 +325,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             self.check_rewards()
         return found
 
-    def _collect(self, data: Any, num_prompts: int, purpose: tuple, options: dict) -> RolloutBatch:
+    def _collect(self, data: _Numbered, num_prompts: int, purpose: tuple, options: dict) -> RolloutBatch:
         """Rollouts of the next prompts of `data`."""
         sent = _Sent(RolloutBatch([]), data, purpose, None, options)
         self._dispatch(sent, num_prompts)
@@ -325,7 +361,7 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
 
     def _dispatch(self, sent: _Sent, count: int) -> None:
         """Send the next `count` prompts that are kept; count them in the batch."""
-        batch, purpose, options = sent.batch, sent.purpose, sent.options
+        batch, purpose, options, first = sent.batch, sent.purpose, sent.options, sent.data.next
         self._sent[purpose] = sent
         num_samples = options.get("n_samples_per_prompt", self.args.rollout.n_samples_per_prompt)
         training = purpose[0] == "train"
@@ -350,10 +386,11 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
             )
             self.engines.submit(request)
             batch.sent, sent.unanswered = batch.sent + 1, sent.unanswered + 1
+        sent.numbers.update(range(first, sent.data.next))
         if batch.exhausted and self._prompts is sent.data:
             self._prompts, self.episode = None, self.episode + 1
 
-    def _kept(self, data: Any, count: int, purpose: tuple, batch: RolloutBatch) -> Iterator[tuple]:
+    def _kept(self, data: _Numbered, count: int, purpose: tuple, batch: RolloutBatch) -> Iterator[tuple]:
         """The next `count` prompts, or what is left: prompt, label, images, with which chance it was kept, what is known of it."""
         kept = 0
         while kept < count and not batch.exhausted:

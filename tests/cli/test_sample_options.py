@@ -62,7 +62,7 @@ def arguments(files, **changes) -> list[str]:
         ({"min_reward": "nan"}, "--min-reward: 'nan' is not a finite number"),
         ({"min_reward": "inf"}, "--min-reward: 'inf' is not a finite number"),
         ({"temperature": -1}, "--temperature"),
-        ({"temperature": 0.001}, "'0.001' is not 0, nor a number from 0.01 to 100"),
+        ({"temperature": 0.001}, "'0.001' must be 0, or at least 0.01 and at most 100"),
         ({"top_p": 1.5}, "--top-p"),
         ({"rows": "7"}, "--rows"),
         ({"rows": "a:b"}, "--rows"),

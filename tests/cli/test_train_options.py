@@ -200,6 +200,7 @@ CONTRADICTIONS = [
     (dict(actor__entropy_coef=1e30), "--actor.entropy_coef 1e+30: must be at least -1 and at most 1"),
     (dict(actor__adam__lr=1e10), "--actor.adam.lr 1e+10: must be above 0 and at most 1"),
     (dict(actor__aux_loss_coef=1e30), "--actor.aux_loss_coef 1e+30: must be at least 0 and at most 100"),
+    (dict(eval__temperature=0.005), "--eval.temperature 0.005: must be 0, or at least 0.01 and at most 100"),
     (dict(rollout__temperature=1e9), "--rollout.temperature 1e+09: must be at least 0.01 and at most 100"),
     (dict(spo__reward_timeout=1e30), "--spo.reward_timeout"),
     (dict(train__batch_size=0), "--train.batch_size 0: must be at least 1"),

@@ -41,6 +41,15 @@ def test_grade_keeps_the_order_and_adds_its_columns(tmp_path, capsys):
     assert "1 of 4 correct" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", ["", "\n  \n"])
+def test_a_file_without_rows_is_no_grade(tmp_path, capsys, content):
+    (tmp_path / "in.jsonl").write_text(content)
+    files = ["--file", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["grade", *files]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("in.jsonl: it has no rows") and not (tmp_path / "out.jsonl").exists()
+
+
 def test_half_a_surrogate_pair_in_one_answer_costs_no_other_row(tmp_path):
     (tmp_path / "in.jsonl").write_text(
         '{"gold": "5", "pred": "#### 5"}\n{"gold": "5", "pred": "\\\\boxed{\\ud8005}"}\n{"gold": "6", "pred": "é #### 6"}\n'

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spo_rlhf.graders.algebra import algebraically_equal
+from spo_rlhf.graders.asked import may_be_complex
+from spo_rlhf.graders.compare import equal_answers
 
 
 @pytest.mark.parametrize(
@@ -81,3 +83,53 @@ def test_letters_are_positive_where_a_root_of_the_gold_needs_it(gold, answer, eq
 )
 def test_marks_and_letters_that_the_parser_drops(one: str, other: str, same: bool) -> None:
     assert algebraically_equal(one, other) is same and algebraically_equal(other, one) is same
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "equal"),
+    [
+        ("|z|^2", "z^2", False),
+        ("|z^2|", "z^2", False),
+        (r"\left|z\right|^4", "z^4", False),
+        (r"\lvert z_1\rvert^2+1", "z_1^2+1", False),
+        (r"|\omega|^2", r"\omega^2", False),
+        ("|z-1|^2", "z^2-2z+1", False),
+        ("|z|^2=4", "z^2=4", False),
+        (r"\begin{pmatrix}|z|^2\\1\end{pmatrix}", r"\begin{pmatrix}z^2\\1\end{pmatrix}", False),
+        (r"\ln|w|^2", r"\ln w^2", False),
+        ("|z|^2", "|z^2|", True),
+        ("|zw|", "|w||z|", True),
+        ("|2z-2|", "2|1-z|", True),
+        (r"\frac{|z|^2}{2}", r"0.5|z|^2", True),
+        ("z+|x|^2", "x^2+z", True),
+        ("|x|^2", "x^2", True),
+        ("|a+bi|^2", "a^2+b^2", True),
+        ("|3+4i|^2", "25", True),
+    ],
+)
+def test_a_modulus_is_that_of_a_complex_number_where_a_letter_may_be_one(gold, answer, equal):
+    assert algebraically_equal(gold, answer) is equal and algebraically_equal(answer, gold) is equal
+
+
+@pytest.mark.parametrize(
+    ("problem", "letters"),
+    [
+        ("", "zw"),
+        ("Simplify.", "zw"),
+        ("Let z be a real number.", "w"),
+        ("Let $x, y$ and $z$ be positive real numbers.", "w"),
+        ("For real $w$, find the largest value.", "z"),
+        (r"where $z_1, z_2, \dots, z_n$ are real numbers", "w"),
+        (r"Given that $z\bar z$ is real and $|z|$ is positive, simplify.", "zw"),
+        ("The complex number $a$ and the real number $b$ satisfy it.", "aczw"),
+        ("Let n be a positive integer and a complex number a be given.", "abczw"),
+        (r"The complex number $z=b+ci$ with $b,c \in \mathbb{R}$.", "azw"),
+        ("The real part of z is positive.", "zw"),
+        ("Let a, b and c be the third roots of unity.", "abczw"),
+    ],
+)
+def test_which_letters_may_be_complex_is_asked_of_the_problem(problem, letters):
+    assert "".join(letter for letter in "abczw" if may_be_complex(letter, problem)) == letters
+    for letter in "abczw":
+        equal, _ = equal_answers(f"|{letter}|^2", f"{letter}^2", problem)
+        assert equal is (letter not in letters), letter

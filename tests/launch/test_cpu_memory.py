@@ -43,6 +43,9 @@ def test_two_ranks_share_the_optimizer_and_two_engines_take_twice():
     assert two.rank["gradients"] == pytest.approx(2 * P), "the bucket is each rank's own"
     assert two.sync["engines"] == 2 * one.sync["engines"] and two.sync["rank 0"] == P
     assert cpu_memory.plan(SHAPE, replace(LOAD, reference=True), 1, accumulates=True).training > one.training + P
+    scored = cpu_memory.plan(SHAPE, replace(LOAD, reward=10**6), 1, accumulates=True)
+    for phase in ("training", "syncing"):
+        assert getattr(scored, phase) - getattr(one, phase) == 4 * 10**6 + cpu_memory.RANK_BYTES
 
 
 def test_long_micro_batches_take_more_than_gradients():
@@ -60,6 +63,7 @@ def arguments(**changes):
         dry_run=values["dry_run"],
         actor=SimpleNamespace(model_name_or_path="model"),
         algo=SimpleNamespace(kl=SimpleNamespace(init_coef=0)),
+        reward=SimpleNamespace(model_name_or_path=None, remote_url=["reward.py"]),
         train=SimpleNamespace(batch_size=128, micro_batch_size=values["micro"]),
         vllm=SimpleNamespace(num_engines=values["engines"]),
     )

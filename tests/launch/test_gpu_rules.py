@@ -1,5 +1,8 @@
 """A run on GPUs before it starts: what is refused with its reason, and what is settled where the command says nothing."""
 
+import importlib.util
+import json
+
 import pytest
 import stack
 import test_training
@@ -77,6 +80,21 @@ def test_what_breaks_is_refused_with_its_reason(machine, changes, says):
         changes["no-spo.sleep"] = True
     with pytest.raises(UserError, match=says):
         machine(**changes)
+
+
+def test_weights_go_over_ray_where_cupy_is_installed(machine, monkeypatch):
+    apart, find = dict(train__colocate_all=None, vllm__sync_with_ray=True), importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name != "cupy" and find(name, *more) or None)
+    with pytest.raises(
+        UserError, match="^--vllm.sync_with_ray: Ray sends weights over NCCL by cupy, which is not inst"
+    ):
+        machine(**apart)
+    machine(vllm__sync_with_ray=True)  # on GPUs that are shared the option changes nothing
+    machine(**apart, vllm__sync_backend="gloo")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: find("json" if name == "cupy" else name, *more)
+    )
+    machine(**apart)
 
 
 @pytest.mark.parametrize("variable", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
@@ -244,6 +262,38 @@ def test_logits_that_a_model_caps_are_counted_whole(machine, monkeypatch):
 def test_a_reference_counts_where_it_is(machine, changes, counts):
     args, _ = machine(algo__kl__init_coef=0.01, **changes)
     assert gpu_rules.load_of(args, gpu_rules.read_shape(args)).reference is counts
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        (dict(), True),
+        (dict(reward__offload=True), False),
+        (dict(reward__remote_url="http://127.0.0.1:1"), False),
+        (dict(train__colocate_all=None), False),
+        (dict(reward__model_name_or_path=None), False),
+    ],
+)
+def test_a_reward_model_counts_where_it_is(machine, task, tmp_path, changes, counts):
+    """Half as wide as the policy, so that it is told apart from it."""
+    config = json.loads((task / "model" / "config.json").read_text())
+    small = tmp_path / "reward"
+    small.mkdir()
+    (small / "config.json").write_text(json.dumps(config | {"hidden_size": config["hidden_size"] // 2}))
+    args, _ = machine()
+    args.reward.remote_url, args.reward.model_name_or_path = None, str(small)
+    for name, value in changes.items():
+        section, option = name.split("__")
+        setattr(getattr(args, section), option, value)
+    shape = gpu_rules.read_shape(args)
+    reward = gpu_rules.load_of(args, shape).reward
+    assert reward == (gpu_rules._shape_of(str(small), ask_hub=False).scoring_parameters if counts else 0)
+    if counts:
+        assert reward < shape.parameters
+        (small / "config.json").unlink()
+        assert gpu_rules.load_of(args, shape).reward == shape.scoring_parameters, (
+            "as large as the policy, where unknown"
+        )
 
 
 def test_packed_rows_are_counted_as_packed(machine):

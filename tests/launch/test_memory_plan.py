@@ -36,6 +36,7 @@ def test_parameters_are_those_of_the_model(config, tied):
 def test_a_model_that_the_formula_does_not_cover_is_not_estimated():
     assert model_shape({**QWEN_15B, "num_experts": 64}) is None
     assert model_shape({"vocab_size": 10}) is None
+    assert model_shape({**QWEN_15B, "text_config": "qwen2"}) is None, "no object: the check of the model says so"
     assert model_shape({"text_config": QWEN_15B}) == SHAPE
 
 
@@ -68,11 +69,29 @@ def test_every_part_counts_where_it_is():
         (dict(grad_bytes=2), "gradients", 1 / 2),
         (dict(critic=True), "optimizer", 2),
         (dict(reference=False), "reference", 0),
+        (dict(reward=0), "reward model", 0),
+        (dict(devices=4), "reward model", 1),
+        (dict(devices=4, zero_stage=3), "reward model", 1 / 4),
     ],
 )
 def test_stages_and_switches_change_what_they_shard_or_move(change, part, factor):
-    changed = plan(SHAPE, replace(LOAD, **change)).parts[part]
-    assert changed == pytest.approx(factor * plan(SHAPE, LOAD).parts[part], rel=1e-6)
+    load = replace(LOAD, reward=10**9)
+    changed = plan(SHAPE, replace(load, **change)).parts[part]
+    assert changed == pytest.approx(factor * plan(SHAPE, load).parts[part], rel=1e-6)
+
+
+def test_a_reward_model_is_there_in_both_phases():
+    alone, scored = plan(SHAPE, LOAD), plan(SHAPE, replace(LOAD, reward=10**9))
+    for phase in ("sampling", "training"):
+        assert getattr(scored, phase) - getattr(alone, phase) == 2 * 10**9 + GIB, "its weights, and a process"
+    assert alone.engine_least == scored.engine_least
+    assert any(line.count("reward model 1.9") for line in scored.lines())
+    assert not any("reward model" in line for line in alone.lines())
+
+
+def test_a_reward_model_has_a_head_for_one_number():
+    for shape in (SHAPE, replace(SHAPE, tied=False)):
+        assert shape.scoring_parameters == SHAPE.parameters + 1536
 
 
 def test_the_share_leaves_room_for_the_rest_and_shrinks_when_nothing_sleeps():

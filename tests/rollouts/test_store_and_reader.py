@@ -57,6 +57,25 @@ def test_a_file_that_ends_in_the_middle_gives_the_rows_before(cut, tmp_path):
     assert list(rollouts.read(plain)) == (made if cut == 1 else made[:-1]), "of one byte: the line feed alone"
 
 
+def test_a_file_that_ends_anywhere_gives_rows_and_one_with_a_changed_byte_is_refused(tmp_path):
+    [row, *_] = made = rows("chain")[:2]
+    whole, path = packed(made), tmp_path / file_name(1)
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        read = list(rollouts.read(path))
+        assert read == made[: len(read)], f"of {size} bytes"
+    assert read == made and row
+    for place in (
+        *range(10, len(whole), 97),
+        *range(len(whole) - 8, len(whole)),
+    ):  # behind the header, and the check sum
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with pytest.raises(UserError) as refused:
+            list(rollouts.read(path))
+        assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value), place
+    assert "its compressed data are corrupt (" in str(refused.value)
+
+
 def test_what_is_no_kept_rollout_is_refused_in_one_line(tmp_path):
     [row, *_] = rows("chain")
     path = tmp_path / "rows.jsonl"

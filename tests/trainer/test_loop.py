@@ -7,6 +7,7 @@ import pytest
 import torch
 from openrlhf.utils.logging_utils import TensorboardLogger, WandbLogger
 from test_watch import Heard
+from torch.utils.data import DataLoader
 
 from spo_rlhf import upstream
 from spo_rlhf.core.finite import Fault
@@ -40,6 +41,7 @@ def trainer(asked: str = "") -> SegmentTrainer:
     one.reporter, one.saver, one.at = Heard(), Saved(), Progress()
     one.wandb_logger = one.tensorboard_logger = one.critic_model_group = None
     one.samples_generator = SimpleNamespace(place=dict, has_only_spare=False)
+    one.seconds = {}
     one.kl_ctl, one.counts = SimpleNamespace(value=0.0), RolloutCounts()
     one.engines = one.rewards = SimpleNamespace(untold=dict)
     one.faults = FaultWatch(one.reporter, decode=lambda ids: "text", steps_of_batch=2)
@@ -184,11 +186,31 @@ def test_what_the_ranks_left_out_is_told_with_the_step(monkeypatch):
 def test_iterations_that_left_nothing_to_train_tell_what_they_sampled():
     one = trainer()
     one.counts, one.at.tokens = RolloutCounts(responses=8, response_tokens=50, mc_tokens=14), 164
-    one.report_untrained(3)
+    one.report_untrained(3, {})
     [event] = one.reporter.events
     assert (event["event"], event["step"]) == ("untrained", 4), "a resume from the checkpoint of step 3 cuts it"
     told = [event["metrics"][f"rollout/{name}"] for name in ("response_tokens", "mc_tokens", "total_tokens")]
     assert told == [50, 14, 164]
+
+
+def test_the_next_step_tells_the_seconds_of_what_trained_nothing(completed):
+    one, _ = completed
+    one.report_untrained(3, {"timing/generation": 2.0, "timing/broadcast": 0.5, "rollout/staleness_max": 1.0})
+    one.report_untrained(3, {"timing/generation": 4.0})
+    one.eval_dataloader, one.catch_up, one.evaluate = DataLoader([0]), lambda: 0.25, lambda step, **options: {}
+    one.args.eval, one.generate_kwargs = SimpleNamespace(n_samples_per_prompt=1, temperature=0), {}
+    one.evaluate_held_out(3)
+
+    def step():
+        status = {"timing/make_experience": 1.0, "timing/ppo_train": 3.0, "timing/broadcast": 0.0}
+        told = one.complete(status, {"timing/generation": 1.0, "timing/broadcast": 0.125}, None)
+        assert "rollout/staleness_max" not in told
+        return [
+            told[f"timing/{name}"] for name in ("generation", "make_experience", "ppo_train", "broadcast", "step_total")
+        ]
+
+    assert step() == [7.0, 1.0, 3.0, 0.875, 11.875]
+    assert step() == [1.0, 1.0, 3.0, 0.125, 5.125], "once"
 
 
 WHOLE = {"progress": {}}

@@ -144,6 +144,29 @@ def test_what_dynamic_filtering_leaves_out_is_replaced_also_behind_the_training(
     assert fetched[-1][1] and not any(exhausted for _, exhausted in fetched[:-1])
 
 
+@pytest.mark.parametrize("bound", [0, 1, 2, 3])
+def test_a_checkpoint_trains_no_prompt_twice_that_has_replaced_a_filtered_one(bound):
+    """With batches in flight behind it a batch draws its replacements behind theirs, and is trained before them."""
+    dull, places = {"1-0", "1-1", "1-5", "1-9", "1-12", "2-3", "2-4"}, []
+    whole = run(generator(16, dull, filtered=True), bound, episodes=2, places=places)
+    kept = sorted(f"{episode}-{number}" for episode in (1, 2) for number in range(16))
+    kept = [prompt for prompt in kept if prompt not in dull]
+    assert sorted(prompt for batch, _ in whole for prompt in batch) == kept
+    assert any(place["passed"] for place, _, _ in places) is (bound > 1)
+    for done, (place, episode, iteration) in enumerate(places):
+        resumed, again = generator(16, dull, filtered=True), []
+        resumed.episode = resumed.prompts_dataloader.episode = episode
+        resumed.go_on_from(place["prompts"], place["passed"])
+        rest = run(resumed, bound, episodes=2, places=again, iteration=iteration)
+        assert sorted(prompt for batch, _ in whole[:done] + rest for prompt in batch) == kept, done
+        for more, (second, episode, iteration) in enumerate(again):  # and broken off once more
+            third = generator(16, dull, filtered=True)
+            third.episode = third.prompts_dataloader.episode = episode
+            third.go_on_from(second["prompts"], second["passed"])
+            last = run(third, bound, episodes=2, iteration=iteration)
+            assert sorted(prompt for batch, _ in whole[:done] + rest[:more] + last for prompt in batch) == kept
+
+
 def test_what_is_not_trained_any_more_is_told():
     one: Any = generator(12)
     notes = []
