@@ -1,4 +1,4 @@
-"""What the benchmarks share: where the checkout is, the command line, how a command ends, results.json.
+"""What the benchmarks share: where the checkout is, how a command ends, results.json.
 
 A benchmark is a file of this folder, run as `python benchmarks/NAME.py`. It imports `common` before anything of
 `spo_rlhf`, and ends with ``sys.exit(main())``, where
@@ -21,17 +21,10 @@ from typing import Any
 # What is measured is this checkout, whether it is installed, another one is, or none.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from spo_rlhf.host.command import OneLineParser
 from spo_rlhf.host.files import replace_text, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("openrlhf", "ray", "deepspeed", "torch", "transformers")
-
-
-def command_line(program: str, description: str | None, examples: str) -> OneLineParser:
-    """A parser without options yet: its description and examples as they are written, its errors one line."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    return OneLineParser(prog=program, description=description, epilog=examples, formatter_class=formatter)
 
 
 def machine() -> dict[str, Any]:

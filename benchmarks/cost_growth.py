@@ -23,7 +23,7 @@ from rollout_throughput import Engines, Workload, spread
 from spo_rlhf.core.partition import EqualSegments, Fixed
 from spo_rlhf.host import device
 from spo_rlhf.host.arguments import whole
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console
 from spo_rlhf.methods.chain import Chain
 from spo_rlhf.methods.group import Group
@@ -263,7 +263,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
     rollout_throughput.add_engine_options(parser, prompts=32, max_len=256)

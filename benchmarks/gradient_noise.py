@@ -30,8 +30,8 @@ from spo_rlhf.core.partition import PROB_THRESHOLD, Cutpoint, Fixed, Newline
 from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.core.tree_baselines import Shrunk
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.arguments import whole
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.arguments import add_number, whole
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import read_json, read_jsonl
 from spo_rlhf.tasks.registry import TASKS
@@ -162,7 +162,7 @@ def numbers(text: str) -> list[int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
     files = "results.json and results.md go there"
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=files)
@@ -174,15 +174,14 @@ def build_parser() -> argparse.ArgumentParser:
     told = "of spo-diagnose: what it chose is measured beside what it predicted, and nothing else without --match"
     parser.add_argument("--diagnosis", type=Path, metavar="FILE", help=told)
 
-    def number(flag: str, kind: Callable, default: Any, help: str) -> None:
-        parser.add_argument(flag, type=kind, default=default, metavar="N", help=f"{help}; default: %(default)s")
-
-    number("--prompts", whole(1), 16, "in an estimate")
-    number("--repeats", whole(3), 12, "estimates of a method")
-    number("--segment-tokens", whole(1), 10, "of a tree")
-    number("--intervals", numbers, "1,2,3,5", "between cutpoints, with commas between the numbers")
-    number("--interval", whole(1), 3, "the one at which responses and rollouts vary")
-    number("--seed", whole(0), 0, "of the prompts and the responses")
+    add = parser.add_argument
+    add_number(add, "--prompts", 1, 16, "in an estimate")
+    add_number(add, "--repeats", 3, 12, "estimates of a method")
+    add_number(add, "--segment-tokens", 1, 10, "of a tree")
+    between = "between cutpoints, with commas between the numbers; default: %(default)s"
+    add("--intervals", type=numbers, default="1,2,3,5", metavar="N", help=between)
+    add_number(add, "--interval", 1, 3, "the one at which responses and rollouts vary")
+    add_number(add, "--seed", 0, 0, "of the prompts and the responses")
     return parser
 
 

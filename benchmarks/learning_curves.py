@@ -19,7 +19,7 @@ import study
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import seconds, whole
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json
 
@@ -55,7 +55,7 @@ EXAMPLES = """examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     what = parser.add_argument_group("what is run")
     what.add_argument("--methods", metavar="A,B", help=f"of {', '.join(study.METHODS)}; default: {DEFAULTS['methods']}")
     what.add_argument(

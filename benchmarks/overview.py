@@ -16,7 +16,7 @@ import common
 import report
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console
 from spo_rlhf.host.files import read_json, replace_text, write_json
 
@@ -175,7 +175,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="DIR", help="with a folder of each benchmark")
     return parser
 

@@ -25,8 +25,8 @@ from spo_rlhf.core.tree import TokenTree, TreeShape
 from spo_rlhf.core.tree_baselines import Shrunk
 from spo_rlhf.core.tree_plan import PlannedShape, Planner
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.arguments import whole
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.arguments import add_number, whole
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console
 from spo_rlhf.rollout.tree import TreeRollout
 
@@ -67,7 +67,7 @@ def name_of(shape: TreeShape) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
     files = "results.json and results.md go there"
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=files)
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("--repeats", 3, 24, "estimates of each shape"),
         ("--seed", 0, 0, "of prompts, trees and responses"),
     ):
-        parser.add_argument(flag, type=whole(least), default=default, metavar="N", help=f"{help}; default: %(default)s")
+        add_number(parser.add_argument, flag, least, default, help)
     return parser
 
 

@@ -25,8 +25,8 @@ from spo_rlhf.core.partition import newline_boundaries
 from spo_rlhf.core.values import leave_one_out
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.verdict import Question
-from spo_rlhf.host.arguments import whole
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.arguments import add_number
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.methods.probe import GOLD_TEMPLATE, SOURCES
 from spo_rlhf.rollout.chain import PromptRollout, Response
@@ -118,7 +118,7 @@ def traced(
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
     files = "results.json and results.md go there"
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=files)
@@ -130,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("--features", 1, 64, "of a hidden state"),
         ("--seed", 0, 0, "of prompts and responses"),
     ):
-        parser.add_argument(flag, type=whole(least), default=default, metavar="N", help=f"{help}; default: %(default)s")
+        add_number(parser.add_argument, flag, least, default, help)
     return parser
 
 

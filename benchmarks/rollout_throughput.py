@@ -27,7 +27,7 @@ from spo_rlhf import cpu, upstream
 from spo_rlhf.core.partition import Cutpoint
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, ray_start
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console
 from spo_rlhf.host.files import read_jsonl
 from spo_rlhf.methods.chain import Chain
@@ -445,7 +445,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, prompts: int, max_len
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
     add_engine_options(parser, prompts=64, max_len=160)

@@ -22,7 +22,7 @@ from projection import MODELS, OVERHEADS, WAYS, WORKLOADS, Projector, project, r
 from scaling_model import Batch
 
 from spo_rlhf.host.arguments import whole, whole_numbers
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console
 
 PROGRAM = "scaling"
@@ -189,7 +189,7 @@ def one_of(choices: Mapping[str, Any]) -> Any:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
     add("--models", type=one_of(MODELS), default=tuple(MODELS), metavar="A,B", help="1.5b and 7b; default: both")
     add("--workloads", type=one_of(WORKLOADS), default=tuple(WORKLOADS), metavar="A,B", help="tree, chain, group")

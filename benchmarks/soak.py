@@ -28,7 +28,7 @@ from soak_training import BROKEN, HELD_OUT, UNBROKEN, last_step, prepare_command
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import seconds, whole
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import read_json, write_json
 from spo_rlhf.launch import history
@@ -62,7 +62,7 @@ exit status: 0 where every check held, 1 where one did not (the table says which
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     what = parser.add_argument_group("what is run")
     what.add_argument("--steps", type=whole(8), metavar="N", help="of each run; default: 200, with --quick 12")
     what.add_argument("--kills", type=whole(0), metavar="N", help="of engines; default: 6, with --quick 2")

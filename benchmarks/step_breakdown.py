@@ -27,7 +27,7 @@ from rollout_throughput import check_task, spread
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device
 from spo_rlhf.host.arguments import whole
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console
 from spo_rlhf.launch import history
 from spo_rlhf.launch.totals import PHASES, sampled_tokens
@@ -319,7 +319,7 @@ def methods(text: str) -> tuple[str, ...]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
     add("--task-dir", type=Path, required=True, metavar="DIR", help="as spo-prepare makes it")

@@ -24,7 +24,7 @@ import torch
 from spo_rlhf.core.options import whole_numbers
 from spo_rlhf.core.packing import distinct_tokens, plan
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console
 from spo_rlhf.trainer.packed import PackedActor
 
@@ -333,7 +333,7 @@ def length_pair(text: str) -> tuple[int, int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = common.command_line(PROGRAM, __doc__, EXAMPLES)
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bfloat16, FlexAttention")
     parser.add_argument("--model", choices=MODELS, default="small", help="size of the random model (default: small)")

@@ -18,7 +18,7 @@ from spo_rlhf.core.seeds import LARGEST_SEED
 from spo_rlhf.graders.kinds import KINDS
 from spo_rlhf.graders.verdict import MODES
 from spo_rlhf.host.arguments import names, share, temperature, whole, whole_numbers
-from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.tasks.prompts import PROMPTS
 from spo_rlhf.tasks.registry import TASKS
 
@@ -54,12 +54,8 @@ examples:
 
 def build_parser(preset: str | None = None) -> argparse.ArgumentParser:
     """The command line; a preset's values become the defaults of `run`. Its errors are UserError."""
-    parser = OneLineParser(
-        prog="spo-eval",
-        description="Accuracy at every context length from one pass, with graders that can be trusted.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Accuracy at every context length from one pass, with graders that can be trusted."
+    parser = command_line("spo-eval", description, EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands).set_defaults(**PRESETS.get(preset or "", {}))
     _add_report(commands)

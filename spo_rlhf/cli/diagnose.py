@@ -6,11 +6,11 @@ import sys
 from dataclasses import fields
 from typing import Any
 
-from spo_rlhf.cli.sample_options import OPTIONS
+from spo_rlhf.cli.sample_options import OPTIONS, parser_of, tell_dry_run
 from spo_rlhf.core.diagnosis import CONTINUATIONS, RESPONSES
 from spo_rlhf.host import model_folder
-from spo_rlhf.host.arguments import share, whole
-from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.arguments import add_number, share
+from spo_rlhf.host.command import run_command
 from spo_rlhf.launch.diagnose_run import PROGRAM, DiagnoseJob, run
 from spo_rlhf.launch.sample_run import SampleJob, check_files
 from spo_rlhf.sampling.diagnosis import Plan
@@ -49,28 +49,18 @@ DROPPED = {"--" + name.replace("_", "-") for name in FIXED}
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line: the options of spo-sample that say what is sampled from what, and those of a diagnosis."""
-    parser = OneLineParser(
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        usage=f"{PROGRAM} [options]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for option in OPTIONS:
-        if option.flag not in DROPPED:
-            option.add_to(parser)
+    parser = parser_of(PROGRAM, DESCRIPTION, EXAMPLES, (one for one in OPTIONS if one.flag not in DROPPED))
     add = parser.add_argument_group("diagnosis").add_argument
-
-    def number(flag: str, smallest: int, default: int, help: str) -> None:
-        add(flag, type=whole(smallest), default=default, metavar="N", help=f"{help}; default: %(default)s")
-
-    number("--prompts", 8, 64, "drawn from the rows by --seed")
-    number("--responses", RESPONSES, Plan.responses, "to each prompt")
-    number("--continuations", CONTINUATIONS, Plan.continuations, "of a state")
-    number("--cuts", 1, Plan.cuts, "of a response, evenly over the mean length")
-    number("--probes", 1, Plan.probes, "tokens of a response, drawn by their score energy, for the oracle ratio")
-    number("--history", 0, 8, "outcomes of a prompt that will be known when it comes again; 0: prompts never do")
+    add_number(add, "--prompts", 8, 64, "drawn from the rows by --seed")
+    add_number(add, "--responses", RESPONSES, Plan.responses, "to each prompt")
+    add_number(add, "--continuations", CONTINUATIONS, Plan.continuations, "of a state")
+    add_number(add, "--cuts", 1, Plan.cuts, "of a response, evenly over the mean length")
+    add_number(
+        add, "--probes", 1, Plan.probes, "tokens of a response, drawn by their score energy, for the oracle ratio"
+    )
+    add_number(
+        add, "--history", 0, 8, "outcomes of a prompt that will be known when it comes again; 0: prompts never do"
+    )
     threshold = "only states in which no token is as likely are trained (the mask by the state); default: all are"
     add("--threshold", type=share, metavar="P", help=threshold)
     return parser
@@ -97,8 +87,7 @@ def diagnose(argv: list[str] | None) -> int:
     told = {name: value for name, value in options.items() if name not in FIXED}
     told |= {field.name: getattr(job.plan, field.name) for field in fields(job.plan)}
     told |= {"prompts": job.prompts, "history": job.history}
-    print("\n".join(f"  {name} = {value}" for name, value in sorted(told.items())))
-    print("dry run: nothing was started")
+    tell_dry_run(told)
     return 0
 
 

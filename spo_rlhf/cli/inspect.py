@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TextIO
 
 from spo_rlhf.cli.inspect_modes import MODES, get
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.files import parse_json, whole_output
 from spo_rlhf.insight import terminal
 from spo_rlhf.insight.viewer import Entry, entries, viewer
@@ -89,12 +89,8 @@ def _no_constant(name: str) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog=PROGRAM,
-        description="The segments of a run, as a page or here; or boundaries, advantages and loss mask of recorded cases.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "The segments of a run, as a page or here; or boundaries, advantages and loss mask of recorded cases."
+    parser = command_line(PROGRAM, description, EXAMPLES)
     parser.add_argument("run", nargs="?", metavar="RUN", help="a run folder, or a file of its rollouts")
     parser.add_argument("--html", metavar="FILE", help="write the page of its segments")
     parser.add_argument(

@@ -1,6 +1,5 @@
 """docs/options.md from the declarations of the options: `python -m spo_rlhf.cli.options_page --write docs/options.md`."""
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from spo_rlhf.cli.spo_options import default_text
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.options import Option, declared
-from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.files import replace_text
 
 PROGRAM = "options_page"
@@ -59,9 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str] | None) -> None:
     """Print or write the page. Raises UserError."""
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there instead of printing it")
     args = parser.parse_args(argv)
     if args.write:

@@ -9,7 +9,7 @@ from typing import Any
 from spo_rlhf import plugins
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import seconds, share, whole
-from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import whole_or_nothing
 from spo_rlhf.tasks.make import PROGRAM, load_libraries, make, reusable
@@ -50,9 +50,7 @@ def flag(name: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line. Raises UserError where a task's setting has the name of another option."""
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="directory to make")
     add("--task", choices=self_made_tasks(), default="arithmetic", help="default: %(default)s")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import read_json, read_jsonl, replace_text, write_json
 from spo_rlhf.insight.report import as_html, report
@@ -168,12 +168,8 @@ def dry_run(console: Console) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog=PROGRAM,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  bash examples/scripts/quickstart.sh\n  bash examples/scripts/quickstart.sh --force   # train again",
-    )
+    examples = "examples:\n  bash examples/scripts/quickstart.sh\n  bash examples/scripts/quickstart.sh --force   # train again"
+    parser = command_line(PROGRAM, __doc__, examples)
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="train again although a finished run is there")
     parser.add_argument(

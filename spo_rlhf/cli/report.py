@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.host.files import replace_text
 from spo_rlhf.insight.report import Report, as_data, as_html, as_markdown, report
 from spo_rlhf.insight.runs import load
@@ -35,12 +35,8 @@ def forms(value: str) -> list[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog=PROGRAM,
-        description="Report of one or several runs, from their own files; also while they run.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Report of one or several runs, from their own files; also while they run."
+    parser = command_line(PROGRAM, description, EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders (--spo.run_dir)")
     parser.add_argument(
         "--output", metavar="PATH", help="without ending; - for standard output (default: report in the one RUN)"

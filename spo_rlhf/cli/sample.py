@@ -2,7 +2,7 @@
 
 import sys
 
-from spo_rlhf.cli.sample_options import build_parser
+from spo_rlhf.cli.sample_options import build_parser, tell_dry_run
 from spo_rlhf.host import model_folder
 from spo_rlhf.host.command import run_command
 from spo_rlhf.launch.sample_run import PROGRAM, SampleJob, check_files, run
@@ -16,8 +16,7 @@ def sample(argv: list[str] | None) -> int:
     model_folder.trust_code(job.trust_remote_code)
     check_files(job)
     if dry_run:
-        print("\n".join(f"  {name} = {value}" for name, value in sorted(options.items())))
-        print("dry run: nothing was started")
+        tell_dry_run(options)
         return 0
     return run(job)
 

@@ -1,7 +1,7 @@
-"""The options of spo-sample: a table, and the parser that is made of it."""
+"""The options of spo-sample: a table, and the parsers that are made of it, that of spo-diagnose too."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.seeds import LARGEST_SEED
 from spo_rlhf.host.arguments import finite, rows, seconds, share, temperature, whole
-from spo_rlhf.host.command import OneLineParser
+from spo_rlhf.host.command import command_line
 from spo_rlhf.launch.sample_run import PROGRAM
 from spo_rlhf.sampling.selection import CORRECT_PER_PROMPT, PAIRS_PER_PROMPT
 
@@ -152,16 +152,22 @@ OPTIONS = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = OneLineParser(
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        usage=f"{PROGRAM} [options]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for option in OPTIONS:
+def parser_of(
+    program: str, description: str, examples: str, options: Iterable[SampleOption]
+) -> argparse.ArgumentParser:
+    """A command line of these options, none of which may be shortened."""
+    parser = command_line(program, description, examples, allow_abbrev=False, usage=f"{program} [options]")
+    for option in options:
         option.add_to(parser)
     return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of spo-sample."""
+    return parser_of(PROGRAM, DESCRIPTION, EXAMPLES, OPTIONS)
+
+
+def tell_dry_run(settings: dict[str, Any]) -> None:
+    """What --dry-run prints."""
+    print("\n".join(f"  {name} = {value}" for name, value in sorted(settings.items())))
+    print("dry run: nothing was started")

@@ -20,6 +20,11 @@ def whole(smallest: int, largest: int = sys.maxsize) -> Callable[[str], int]:
     return parse
 
 
+def add_number(add: Callable[..., object], flag: str, smallest: int, default: int, help: str) -> None:
+    """An option that is a whole number, its default told. add: `add_argument` of a parser or of a group."""
+    add(flag, type=whole(smallest), default=default, metavar="N", help=f"{help}; default: %(default)s")
+
+
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Type of an option that is a list such as 2048,4096: whole numbers from 1, each once, in rising order."""
     parts = text.split(",")

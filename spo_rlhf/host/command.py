@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from spo_rlhf.errors import RunStopped, UserError
 
@@ -22,6 +22,12 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(usage_error(self, message))
+
+
+def command_line(program: str, description: str | None, examples: str, **more: Any) -> OneLineParser:
+    """A parser without options yet: description and examples as they are written, errors one line; `more` as argparse has it."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return OneLineParser(prog=program, description=description, epilog=examples, formatter_class=formatter, **more)
 
 
 def refuse_in_one_line(parser: argparse.ArgumentParser) -> None:

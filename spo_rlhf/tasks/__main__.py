@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import OneLineParser, run_command
+from spo_rlhf.host.command import command_line, run_command
 from spo_rlhf.tasks.registry import TASKS
 from spo_rlhf.tasks.task import HubData, Task
 
@@ -63,9 +63,7 @@ def as_shell(path: str, value: Any) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(PROGRAM, __doc__, EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names and descriptions")
     sub = commands.add_parser("show", help="one task's record")
