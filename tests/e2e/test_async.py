@@ -10,7 +10,7 @@ import stack
 
 from spo_rlhf import rollouts
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 PROMPTS, BATCH = 32, 8
 MODES = {
     "group": {"spo.mode": "group", "spo.mc_rollouts": None},
@@ -39,6 +39,7 @@ def options(task, run_dir, mode, **changes):
     return stack.options(task, run_dir, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_batch_is_sampled_while_the_one_before_trains(mode, task, tmp_path):
     alternating_dir, ahead_dir = tmp_path / "alternating", tmp_path / "ahead"
@@ -70,6 +71,7 @@ def test_a_batch_is_sampled_while_the_one_before_trains(mode, task, tmp_path):
     assert ahead["config"]["spo.old_logprobs"] == "engine"
 
 
+@pytest.mark.slow
 def test_where_a_pass_of_the_actor_is_needed_openrlhfs_correction_stands_for_the_updates_between(task, tmp_path):
     needs = {"spo.mode": "probe", "spo.mc_rollouts": None, "algo.kl.init_coef": 0.01}
     run = stack.train(options(task, tmp_path, "group", **needs, **{"train.async_enable": True}), tmp_path)
@@ -106,6 +108,7 @@ def test_responses_go_on_after_new_weights_with_the_version_of_every_token(task,
     )
 
 
+@pytest.mark.slow
 def test_an_engine_killed_at_work_and_a_signal_with_a_batch_in_flight_lose_no_prompt(task, tmp_path):
     episodes = 8
     settings = {
