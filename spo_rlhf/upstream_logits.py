@@ -12,7 +12,9 @@ from typing import Any
 
 _LOG_PROB, _ENTROPY = 0, 1
 #: In the configurations of transformers: what a model does with the head's output. 1 or None: nothing.
-AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+AFTER_THE_HEAD = ("logit_scale", "logits_scaling")
+#: With which it caps that output, as it reads there at each call. None: not.
+CAP = "final_logit_softcapping"
 
 
 def with_chunks(actor_class: type, attribute: str) -> type:
@@ -30,9 +32,10 @@ def chunk_logits(actor: Any, chunk_of: Callable[[int], int]) -> None:
     """Let OpenRLHF's Actor, in place, hold the logits of `chunk_of(vocabulary)` tokens at a time; 0: of all, as it is.
 
     A micro-batch of no more tokens runs as before. So does everything where the head is no plain linear layer, or the model
-    goes on with its output (soft-capped or scaled logits).
+    goes on with its output (scaled logits; those that it caps are capped in chunks).
     """
-    head = plain_head(getattr(actor.model, "module", actor.model))
+    model = getattr(actor.model, "module", actor.model)
+    head = plain_head(model)
     chunk = 0 if head is None else chunk_of(head.out_features)
     if not chunk:
         return
@@ -41,14 +44,16 @@ def chunk_logits(actor: Any, chunk_of: Callable[[int], int]) -> None:
     def forward(sequences, action_mask=None, *args, **kwargs):
         if sequences.numel() <= chunk or (action_mask is None and not kwargs.get("return_logprobs")):
             return whole(sequences, action_mask, *args, **kwargs)
-        with _in_chunks(actor, head, sequences, chunk, with_entropy=bool(kwargs.get("return_entropy"))):
+        with _in_chunks(actor, model, sequences, chunk, with_entropy=bool(kwargs.get("return_entropy"))):
             return whole(sequences, action_mask, *args, **kwargs)
 
     actor.forward = forward
 
 
 def plain_head(model: Any) -> Any:
-    """The head of a model of transformers, where it is a plain linear layer whose output the model leaves as it is; else None."""
+    """The head of a model of transformers, where it is a plain linear layer whose output the model leaves as it is, or caps; else
+    None.
+    """
     import torch
 
     head = model.get_output_embeddings()
@@ -56,9 +61,16 @@ def plain_head(model: Any) -> Any:
     return None if goes_on or type(head) is not torch.nn.Linear else head
 
 
+def cap_of(model: Any) -> float | None:
+    """What the model caps its logits with; None where it does not."""
+    return getattr(model.config, CAP, None)
+
+
 @contextlib.contextmanager
-def head_gives(head: Any, compute: Callable[[Any], Any]):
-    """Context in which a model's head gives `compute(hidden)` for logits. Yields a check: that this is what the model returned."""
+def head_gives(model: Any, compute: Callable[[Any], Any]):
+    """Context in which a model's head gives `compute(hidden)` for logits, and the model does not cap it. Yields a check: that this
+    is what the model returned.
+    """
     given = None
 
     def forward(hidden):
@@ -72,12 +84,13 @@ def head_gives(head: Any, compute: Callable[[Any], Any]):
             raise RuntimeError("this model goes on with its head's output: give --spo.logits_chunk_tokens 0")
         return returned
 
-    with rebound(head, "forward", forward):
+    uncapped = contextlib.nullcontext() if cap_of(model) is None else rebound(model.config, CAP, None)
+    with rebound(model.get_output_embeddings(), "forward", forward), uncapped:
         yield check
 
 
 @contextlib.contextmanager
-def _in_chunks(actor: Any, head: Any, sequences: Any, chunk: int, *, with_entropy: bool):
+def _in_chunks(actor: Any, model: Any, sequences: Any, chunk: int, *, with_entropy: bool):
     """Context in which the Actor's forward gets log-probs and entropies from its head, and takes them for logits."""
     import openrlhf.models.actor as module
     import torch
@@ -85,7 +98,7 @@ def _in_chunks(actor: Any, head: Any, sequences: Any, chunk: int, *, with_entrop
     from spo_rlhf.core.log_probs import chunked_log_probs
 
     unpad, temperature = module.unpad_and_slice_tensor, actor.temperature
-    labels = sequences.roll(-1, 1)
+    labels, head, cap = sequences.roll(-1, 1), model.get_output_embeddings(), cap_of(model)
 
     def unpad_and_keep(*args):
         nonlocal labels
@@ -102,6 +115,7 @@ def _in_chunks(actor: Any, head: Any, sequences: Any, chunk: int, *, with_entrop
             temperature=temperature,
             chunk=chunk,
             with_entropy=with_entropy,
+            cap=cap,
         )
         columns = [logp_N] if entropy_N is None else [logp_N, entropy_N]
         return torch.stack(columns, -1).unflatten(0, hidden.shape[:-1])
@@ -110,7 +124,7 @@ def _in_chunks(actor: Any, head: Any, sequences: Any, chunk: int, *, with_entrop
         return lambda logits, *_: check(logits)[..., which]
 
     with (
-        head_gives(head, log_probs) as check,
+        head_gives(model, log_probs) as check,
         rebound(actor, "temperature", 1.0),  # the head has divided by it
         rebound(module, "unpad_and_slice_tensor", unpad_and_keep),
         rebound(module, "log_probs_from_logits", column(_LOG_PROB)),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, LlamaConfig
 
 from spo_rlhf import upstream
 from spo_rlhf.upstream_logits import chunk_logits
@@ -130,7 +130,8 @@ def test_logits_that_are_asked_for_are_given(build):
     assert torch.equal(*logits) and logits[0].shape == (BATCH, LENGTH, WORDS)
 
 
-def test_a_model_that_goes_on_with_its_logits_keeps_them_whole(build):
+@pytest.mark.parametrize("cap", [1.0, 3.0])
+def test_logits_that_a_model_caps_are_capped_in_chunks(build, cap):
     config = Gemma2Config(
         vocab_size=WORDS,
         hidden_size=HIDDEN,
@@ -139,7 +140,34 @@ def test_a_model_that_goes_on_with_its_logits_keeps_them_whole(build):
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=8,
-        final_logit_softcapping=3.0,
+        final_logit_softcapping=cap,
+    )
+    whole, chunked = build(5, config=config)
+    with torch.no_grad():
+        for actor in (whole, chunked):
+            actor.model.lm_head.weight *= 40  # so that the cap bends them
+    logp, entropy, grads = learned(whole)
+    with Largest() as seen:
+        logp_chunked, entropy_chunked, grads_chunked = learned(chunked)
+    mask = batch()[1]
+    torch.testing.assert_close(logp_chunked, logp, rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(entropy_chunked * mask, entropy * mask, rtol=1e-6, atol=2e-6)
+    for one, two in zip(grads_chunked, grads, strict=True):
+        assert (one - two).norm() <= 5e-6 * two.norm()
+    assert seen.logits == 5 * WORDS and chunked.model.config.final_logit_softcapping == cap, "all is as it was"
+    chunked.model.config.final_logit_softcapping = None
+    assert not torch.allclose(learned(chunked)[0], logp, atol=1e-2), "without the cap it would be another model"
+
+
+def test_a_model_that_goes_on_with_its_logits_keeps_them_whole(build):
+    config = GraniteConfig(
+        vocab_size=WORDS,
+        hidden_size=HIDDEN,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        logits_scaling=3.0,
     )
     whole, chunked = build(5, config=config)
     assert torch.equal(learned(whole)[0], learned(chunked)[0])

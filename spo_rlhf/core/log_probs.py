@@ -8,6 +8,8 @@ in float32 from the logits on. (N, V) logits of 32K tokens and 150K words are 18
 of tokens exist at a time, and backward computes them again:
 
     d log p(y) / dz_v = [v = y] - p_v                                    dH / dz_v = -p_v (log p_v + H)
+
+With a cap c the logits l = h W^T are c tanh(l / c), and dz/dl = (1 - tanh(l / c)^2) / tau, which is (1 - (z tau / c)^2) / tau.
 """
 
 from typing import Any
@@ -28,19 +30,20 @@ class _ChunkedLogProbs(torch.autograd.Function):
         temperature: float,
         chunk: int,
         with_entropy: bool,
+        cap: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         size = len(hidden_ND)
         logp_N = torch.empty(size, dtype=torch.float32, device=hidden_ND.device)
         log_sum_N, entropy_N = torch.empty_like(logp_N), torch.empty_like(logp_N) if with_entropy else None
         for start in range(0, size, chunk):
             part = slice(start, start + chunk)
-            z = _logits(hidden_ND[part], weight_VD, bias_V, temperature)
+            z = _logits(hidden_ND[part], weight_VD, bias_V, temperature, cap)
             log_sum_N[part] = torch.logsumexp(z, -1)
             logp_N[part] = z.gather(1, label_N[part, None])[:, 0] - log_sum_N[part]
             if entropy_N is not None:
                 z -= log_sum_N[part, None]  # log p
                 entropy_N[part] = -(z.exp() * z).sum(-1)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.temperature, ctx.chunk, ctx.cap = temperature, chunk, cap
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, label_N, log_sum_N, entropy_N)
         return logp_N, entropy_N
 
@@ -56,7 +59,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
         for start in range(0, len(hidden_ND), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             hidden, label = hidden_ND[part], label_N[part, None]
-            z = _logits(hidden, weight_VD, bias_V, ctx.temperature)
+            z = _logits(hidden, weight_VD, bias_V, ctx.temperature, ctx.cap)
+            slope = None if ctx.cap is None else (z * (ctx.temperature / ctx.cap)).square_().neg_().add_(1)
             z -= log_sum_N[part, None]
             if entropy_N is not None:
                 p = z.exp()
@@ -70,6 +74,8 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad_z.scatter_add_(1, label, grad_logp_N[part, None])
             if ctx.temperature != 1:
                 grad_z /= ctx.temperature
+            if slope is not None:
+                grad_z *= slope
             grad_logits = grad_z.to(hidden.dtype)
             if grad_hidden_ND is not None:
                 torch.mm(grad_logits, weight_VD, out=grad_hidden_ND[part])
@@ -88,17 +94,20 @@ class _ChunkedLogProbs(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
 def _logits(
-    hidden: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, temperature: float
+    hidden: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, temperature: float, cap: float | None
 ) -> torch.Tensor:
     """Float32 logits of some tokens, a tensor of their own."""
     logits = hidden @ weight_VD.T
     if bias_V is not None:
         logits += bias_V
     z = logits.float()
+    if cap is not None:
+        z = z.div_(cap).tanh_().mul_(cap)
     if temperature != 1:
         z /= temperature
     return z
@@ -113,10 +122,11 @@ def chunked_log_probs(
     temperature: float = 1.0,
     chunk: int,
     with_entropy: bool = False,
+    cap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities (N,) of `label_N` and, where asked for, entropies (N,), in nats, float32, both differentiable.
+    """Log-probabilities (N,) of `label_N` and, where asked for, entropies (N,), in nats, float32, both differentiable. `cap`: of the logits, for a model that caps them.
 
-    Beside inputs and results it holds float32 logits of `chunk` tokens at most three times, and in backward the gradient of the
+    Beside inputs and results it holds float32 logits of `chunk` tokens at most three times, with a cap four times, and in backward the gradient of the
     weight in float32. The weight is looked at anew in backward: a parameter may be elsewhere in between (ZeRO-3).
     """
-    return _ChunkedLogProbs.apply(hidden_ND, weight_VD, bias_V, label_N, temperature, chunk, with_entropy)  # pyright: ignore[reportReturnType]
+    return _ChunkedLogProbs.apply(hidden_ND, weight_VD, bias_V, label_N, temperature, chunk, with_entropy, cap)  # pyright: ignore[reportReturnType]

@@ -5,7 +5,6 @@ of transformers itself, on the device without memory, so tied weights, old names
 them.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.model_folder import (
-    EMBEDDING,
     PICKLED,
     SAFETENSORS,
     code_is_trusted,
@@ -21,10 +19,9 @@ from spo_rlhf.host.model_folder import (
     read_config,
     weights_files,
 )
-from spo_rlhf.host.weights import read_header, read_pickle, same_numbers
+from spo_rlhf.host.weights import EMBEDDING, HEAD_OUT, read_header, read_pickle, same_numbers
 
-# The matrix that makes logits; types of numbers that no weight has unless it is quantized.
-HEAD_OUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+# Types of numbers that no weight has unless it is quantized.
 WHOLE_NUMBERS = ("BOOL", *(f"{kind}{bits}" for kind in "UI" for bits in (8, 16, 32, 64)))
 OTHER_FORM = "consolidated*"  # the same weights under Mistral's names, beside those of transformers
 HEAD = "score"  # of a reward model, where its configuration gives no `value_head_prefix`

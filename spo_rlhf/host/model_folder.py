@@ -11,7 +11,16 @@ from typing import Any
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.files import is_local, read_json
-from spo_rlhf.host.weights import EXPONENTS, Tensor, check_pickle, read_header, read_safetensors
+from spo_rlhf.host.weights import (
+    ALL_ZERO,
+    EMBEDDING,
+    EXPONENTS,
+    Tensor,
+    are_zero,
+    check_pickle,
+    read_header,
+    read_safetensors,
+)
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"  # a model's weights in one file
 OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "consolidated*.pth")
@@ -22,8 +31,7 @@ ADAPTER, ADAPTER_CONFIG = "adapter_*", "adapter_config.json"
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 SIZES = (*POSITIONS, "vocab_size", "hidden_size", "num_hidden_layers")
 WHOLE_NUMBERS = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "head_dim")
-# Names of a decoder's tensors: the embedding, and those of a layer.
-EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
+# Names of a decoder's tensors in a layer.
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 # Entries that may be the width of the embedding.
 WIDTHS = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size")
@@ -115,13 +123,14 @@ def _json(path: Path) -> Any:
 
 
 def check_folder(folder: Path, flag: str) -> None:
-    """The folder has a readable config.json, and weights files that are whole, finite and of the same size.
+    """The folder has a readable config.json, and weights files that are whole, finite, not 0 and of the same size.
 
     Raises UserError, which names `flag`.
     """
     try:
         config = read_config(folder)
-        tensors = {name: tensor for path in weights_files(folder) for name, tensor in read_safetensors(path).items()}
+        files = {path: read_safetensors(path) for path in weights_files(folder)}
+        tensors = {name: tensor for held in files.values() for name, tensor in held.items()}
         others = [] if tensors else other_weights(folder)
         for path in others:
             check_pickle(path)
@@ -130,6 +139,8 @@ def check_folder(folder: Path, flag: str) -> None:
         ).is_file():  # of which transformers loads the model it is for, and the engine this one
             raise ValueError(f"an adapter lies beside the model ({ADAPTER_CONFIG}); merge it, or move it away")
         _check_sizes(config, tensors)
+        if are_zero(files):
+            raise ValueError(ALL_ZERO)
         _check_ends(folder, config)
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{flag} {folder}: {error}") from None

@@ -1,12 +1,14 @@
-"""The files of a model's weights, read without loading them: whole, of one size with what they say, and finite."""
+"""The files of a model's weights, read without loading them: whole, of one size with what they say, finite, and not all 0."""
 
 import json
 import math
+import re
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 LFS_POINTER = b"version https://git-lfs"
 PICKLES = (b"PK\x03\x04", b"\x80")  # how a file of torch.save begins, now and in old versions
@@ -21,10 +23,15 @@ BITS = {
 }
 #: The exponent's bits: where all are set the number is infinite or none.
 EXPONENTS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
-#: Bytes of a file of which all numbers are read; of a larger one those with one dimension, biases and norms. What has
-#: diverged has them too, and a run is not to wait for a disk.
+#: Bytes of a file of which all numbers are read; of a larger one those with one dimension, biases and norms, and samples of
+#: embedding and head. What has diverged has them too, and a run is not to wait for a disk.
 READ_WHOLE = 4 << 30
 CHUNK = 16 << 20
+SAMPLES, SAMPLE = 16, 1 << 16  # of a tensor: places, and bytes at each
+# Names of a decoder's matrices with a row for each token: of those that come in and of those that go out.
+EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
+HEAD_OUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+ALL_ZERO = "all numbers of its matrices are 0; copy or save the model again"
 MASK = "mask"  # in the name of what may be infinite
 
 
@@ -39,7 +46,10 @@ class Tensor:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, which hold what the header says, and finite numbers alone. Raises ValueError."""
+    """The tensors of a file by name, which hold what the header says, and finite numbers alone; embedding and head are not 0.
+
+    Raises ValueError.
+    """
     tensors = read_header(path)
     size = path.stat().st_size
     data = size - max(tensor.end for tensor in tensors.values())
@@ -47,9 +57,27 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         for name, tensor in tensors.items():
             if MASK in name:
                 continue
-            if (size <= READ_WHOLE or len(tensor.shape) == 1) and not _is_finite(file, data, tensor):
+            of_tokens, sampled = _of_tokens(name), size > READ_WHOLE and len(tensor.shape) != 1
+            if (of_tokens or not sampled) and not _is_finite(file, data, tensor, sampled=sampled):
                 raise ValueError(_not_finite(path, name))
+            if of_tokens and _is_zero(file, data, tensor, sampled=sampled):
+                raise ValueError(_zero(path, name))
     return tensors
+
+
+def are_zero(files: dict[Path, dict[str, Tensor]]) -> bool:
+    """All matrices of these files are 0, as far as they are read; False where there is none."""
+    found = False
+    for path, tensors in files.items():
+        size = path.stat().st_size
+        data = size - max(tensor.end for tensor in tensors.values())
+        with open(path, "rb") as file:
+            for tensor in tensors.values():
+                if len(tensor.shape) > 1:
+                    if not _is_zero(file, data, tensor, sampled=size > READ_WHOLE):
+                        return False
+                    found = True
+    return found
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
@@ -103,8 +131,16 @@ def _not_finite(path: Path, name: str) -> str:
     )
 
 
+def _zero(path: Path, name: str) -> str:
+    return f"{path.name}: all numbers of {name} are 0; copy or save the model again"
+
+
+def _of_tokens(name: str) -> bool:
+    return bool(EMBEDDING.search(name) or HEAD_OUT.search(name))
+
+
 def read_pickle(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors of a file of torch.save, whose numbers are finite; none of its code runs. Raises ValueError."""
+    """Name -> shape of the tensors of a file of torch.save, finite and not 0, as in `read_safetensors`; none of its code runs. Raises ValueError."""
     check_pickle(path)
     import torch
 
@@ -122,6 +158,11 @@ def read_pickle(path: Path) -> dict[str, tuple[int, ...]]:
     for name, tensor in tensors.items():
         if MASK not in name and (size <= READ_WHOLE or tensor.dim() == 1) and not tensor.isfinite().all():
             raise ValueError(_not_finite(path, name))
+        if _of_tokens(name) and not tensor.any():
+            raise ValueError(_zero(path, name))
+    matrices = [tensor for tensor in tensors.values() if tensor.dim() > 1]
+    if matrices and not any(tensor.any() for tensor in matrices):
+        raise ValueError(ALL_ZERO)
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
@@ -166,17 +207,32 @@ def _check_ranges(path: Path, tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"{path.name} has gaps or overlaps between its tensors; copy or save it again")
 
 
-def _is_finite(file: BinaryIO, data: int, tensor: Tensor) -> bool:
+def _is_finite(file: BinaryIO, data: int, tensor: Tensor, *, sampled: bool) -> bool:
     """Whether a tensor of a file whose data begin at `data` has finite numbers alone; True of types without others."""
     if tensor.dtype not in EXPONENTS:
         return True
+    exponent = EXPONENTS[tensor.dtype]
+    return not any(
+        ((words & words.dtype.type(exponent)) == exponent).any()
+        for words in _words(file, data, tensor, sampled=sampled)
+    )
+
+
+def _is_zero(file: BinaryIO, data: int, tensor: Tensor, *, sampled: bool) -> bool:
+    """Whether all numbers of a tensor are 0, with whatever sign; False of other types than those of floating-point numbers."""
+    if tensor.dtype not in EXPONENTS or tensor.begin == tensor.end:
+        return False
+    return not any((words << words.dtype.type(1)).any() for words in _words(file, data, tensor, sampled=sampled))
+
+
+def _words(file: BinaryIO, data: int, tensor: Tensor, *, sampled: bool) -> Iterator[Any]:
+    """The numbers of a tensor as unsigned integers, a part at a time; with `sampled` those at a few places, far apart."""
     import numpy as np
 
     word = np.dtype(f"<u{BITS[tensor.dtype] // 8}")
-    exponent = word.type(EXPONENTS[tensor.dtype])
-    file.seek(data + tensor.begin)
-    for start in range(tensor.begin, tensor.end, CHUNK):
-        words = np.frombuffer(file.read(min(CHUNK, tensor.end - start)), word)
-        if ((words & exponent) == exponent).any():
-            return False
-    return True
+    step, size = CHUNK, CHUNK
+    if sampled:
+        step, size = max(SAMPLE, (tensor.end - tensor.begin) // SAMPLES // word.itemsize * word.itemsize), SAMPLE
+    for start in range(tensor.begin, tensor.end, step):
+        file.seek(data + start)
+        yield np.frombuffer(file.read(min(size, tensor.end - start)), word)

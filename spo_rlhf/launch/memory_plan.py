@@ -45,7 +45,7 @@ class ModelShape:
     head_size: int
     vocabulary: int
     tied: bool
-    whole_logits: bool = False  # it caps or scales them, so they exist of all tokens at once (upstream_logits.py)
+    whole_logits: bool = False  # it scales them, so they exist of all tokens at once (upstream_logits.py)
 
     @property
     def parameters(self) -> int:

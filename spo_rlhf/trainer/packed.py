@@ -18,7 +18,7 @@ from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.log_probs import chunked_log_probs
 from spo_rlhf.core.packing import Packed, cost, pack_apart, sees
 from spo_rlhf.errors import UserError
-from spo_rlhf.upstream_logits import head_gives, plain_head
+from spo_rlhf.upstream_logits import cap_of, head_gives, plain_head
 
 # Attention of transformers that takes a mask of our own: PyTorch's with a dense one, FlexAttention with a function.
 ATTENTION = ("sdpa", "flex_attention")
@@ -129,6 +129,9 @@ class PackedActor:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same from the head's input, of `chunk` tokens at a time."""
 
+        module = module_of(self.actor)
+        cap = cap_of(module)
+
         def compute(hidden: torch.Tensor) -> torch.Tensor:
             if hidden.shape[1] != len(place_U):  # a model that computes all places
                 hidden = hidden[:, place_U]
@@ -140,10 +143,11 @@ class PackedActor:
                 temperature=self.actor.temperature,
                 chunk=chunk,
                 with_entropy=with_entropy,
+                cap=cap,
             )
             return torch.stack([logp_N] if entropy_N is None else [logp_N, entropy_N], -1)
 
-        with head_gives(head, compute) as check:
+        with head_gives(module, compute) as check:
             column_N = check(self._output(packs, longest, place_U, sliced=True)).unbind(-1)
         return column_N[0], column_N[1] if with_entropy else None
 

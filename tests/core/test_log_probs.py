@@ -43,9 +43,10 @@ def inputs(dtype=torch.float32, *, bias=False, tokens=TOKENS, words=WORDS, hidde
     return hidden_ND, weight_VD, bias_V, torch.randint(words, (tokens,), generator=generator)
 
 
-def whole(hidden_ND, weight_VD, bias_V, label_N, temperature):
+def whole(hidden_ND, weight_VD, bias_V, label_N, temperature, cap=None):
     """The same from the logits of all tokens, by autograd."""
-    z = torch.nn.functional.linear(hidden_ND, weight_VD, bias_V).float() / temperature
+    logits = torch.nn.functional.linear(hidden_ND, weight_VD, bias_V).float()
+    z = (logits if cap is None else (logits / cap).tanh() * cap) / temperature
     logp_NV = z.log_softmax(-1)
     return logp_NV.gather(1, label_N[:, None])[:, 0], -(logp_NV.exp() * logp_NV).sum(-1)
 
@@ -59,11 +60,14 @@ def gradients(outputs, weights, leaves):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("with_entropy", [False, True])
-def test_values_and_gradients_are_those_of_whole_logits(chunk, bias, temperature, with_entropy):
+@pytest.mark.parametrize("cap", [None, 2.0, 30.0])
+def test_values_and_gradients_are_those_of_whole_logits(chunk, bias, temperature, with_entropy, cap):
     *leaves, label_N = inputs(bias=bias)
     weights = torch.randn(2, TOKENS, generator=torch.Generator().manual_seed(1))
-    found = chunked_log_probs(*leaves, label_N, temperature=temperature, chunk=chunk, with_entropy=with_entropy)
-    expected = whole(*leaves, label_N, temperature)
+    found = chunked_log_probs(
+        *leaves, label_N, temperature=temperature, chunk=chunk, with_entropy=with_entropy, cap=cap
+    )
+    expected = whole(*leaves, label_N, temperature, cap)
     if not with_entropy:
         assert found[1] is None
         found, expected = found[:1], expected[:1]

@@ -219,6 +219,14 @@ def test_files_of_torch_are_read_and_run_nothing(tmp_path):
     torch.save({name: tensor for name, tensor in tensors.items() if name != UP}, file)
     with pytest.raises(UserError, match="lack model"):
         check_weights(folder, "--model")
+    embedding = {"model.embed_tokens.weight": tensors["model.embed_tokens.weight"] * 0}
+    for changed, says in (
+        (tensors | embedding, "all numbers of model.embed_tokens.weight are 0"),
+        ({"w": torch.zeros(2, 2), "v": torch.ones(2)}, "all numbers of its matrices are 0"),
+    ):
+        torch.save(changed, file)
+        with pytest.raises(UserError, match=says):
+            check_weights(folder, "--model")
     torch.save(tensors | {UP: tensors[UP] * torch.nan}, file)
     with pytest.raises(UserError, match="not finite"):
         check_weights(folder, "--model")

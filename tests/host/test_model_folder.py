@@ -28,7 +28,8 @@ def weights(*tensors: tuple[str, str, list[int], bytes], shape: list[int] | None
 
 
 DECODER = weights(
-    ("model.embed_tokens.weight", "F32", [4, 2], bytes(32)), ("model.layers.0.norm.weight", "BF16", [2], bytes(4))
+    ("model.embed_tokens.weight", "F32", [4, 2], struct.pack("<8f", 1, *[0] * 7)),
+    ("model.layers.0.norm.weight", "BF16", [2], bytes(4)),
 )
 
 
@@ -158,9 +159,63 @@ def test_a_large_file_is_not_read_but_for_its_vectors(refused, tmp_path, monkeyp
     monkeypatch.setattr(weights_module, "READ_WHOLE", 8)
     nan = struct.pack("<f", math.nan)
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(weights(("w", "F32", [1, 1], nan), ("mask", "F32", [1], nan)))
+    held = weights(("w", "F32", [1, 1], nan), ("mask", "F32", [1], nan), ("x", "F32", [1, 1], struct.pack("<f", 1)))
+    (tmp_path / "model.safetensors").write_bytes(held)
     model_folder.check_folder(tmp_path, "--model")
     assert "not finite, in norm" in refused({"model.safetensors": weights(("norm", "F32", [1], nan))})
+
+
+ZERO, ONE = bytes(8), struct.pack("<ff", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ([("model.embed_tokens.weight", ZERO), ("w", ONE)], "all numbers of model.embed_tokens.weight are 0"),
+        ([("model.embed_tokens.weight", ONE), ("lm_head.weight", ZERO)], "all numbers of lm_head.weight are 0"),
+        ([("lm_head.weight", struct.pack("<ff", -0.0, 0)), ("w", ONE)], "all numbers of lm_head.weight are 0"),
+        ([("w", ZERO), ("v", ZERO)], "all numbers of its matrices are 0"),
+        ([("model.embed_tokens.weight", ONE), ("w", ZERO)], None),  # a layer may begin with a matrix of 0
+        ([("w", ZERO), ("v", ONE)], None),
+        ([("w", struct.pack("<ff", 0, 1e-44))], None),
+    ],
+)
+@pytest.mark.parametrize("read_whole", [True, False])
+def test_weights_that_are_0_throughout(refused, tmp_path, monkeypatch, read_whole, tensors, says):
+    monkeypatch.setattr(weights_module, "READ_WHOLE", 1 << 20 if read_whole else 8)
+    content = weights(*((name, "F32", [2, 1], data) for name, data in tensors))
+    if says:
+        assert says in refused({"model.safetensors": content})
+        return
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    model_folder.check_folder(tmp_path, "--model")
+
+
+@pytest.mark.parametrize(
+    ("at", "number", "says"),
+    [
+        (0, math.nan, "not finite"),
+        (200, math.inf, "not finite"),
+        (399, 1.0, "are 0"),
+        (3, math.nan, "are 0"),
+        (300, 1.0, None),
+    ],
+)
+def test_of_an_embedding_in_a_large_file_samples_are_read(refused, tmp_path, monkeypatch, at, number, says):
+    """Four places of two numbers, at 0, 100, 200 and 300 of 400."""
+    monkeypatch.setattr(weights_module, "READ_WHOLE", 8)
+    monkeypatch.setattr(weights_module, "SAMPLES", 4)
+    monkeypatch.setattr(weights_module, "SAMPLE", 8)
+    numbers = [0.0] * 400
+    numbers[at] = number
+    content = weights(("wte.weight", "F32", [200, 2], struct.pack("<400f", *numbers)))
+    if says:
+        assert says in refused({"model.safetensors": content})
+    else:
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "model.safetensors").write_bytes(content)
+        model_folder.check_folder(tmp_path, "--model")
 
 
 @pytest.mark.parametrize("content", [b"", b"not found", b"version https://git-lfs.github.com/spec/v1"])

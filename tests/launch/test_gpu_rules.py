@@ -231,23 +231,22 @@ def test_an_optimizer_that_cannot_be_compiled_is_said_beforehand(machine, monkey
     assert "\n" not in str(refusal.value)
 
 
-def test_logits_that_a_model_caps_are_counted_whole(machine, monkeypatch):
-    """Gemma 2 goes on with its head's output, so log-probs in chunks are not for it."""
+def test_logits_that_a_model_scales_are_counted_whole_and_those_that_it_caps_are_not(machine, monkeypatch):
+    """Granite goes on with its head's output, so log-probs in chunks are not for it; Gemma 2 caps it, which the chunks do too."""
     config = {
         "num_hidden_layers": 2,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_attention_heads": 4,
         "vocab_size": 256_000,
-        "final_logit_softcapping": 30.0,
     }
     loads = []
-    for cap in (None, 30.0):
-        shape = gpu_rules.memory_plan.model_shape({**config, "final_logit_softcapping": cap})
+    for more in ({}, {"final_logit_softcapping": 30.0}, {"logits_scaling": 8}):
+        shape = gpu_rules.memory_plan.model_shape({**config, **more})
         monkeypatch.setattr(gpu_rules, "read_shape", lambda args, shape=shape: shape)
         args, _ = machine()
         loads.append(gpu_rules.load_of(args, shape).logit_tokens)
-    assert loads == [GIB // (4 * 256_000), 8 * 320]
+    assert loads == [GIB // (4 * 256_000), GIB // (4 * 256_000), 8 * 320]
 
 
 @pytest.mark.parametrize(
