@@ -99,7 +99,7 @@ def write_reward(args: argparse.Namespace, run: str) -> None:
 def last_step(folder: Path, started: float = 0.0) -> int:
     """The last step that the run has recorded, of the start at that time or a later one; 0 before the first."""
     step, counts = 0, False
-    for event in history.read_events(folder / "run"):
+    for event in history.read_events(folder / "run", print):
         if event["event"] == "plan":
             counts = event["started"] >= started
         elif event["event"] == "step" and counts:
@@ -109,6 +109,6 @@ def last_step(folder: Path, started: float = 0.0) -> int:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """summary, metrics of the steps, evaluations."""
-    events = history.read_events(folder / "run")
+    events = history.read_events(folder / "run", print)
     of = {kind: [event["metrics"] for event in events if event["event"] == kind] for kind in ("step", "eval")}
     return {"summary": read_json(folder / "run" / "summary.json"), "steps": of["step"], "evals": of["eval"]}

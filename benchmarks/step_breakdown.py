@@ -164,7 +164,7 @@ def run(args: argparse.Namespace, method: str, way: str, repeat: int, board: job
     finally:
         for watch in watches:
             watch.stop()
-    steps = steps_of(history.read_events(folder))[args.skip :]
+    steps = steps_of(history.read_events(folder, print))[args.skip :]
     if not steps:
         raise UserError(f"{method}, {way}: no step is left behind the first {args.skip}; give more --steps")
     idle = idle_shares(watches[0].looks if watches else (), steps[0].start, steps[-1].end)

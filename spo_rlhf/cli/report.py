@@ -67,6 +67,8 @@ def run(argv: list[str] | None) -> None:
     if twice := [one for one, place in zip(args.runs, places, strict=True) if places.count(place) > 1]:
         raise UserError(f"{twice[-1]}: named twice")
     made = report([load(folder) for folder in args.runs])
+    for told in (told for one in made.runs for told in one.broken):
+        print(told, file=sys.stderr)
     if args.output == "-":
         sys.stdout.write(FORMS[args.format[0]](made))
         return

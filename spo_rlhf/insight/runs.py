@@ -1,13 +1,13 @@
 """A run from its own files, as the report and the health rules look at it."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from spo_rlhf.errors import UserError
+from spo_rlhf.host.event_lines import read_events
 from spo_rlhf.host.files import read_json
 from spo_rlhf.insight.credit import Credit, credit_of
 from spo_rlhf.rollouts.reader import files, read
@@ -46,6 +46,7 @@ class Run:
     steps: list[Point] = field(default_factory=list)
     evals: list[Point] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)  # what is to be told of its record
     starts: int = 1
     credit: Credit = field(default_factory=Credit)
 
@@ -82,35 +83,24 @@ def load(folder: str | Path) -> Run:
         UserError: the folder holds no run.
     """
     folder = Path(folder)
-    events = list(_events(folder))
+    broken: list[str] = []
+    events = read_events(folder / "metrics.jsonl", broken.append)
     if not any(event.get("event") in ("step", "eval") for event in events):
         below = sorted(folder.glob("*/metrics.jsonl"))
         hint = f"; did you mean {below[0].parent}?" if below else "; give the folder that --spo.run_dir named"
         raise UserError(f"{folder}: no step and no evaluation of a run is recorded here{hint}")
-    run = Run(str(folder))
+    run = Run(str(folder), broken=broken)
     for name in ("config", "summary"):
         path = folder / f"{name}.json"
         setattr(run, name, read_json(path) if path.exists() else {})
     _fold(events, run)
+    run.notes += broken
     try:
         files(folder)
     except UserError:
         return run
     run.credit = credit_of(read(folder))
     return run
-
-
-def _events(folder: Path) -> Iterator[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # cut off when the run was killed
-        if isinstance(event, dict):
-            yield event
 
 
 def _fold(events: list[dict[str, Any]], run: Run) -> None:

@@ -1,9 +1,11 @@
 """What a run directory holds of earlier starts: which of it a new start keeps, cuts or replaces."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spo_rlhf.host import event_lines
 from spo_rlhf.host.files import read_json, replace_text, write_json
 from spo_rlhf.host.versions import versions
 from spo_rlhf.launch import settings_file
@@ -26,15 +28,9 @@ def clear(run_dir: Path) -> None:
             path.unlink()
 
 
-def read_events(run_dir: Path) -> list[Event]:
-    """The events of earlier starts; a line that was cut off when a run was killed is left out."""
-    path, events = run_dir / METRICS, []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
-    return events
+def read_events(run_dir: Path, tell: Callable[[str], None]) -> list[Event]:
+    """The events of earlier starts; `tell` gets a line on what cannot be read (host/event_lines.py)."""
+    return event_lines.read_events(run_dir / METRICS, tell)
 
 
 def split(events: list[Event], first_step: int) -> tuple[list[Event], list[Event]]:

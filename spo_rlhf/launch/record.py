@@ -35,7 +35,9 @@ class RunRecord:
         self.totals = Totals()
         self._idle_told = False
         # While a resumed run has no plan: the events of earlier starts, and those that came since.
-        self._earlier: list[dict[str, Any]] | None = history.read_events(run_dir) if resume else None
+        self._earlier: list[dict[str, Any]] | None = None
+        if resume:
+            self._earlier = history.read_events(run_dir, lambda told: console.line(f"note: {told}"))
         self._waiting: list[dict[str, Any]] = []
         self._shown_by = {
             "plan": self._show_plan,

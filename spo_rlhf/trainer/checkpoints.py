@@ -13,9 +13,11 @@ the training stack.
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,7 @@ NAME = re.compile(r"(?P<best>best_)?global_step(?P<step>\d+)")
 MAKING, LEAVING = ".making", ".leaving"  # of names that begin with a dot: being written, being removed
 LEFTOVER = re.compile(rf"\.(best_)?global_step\d+(_hf)?({re.escape(MAKING)}|{re.escape(LEAVING)})")
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
-UNREADABLE = f"{MANIFEST} is missing or unreadable"
+UNREADABLE = f"{MANIFEST} is missing, unreadable or not what was written"
 ROOM_TO_SPARE = 1.05  # of the size of the last checkpoint: replay and history grow
 
 
@@ -63,6 +65,8 @@ def read(path: Path) -> Checkpoint | str:
     assert named, f"{path} is not named as a checkpoint"
     try:
         manifest = read_json(path / MANIFEST)
+        if "record" in manifest and manifest.pop("record") != _checksum(manifest):
+            return UNREADABLE
         files: dict[str, int] = manifest["files"]
         for name, size in files.items():
             if not (path / name).is_file():
@@ -81,6 +85,11 @@ def read(path: Path) -> Checkpoint | str:
         )
     except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return UNREADABLE
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """Of the record itself."""
+    return f"{zlib.crc32(json.dumps(manifest, sort_keys=True).encode()):08x}"
 
 
 def damage(one: Checkpoint) -> str | None:
@@ -243,7 +252,8 @@ class Writing:
         manifest = {"step": int(NAME.fullmatch(self.name)["step"]), "number": number, "metric": metric, "run": run}  # pyright: ignore[reportOptionalSubscript]
         manifest["files"] = {name: one.size for name, one in zip(names, found, strict=True)}
         manifest["checksums"] = {name: one.checksum for name, one in zip(names, found, strict=True)}
-        write_json(self.path / MANIFEST, manifest)
+        manifest = json.loads(json.dumps(manifest, default=str))  # as it will be read
+        write_json(self.path / MANIFEST, manifest | {"record": _checksum(manifest)})
         sync(self.path)
         final = self.folder / self.name  # where an earlier run, or one before a cut, may have left something
         replace(self.path, final)

@@ -8,6 +8,8 @@ import psutil
 import pytest
 import stack
 
+from spo_rlhf.trainer import checkpoints
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 KILLS = 2
 MODES = {
@@ -62,3 +64,24 @@ def test_a_run_that_is_killed_again_and_again_is_the_unbroken_one(mode, task, tm
         print(f"{mode}: killed after {len(stack.events(killed_dir, 'step'))} recorded steps; checkpoints: {left}")
     resumed = stack.train(stack.options(task, killed_dir, **settings), killed_dir)
     stack.assert_same_run(whole_dir, whole, killed_dir, resumed)
+
+
+def test_after_damage_of_equal_size_the_older_one_is_taken_and_the_run_is_the_unbroken_one(task, tmp_path):
+    settings = {"ckpt.save_steps": 1, "train.num_episodes": 2, "spo.resume": "auto"}
+    whole_dir, damaged_dir = tmp_path / "whole", tmp_path / "damaged"
+    whole = stack.train(stack.options(task, whole_dir, **settings), whole_dir)
+    process = stack.start(stack.options(task, damaged_dir, **settings))
+    stack.wait_for_events(process, damaged_dir, "step", 3)
+    kill(process)
+    [*_, older, newest], _ = checkpoints.found_in(damaged_dir / "checkpoints")
+    [states] = newest.path.glob("_actor/weights/*optim_states.pt")
+    content = bytearray(states.read_bytes())
+    content[len(content) // 2] ^= 1
+    states.write_bytes(content)
+    print(f"injected: one bit of {states}")
+    resumed = stack.train(stack.options(task, damaged_dir, **settings), damaged_dir)
+    told = f"{newest.path} is damaged ({states.relative_to(newest.path)}: not the bytes that were written)"
+    assert f"{told} and is passed over" in resumed["stdout"]
+    assert f"goes on from {older.path}, the newest whole checkpoint" in resumed["stdout"]
+    assert f"{newest.path} is damaged (not the bytes that were written) and was removed" in resumed["stdout"]
+    stack.assert_same_run(whole_dir, whole, damaged_dir, resumed)

@@ -134,6 +134,20 @@ def test_a_run_that_is_at_work_or_was_killed_has_a_report(tmp_path):
     ] == ["generation"]
 
 
+def test_a_line_of_the_record_that_cannot_be_read_is_told(tmp_path, capsys):
+    run = write(tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    steps = len(load(run).steps)
+    where = next(number for number, line in enumerate(lines) if json.loads(line)["event"] == "step")
+    lines[where] = "?" + lines[where]
+    (run / "metrics.jsonl").write_text("".join(lines))
+    told = f"metrics.jsonl: 1 of {len(lines)} lines cannot be read and are left out (line {where + 1})"
+    assert main([str(run), "--output", "-", "--format", "md"]) == 0
+    assert told in capsys.readouterr().err
+    made = report([load(run)])
+    assert len(load(run).steps) == steps - 1 and any(told in note for note in made.runs[0].notes)
+
+
 def test_time_between_two_starts_does_not_count(tmp_path):
     run = write(tmp_path / "run", steps=2)
     more = [

@@ -85,6 +85,16 @@ def test_a_resumed_run_keeps_its_history_up_to_the_checkpoint(interrupted):
     assert "2 steps to go" in start.terminal.getvalue() and "step 3/4" in start.terminal.getvalue()
 
 
+def test_a_broken_line_of_its_history_is_told_once_and_left_out(interrupted):
+    path = interrupted / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], lines[2].replace("{", "?", 1), *lines[3:]]) + lines[0][:9])
+    start = Start(interrupted, resume=True, first_step=2).plan()
+    told = [line for line in start.terminal.getvalue().splitlines() if "cannot be read" in line]
+    assert told == [f"note: {path}: 1 of {len(lines)} lines cannot be read and are left out (line 3)"]
+    assert events(interrupted) == [one for one in [*WHOLE, ("plan", 2)] if one != ("step", 1)]
+
+
 def test_its_totals_are_those_of_a_run_that_was_never_interrupted(interrupted, tmp_path_factory):
     one_go = tmp_path_factory.mktemp("one_go")
     whole = Start(one_go, resume=False).plan().train(0, 1, 2, 3, 4, evaluate=(0, 2, 4)).record.finish(True)

@@ -35,7 +35,7 @@ def test_the_newest_whole_one_is_the_last_that_was_written(tmp_path):
     assert found.size == 10 and not found.best
 
 
-@pytest.mark.parametrize("harm", ["manifest", "missing", "short", "unreadable", "endless", "of no run"])
+@pytest.mark.parametrize("harm", ["manifest", "missing", "short", "unreadable", "endless", "of no run", "a digit"])
 def test_one_that_is_not_whole_is_passed_over_and_told(tmp_path, harm):
     write(tmp_path, 1)
     last = write(tmp_path, 2)
@@ -49,6 +49,9 @@ def test_one_that_is_not_whole_is_passed_over_and_told(tmp_path, harm):
             (last / checkpoints.MANIFEST).write_text("[" * 100_000)
         case "of no run":
             (last / checkpoints.MANIFEST).write_text('{"files": {}, "number": 2, "metric": null, "run": null}')
+        case "a digit":
+            text = (last / checkpoints.MANIFEST).read_text()
+            (last / checkpoints.MANIFEST).write_text(text.replace('"number": 2', '"number": 3'))
         case "missing":
             weights.unlink()
         case _:
@@ -74,7 +77,7 @@ def test_damage_of_equal_size_is_seen_by_the_checksums(tmp_path):
 def test_one_of_an_earlier_version_has_no_checksums_and_is_taken(tmp_path):
     path = write(tmp_path, 1)
     record = json.loads((path / checkpoints.MANIFEST).read_text())
-    del record["checksums"]
+    del record["checksums"], record["record"]
     (path / checkpoints.MANIFEST).write_text(json.dumps(record))
     (path / "_actor" / "weights.pt").write_bytes(bytes(9) + b"1")
     [one], _ = found_in(tmp_path)
