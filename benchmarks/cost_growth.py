@@ -18,12 +18,12 @@ import common
 import numpy as np
 import report
 import rollout_throughput
-from rollout_throughput import Engines, Workload, spread
+from rollout_throughput import Engines, Workload
 
 from spo_rlhf.core.partition import EqualSegments, Fixed
 from spo_rlhf.host import device
 from spo_rlhf.host.arguments import whole
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console
 from spo_rlhf.methods.chain import Chain
 from spo_rlhf.methods.group import Group
@@ -165,7 +165,7 @@ def result(dimension: Dimension, repeats: Sequence[Sequence[Point]]) -> dict[str
     settings = []
     for number, setting in enumerate(dimension.settings):
         points = [points[number] for points in repeats]
-        one = {name: spread([getattr(point, name) for point in points]) for name in ("counted", *MEASURES)}
+        one = {name: common.spread([getattr(point, name) for point in points]) for name in ("counted", *MEASURES)}
         settings.append({"value": setting.value, "prompts": setting.prompts, "engines": setting.engines, **one})
     intervals = {name: dict(zip(("mean", "half_width"), report.interval(slope))) for name, slope in slopes.items()}
     return {
@@ -184,20 +184,17 @@ def plus_minus(interval: dict[str, float]) -> str:
 def table(results: dict[str, Any]) -> list[str]:
     """Markdown: what was doubled, the exponents with their 95 % intervals, what they say."""
     head = "doubled | from | to | tokens | sequences | seconds | seconds over tokens | seconds grow"
-    lines = [f"| {head} |", "|---" * 8 + "|"]
+    rows = []
     for name, one in results.items():
         first, last = one["settings"][0]["counted"]["median"], one["settings"][-1]["counted"]["median"]
         cells = [name, f"{first:.3g}", f"{last:.3g}", *(plus_minus(interval) for interval in one["intervals"].values())]
-        lines.append(f"| {' | '.join([*cells, one['verdict']])} |")
-    return lines
+        rows.append([*cells, one["verdict"]])
+    return common.markdown(head, rows)
 
 
 def picture(results: dict[str, Any], path: Path) -> None:
     """A panel for each dimension: tokens and seconds over the first setting's, both axes logarithmic; grey: linear."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = common.pyplot()
 
     figure, axes = plt.subplots(1, len(results), figsize=(2.8 * len(results), 3), squeeze=False, layout="constrained")
     for panel, (name, one) in zip(axes[0], results.items()):
@@ -259,13 +256,13 @@ def measure(args: argparse.Namespace, console: Console) -> None:
         picture(results, args.output / "growth.png")
     finally:
         ray.shutdown()
-    console.line(f"results: {args.output / 'results.json'}   picture: {args.output / 'growth.png'}")
+    console.line(common.where(args.output, picture="growth.png"))
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
+    common.add_output(parser)
     rollout_throughput.add_engine_options(parser, prompts=32, max_len=256)
     add("--length", type=whole(8), default=64, metavar="N", help="longest response, in tokens (default: 64)")
     add("--doublings", type=whole(1, 5), default=2, metavar="N", help="of everything but engines (default: 2)")
@@ -281,8 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from spo_rlhf.core.tree import TreeShape
 from spo_rlhf.core.tree_baselines import Shrunk
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import add_number, whole
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import read_json, read_jsonl
 from spo_rlhf.tasks.registry import TASKS
@@ -161,11 +161,15 @@ def numbers(text: str) -> list[int]:
     return [whole(1)(part) for part in text.split(",")]
 
 
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """--task, which `load` reads, and --output."""
+    parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
+    common.add_output(parser, "results.json and results.md go there")
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
-    parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
-    files = "results.json and results.md go there"
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=files)
+    add_folders(parser)
     match = (
         "only the method of this name, or those with this in their names, and RLOO of the same mask; may be given again"
     )
@@ -227,14 +231,14 @@ def relative_to(reference: dict[str, float], measured: dict[str, float]) -> dict
 
 def table(results: dict[str, dict[str, float]], told: dict[str, Diagnosed]) -> list[str]:
     """`told`: what a diagnosis predicted of some, a column of its own."""
-    columns = ["method", "tokens per prompt", "tokens for the same noise, RLOO = 1", *(["predicted"] if told else [])]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    head = "method | tokens per prompt | tokens for the same noise, RLOO = 1" + (" | predicted" if told else "")
+    rows = []
     for name, one in results.items():
         cells = [name, f"{one['tokens_per_prompt']:.0f}", f"{one['relative']:.2f} ± {one['error']:.2f}"]
         if told:
             cells.append(told[name].price_text if name in told else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    return common.markdown(head, rows)
 
 
 def measure(args: argparse.Namespace, console: Console) -> None:
@@ -263,13 +267,12 @@ def measure(args: argparse.Namespace, console: Console) -> None:
         common.write_results(args.output, args, table(results, told), task=prepared, results=results)
     for line in table(results, told):
         console.line(line)
-    console.line(f"results: {args.output / 'results.json'}   table: {args.output / 'results.md'}")
+    console.line(common.where(args.output, table="results.md"))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":

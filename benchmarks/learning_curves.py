@@ -19,12 +19,11 @@ import study
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import seconds, whole
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console, count, duration
 from spo_rlhf.host.files import write_json
 
 PROGRAM = "learning_curves"
-INTERRUPTED = "interrupted; finished runs are kept, the same command goes on"
 DEFAULTS = {
     "methods": ",".join(study.DEFAULT_METHODS),
     "tasks": "arithmetic-short,arithmetic-long,knights_knaves",
@@ -264,8 +263,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage or a run that failed, 130 when interrupted."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(parse(argv), console), interrupted=INTERRUPTED, say=console.line)
+    return common.run(PROGRAM, lambda console: measure(parse(argv), console), kept="finished runs")
 
 
 if __name__ == "__main__":

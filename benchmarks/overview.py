@@ -16,7 +16,7 @@ import common
 import report
 
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console
 from spo_rlhf.host.files import read_json, replace_text, write_json
 
@@ -154,8 +154,7 @@ def rows_of(folder: Path) -> list[Row]:
 
 def table(rows: list[Row]) -> list[str]:
     """Markdown: the rows, and of each benchmark who the peer is and what the limit."""
-    lines = ["| benchmark | measure | ours | peer | limit | ratio |", "|---|---|---|---|---|---|"]
-    lines += [f"| {' | '.join(row.cells())} |" for row in rows]
+    lines = common.markdown("benchmark | measure | ours | peer | limit | ratio", (row.cells() for row in rows))
     named = dict.fromkeys(row.benchmark for row in rows)
     return [*lines, "", *(f"{name}: peer: {PEERS[name][0]}; limit: {PEERS[name][1]}" for name in named)]
 
@@ -182,8 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ import argparse
 import asyncio
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
 import torch
 from estimates import Setting, Subject
-from gradient_noise import load, measure_setting, relative_to
+from gradient_noise import add_folders, load, measure_setting, relative_to, table
 from probe_sources import sampler_options
 from torch_engine import TorchEngine
 
@@ -26,7 +25,7 @@ from spo_rlhf.core.tree_baselines import Shrunk
 from spo_rlhf.core.tree_plan import PlannedShape, Planner
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import add_number, whole
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console
 from spo_rlhf.rollout.tree import TreeRollout
 
@@ -68,9 +67,7 @@ def name_of(shape: TreeShape) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
-    parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
-    files = "results.json and results.md go there"
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=files)
+    add_folders(parser)
     help = "of the first shape; default: 4,2"
     parser.add_argument("--branching", type=whole_numbers, default=(4, 2), metavar="B1,B2", help=help)
     parser.add_argument(
@@ -107,12 +104,8 @@ def measure(args: argparse.Namespace, console: Console) -> None:
     reference, before, after = measured.values()
     results = {name: {**one, **relative_to(reference, one)} for name, one in measured.items()}
     over_first = {"predicted": planner.over_first, **relative_to(before, after)}
-    lines = ["| method | tokens per prompt | tokens for the same noise, RLOO = 1 |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {one['tokens_per_prompt']:.0f} | {one['relative']:.2f} ± {one['error']:.2f} |"
-        for name, one in results.items()
-    ]
-    lines += [
+    lines = [
+        *table(results, {}),
         "",
         f"planned over first: measured {over_first['relative']:.2f} ± {over_first['error']:.2f}, predicted {over_first['predicted']:.2f}",
     ]
@@ -125,8 +118,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":

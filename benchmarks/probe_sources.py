@@ -10,14 +10,13 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
 import torch
 from estimates import Subject
-from gradient_noise import load
+from gradient_noise import add_folders, load
 from torch_engine import TextGrader, TorchEngine
 
 from spo_rlhf.core import gold, probe
@@ -26,7 +25,7 @@ from spo_rlhf.core.values import leave_one_out
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.verdict import Question
 from spo_rlhf.host.arguments import add_number
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.methods.probe import GOLD_TEMPLATE, SOURCES
 from spo_rlhf.rollout.chain import PromptRollout, Response
@@ -119,9 +118,7 @@ def traced(
 
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
-    parser.add_argument("--task", type=Path, required=True, metavar="DIR", help="made by spo_rlhf.cli.prepare")
-    files = "results.json and results.md go there"
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=files)
+    add_folders(parser)
     parser.add_argument("--template", default=GOLD_TEMPLATE, metavar="TEXT", help="as --spo.gold_template")
     for flag, least, default, help in (
         ("--prompts", 8, 64, "in an iteration"),
@@ -154,30 +151,29 @@ def measure(args: argparse.Namespace, console: Console) -> None:
     explained, learned = ({source: list[float]() for source in SOURCES} for _ in range(2))
     lines: list[str] = []
     for repeat in range(1, args.repeats + 1):
-        rows = [subject.rows[i] for i in rng.choice(len(subject.rows), args.prompts, replace=False)]
-        groups = asyncio.run(sample(subject, rows, args.responses))
-        for source, made in traced(subject, rows, groups, args).items():
+        problems = [subject.rows[i] for i in rng.choice(len(subject.rows), args.prompts, replace=False)]
+        groups = asyncio.run(sample(subject, problems, args.responses))
+        for source, made in traced(subject, problems, groups, args).items():
             fit = probe.cross_fitted(made)
             explained[source].append(fit.explained)
             learned[source].append(fit.learned)
         results = summary(explained, learned)
-        lines = ["| source | explained | folds that learned |", "|---|---|---|"]
-        lines += [
-            f"| {name} | {one['explained']:.3f} ± {one['error']:.3f} | {one['learned']:.2f} |"
+        rows = [
+            (name, f"{one['explained']:.3f} ± {one['error']:.3f}", f"{one['learned']:.2f}")
             for name, one in results.items()
         ]
+        lines = common.markdown("source | explained | folds that learned", rows)
         if repeat > 1:
             common.write_results(args.output, args, lines, task=prepared, repeats=repeat, results=results)
         console.status(f"{repeat}/{args.repeats}  {duration(time.monotonic() - start)}")
     for line in lines:
         console.line(line)
-    console.line(f"results: {args.output / 'results.json'}   table: {args.output / 'results.md'}")
+    console.line(common.where(args.output, table="results.md"))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":

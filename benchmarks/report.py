@@ -4,6 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 
 CONFIDENCE = 0.95
@@ -67,10 +68,10 @@ def compare(methods: dict[str, list[dict]], measures: dict[str, Any], costs: tup
             pairs = [measure(run) - other[run["seed"]] for run in runs if run["seed"] in other]
             cells.append(percent(interval(pairs), sign=True) if pairs and method != baseline else "-")
         cells += [f"{np.mean([run[name] for run in runs]):,.0f}" for name in costs]
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     measured = [part for name in measures for part in (name, f"minus {baseline}")]
     head = ["method", "seeds", *measured, *(COSTS[name] for name in costs)]
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows, ""]
+    return [*common.markdown(" | ".join(head), rows), ""]
 
 
 def table(task: str, methods: dict[str, list[dict]]) -> list[str]:
@@ -103,19 +104,9 @@ def percent(estimate: tuple[float, float], *, sign: bool = False) -> str:
     return text if np.isnan(half) else f"{text} ± {100 * half:.1f}"
 
 
-def _pyplot():
-    """matplotlib.pyplot, imported where pictures are drawn, for files alone."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def draw_accuracy(task: str, methods: dict[str, list[dict]], path: Path) -> None:
     """Accuracy over tokens and over seconds: mean over seeds, band from the lowest to the highest seed."""
-    pyplot = _pyplot()
+    pyplot = common.pyplot()
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
     for axes, axis, label in zip(
         panels, ("tokens", "seconds"), ("generated tokens, Monte Carlo included", "seconds of training")
@@ -143,7 +134,7 @@ STEP_PANELS = {
 
 def draw_steps(task: str, methods: dict[str, list[dict]], path: Path) -> None:
     """Reward, KL and clip fraction over steps, a line per seed: where a method collapses, these show it."""
-    pyplot = _pyplot()
+    pyplot = common.pyplot()
     figure, panels = pyplot.subplots(1, len(STEP_PANELS), figsize=(15, 4.2), layout="constrained")
     for axes, (name, label) in zip(panels, STEP_PANELS.items()):
         for number, (method, runs) in enumerate(methods.items()):
@@ -162,10 +153,8 @@ def draw_steps(task: str, methods: dict[str, list[dict]], path: Path) -> None:
 
 def steps_table(methods: dict[str, list[dict]]) -> list[str]:
     """Markdown lines: reward at the start, at its best and at the end, and the extremes of KL and clip fraction."""
-    lines = [
-        "| method | steps | reward, first 3 steps | best 3 | last 3 | KL, median | KL, largest | clip fraction, median | largest |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = "method | steps | reward, first 3 steps | best 3 | last 3 | KL, median | KL, largest | clip fraction, median | largest"
+    rows = []
     for method, runs in methods.items():
         cells: dict[str, list[float]] = defaultdict(list)
         for run in runs:
@@ -180,12 +169,13 @@ def steps_table(methods: dict[str, list[dict]]) -> list[str]:
                 cells[f"{name} median"].append(np.median(series[name]))
                 cells[f"{name} max"].append(series[name].max())
         means = {name: float(np.mean(values)) for name, values in cells.items()}
-        lines.append(
-            f"| {method} | {means['steps']:.0f} | {means['first']:.3f} | {means['best']:.3f} | {means['last']:.3f} "
-            f"| {means['ppo_kl median']:.2g} | {means['ppo_kl max']:.2g} "
-            f"| {means['ppo_clip_ratio median']:.2%} | {means['ppo_clip_ratio max']:.2%} |"
+        rewards = (f"{means[name]:.3f}" for name in ("first", "best", "last"))
+        kl, clipped = (
+            [format(means[f"{name} {end}"], form) for end in ("median", "max")]
+            for name, form in (("ppo_kl", ".2g"), ("ppo_clip_ratio", ".2%"))
         )
-    return [*lines, ""]
+        rows.append([method, f"{means['steps']:.0f}", *rewards, *kl, *clipped])
+    return [*common.markdown(head, rows), ""]
 
 
 def tables(runs: list[dict[str, Any]]) -> list[str]:

@@ -13,7 +13,6 @@ import argparse
 import itertools
 import math
 import os
-import statistics
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -27,7 +26,7 @@ from spo_rlhf import cpu, upstream
 from spo_rlhf.core.partition import Cutpoint
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device, ray_start
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console
 from spo_rlhf.host.files import read_jsonl
 from spo_rlhf.methods.chain import Chain
@@ -318,10 +317,6 @@ class Bench(Engines):
         return found
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def measure_workload(bench: Bench, name: str, work: Workload) -> dict[str, Any]:
     """Tokens per second of each way and the pipeline's over the others', over the turns. Raises UserError."""
     asked = bench.recorded(work)
@@ -338,31 +333,25 @@ def measure_workload(bench: Bench, name: str, work: Workload) -> dict[str, Any]:
         "requests": sum(map(len, asked)),
         "continuations": sum(one[1] for requests in asked for one in requests),
         "tokens": tokens,
-        "tokens_per_second": {way: spread(values) for way, values in speed.items()},
+        "tokens_per_second": {way: common.spread(values) for way, values in speed.items()},
         "over": {
-            other: spread([mine / its for mine, its in zip(speed["pipeline"], speed[other], strict=True)])
+            other: common.spread([mine / its for mine, its in zip(speed["pipeline"], speed[other], strict=True)])
             for other in WAYS[1:]
         },
     }
 
 
 def table(results: dict[str, Any]) -> list[str]:
-    lines = [
-        "| workload | requests | tokens | pipeline, tokens/s | over offline | over staged |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, one in results.items():
-        over = [f"{v['median']:.2f} ({v['min']:.2f} to {v['max']:.2f})" for v in one["over"].values()]
         speed, tokens = one["tokens_per_second"]["pipeline"]["median"], one["tokens"]["pipeline"][0]
-        lines.append(f"| {name} | {one['requests']} | {tokens} | {speed:.0f} | {over[0]} | {over[1]} |")
-    return lines
+        over = map(common.spread_text, one["over"].values())
+        rows.append((name, str(one["requests"]), str(tokens), f"{speed:.0f}", *over))
+    return common.markdown("workload | requests | tokens | pipeline, tokens/s | over offline | over staged", rows)
 
 
 def picture(results: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = common.pyplot()
     import numpy as np
 
     figure, axes = plt.subplots(figsize=(2 + 1.5 * len(results), 3.4), layout="constrained")
@@ -427,7 +416,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
         picture(results, args.output / "throughput.png")
     finally:
         ray.shutdown()
-    console.line(f"results: {args.output / 'results.json'}   picture: {args.output / 'throughput.png'}")
+    console.line(common.where(args.output, picture="throughput.png"))
 
 
 def add_engine_options(parser: argparse.ArgumentParser, *, prompts: int, max_len: int) -> None:
@@ -447,7 +436,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, prompts: int, max_len
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
+    common.add_output(parser)
     add_engine_options(parser, prompts=64, max_len=160)
     add("--engines", type=int, default=1, metavar="N", help="of the pipeline; the other ways have as many (default: 1)")
     add("--interval", type=int, default=5, metavar="N", help="cutpoints in a segment of the chain (default: 5)")
@@ -460,8 +449,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 1 where the stack fails, 2 for wrong usage, 130 when interrupted."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":

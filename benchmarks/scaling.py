@@ -22,7 +22,7 @@ from projection import MODELS, OVERHEADS, WAYS, WORKLOADS, Projector, project, r
 from scaling_model import Batch
 
 from spo_rlhf.host.arguments import whole, whole_numbers
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console
 
 PROGRAM = "scaling"
@@ -50,10 +50,7 @@ def projection(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def work_table(args: argparse.Namespace) -> list[str]:
     """Markdown: tokens of one step of each workload, the mean of those drawn."""
-    lines = [
-        "| workload | prompts | requests | sampled tokens | samples trained | their tokens | distinct |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name in args.workloads:
         work = replace(WORKLOADS[name], prompts=args.prompts or WORKLOADS[name].prompts)
         draw = np.random.default_rng(args.seed)
@@ -61,9 +58,9 @@ def work_table(args: argparse.Namespace) -> list[str]:
         means = np.mean(
             [(*asked(one), one.samples, one.trained_tokens, one.distinct_tokens) for one in batches], axis=0
         )
-        cells = [name, str(work.prompts), *(f"{number:,.0f}" for number in means)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append([name, str(work.prompts), *(f"{number:,.0f}" for number in means)])
+    head = "workload | prompts | requests | sampled tokens | samples trained | their tokens | distinct"
+    return common.markdown(head, rows)
 
 
 def asked(batch: Batch) -> tuple[int, int]:
@@ -90,7 +87,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         "model | workload | GPUs | overheads | shared | of it sampling, log-probs, training, sync, switch | split | one step off, "
         "x the faster of both | idle there: engines, actor"
     )
-    lines = [f"| {head} |", "|---" * 9 + "|"]
+    lines = []
     for row in rows:
         shared, split, off = row["ways"]["shared"], row["ways"]["split"], row["ways"]["one step off"]
         names = ("generation_s", "experience_s", "training_s", "sync_s", "switch_s")
@@ -98,28 +95,25 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         idle = f"{off['engine_idle']:.0%}, {off['actor_idle']:.0%}" if off else "-"
         faster = min((one for one in (shared, split) if one), key=lambda one: one["step_s"], default=None)
         cells = [row["model"], row["workload"], str(row["gpus"]), row["overhead"], cell(shared), parts, cell(split)]
-        lines.append(f"| {' | '.join([*cells, cell(off, faster), idle])} |")
-    return lines
+        lines.append([*cells, cell(off, faster), idle])
+    return common.markdown(head, lines)
 
 
 def rates_table(overheads: tuple[str, ...], changes: Mapping[str, float]) -> list[str]:
     """Markdown: every rate, its kind, and where it is from."""
-    lines = ["| rate | value | kind | from |", "|---|---|---|---|"]
+    rows = []
     told: set[tuple[str, float, str]] = set()
     for overhead in overheads:
         for name, one in rates_of(overhead, changes).items():
             if (name, one.value, one.kind) not in told:
                 told.add((name, one.value, one.kind))
-                lines.append(f"| `{name}` | {one.value:.4g} | {one.kind} | {one.source} |")
-    return lines
+                rows.append((f"`{name}`", f"{one.value:.4g}", one.kind, one.source))
+    return common.markdown("rate | value | kind | from", rows)
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
     """Seconds of a step over GPUs, a panel for each model and workload."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = common.pyplot()
 
     panels = list(dict.fromkeys((row["model"], row["workload"]) for row in rows))
     figure, axes = plt.subplots(
@@ -176,23 +170,23 @@ def assignment(text: str) -> tuple[str, float]:
     return name, number
 
 
-def one_of(choices: Mapping[str, Any]) -> Any:
-    """Type of an option that is a list of these names."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(text.split(","))
-        if wrong := [name for name in names if name not in choices]:
-            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(choices)}")
-        return names
-
-    return parse
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
-    add("--models", type=one_of(MODELS), default=tuple(MODELS), metavar="A,B", help="1.5b and 7b; default: both")
-    add("--workloads", type=one_of(WORKLOADS), default=tuple(WORKLOADS), metavar="A,B", help="tree, chain, group")
+    add(
+        "--models",
+        type=common.names_of(MODELS),
+        default=tuple(MODELS),
+        metavar="A,B",
+        help="1.5b and 7b; default: both",
+    )
+    add(
+        "--workloads",
+        type=common.names_of(WORKLOADS),
+        default=tuple(WORKLOADS),
+        metavar="A,B",
+        help="tree, chain, group",
+    )
     add("--gpus", type=whole_numbers, default=(8, 64), metavar="N,M", help="default: 8,64")
     add("--overhead", choices=(*OVERHEADS, "both"), default="both", help="whose overheads; default: both, a row each")
     add("--prompts", type=whole(1), metavar="N", help="of a step; default: the recipe's")
@@ -207,8 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from soak_training import BROKEN, HELD_OUT, UNBROKEN, last_step, prepare_command
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.arguments import seconds, whole
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console, duration
 from spo_rlhf.host.files import read_json, write_json
 from spo_rlhf.launch import history
@@ -303,9 +303,7 @@ def soak(args: argparse.Namespace, console: Console) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status as the examples say."""
-    console = Console()
-    said = "interrupted; parts that are done are kept, the same command goes on"
-    return run_command(PROGRAM, lambda: soak(parse(argv), console), interrupted=said, say=console.line)
+    return common.run(PROGRAM, lambda console: soak(parse(argv), console), kept="parts that are done")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-from report import CONFIDENCE, _pyplot
+from report import CONFIDENCE
 
 from spo_rlhf.core.intervals import wilson_interval
 
@@ -196,27 +197,36 @@ def sizes(samples: list[dict[str, Any]], unbroken: str) -> Check:
 
 def tables(checks: list[Check], parts: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[str]:
     """Markdown: checks, what was injected, memory."""
-    lines = ["| check | held | figures |", "|---|---|---|"]
-    lines += [f"| {check.name} | {'yes' if check.held else '**no**'} | {check.figures} |" for check in checks]
-    lines += ["", "| part | steps | ended by | status | seconds | until all had ended, s | engines killed |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    held = [(check.name, "yes" if check.held else "**no**", check.figures) for check in checks]
+    starts = []
     for part in parts:
         killed = ", ".join(f"{one['what']} after step {one['step']}" for one in part["injected"])
-        lines.append(
-            f"| {part['part']} | {part['first_step']} to {part['last_step']} | {part['ended_by']} | {part['status']} | "
-            f"{part['seconds']:.0f} | {part['end_seconds']:.1f} | {killed} |"
+        ended = (part["ended_by"], str(part["status"]), f"{part['seconds']:.0f}", f"{part['end_seconds']:.1f}")
+        starts.append((part["part"], f"{part['first_step']} to {part['last_step']}", *ended, killed))
+    growing = [
+        (
+            row["process"],
+            row["part"],
+            f"{row['largest_mib']:.0f}",
+            f"{row['mib_per_100_steps']:+.2f}",
+            f"{row['half_width']:.2f}",
         )
-    lines += ["", "| process | part | MiB, largest | MiB per 100 steps | ± |", "|---|---|---|---|---|"]
-    for row in rows:
-        lines.append(
-            f"| {row['process']} | {row['part']} | {row['largest_mib']:.0f} | {row['mib_per_100_steps']:+.2f} | {row['half_width']:.2f} |"
-        )
-    return lines
+        for row in rows
+    ]
+    return [
+        *common.markdown("check | held | figures", held),
+        "",
+        *common.markdown(
+            "part | steps | ended by | status | seconds | until all had ended, s | engines killed", starts
+        ),
+        "",
+        *common.markdown("process | part | MiB, largest | MiB per 100 steps | ±", growing),
+    ]
 
 
 def draw(samples: list[dict[str, Any]], parts: list[dict[str, Any]], runs: dict[str, dict], path: Path) -> None:
     """Memory by kind of process over the steps of the broken run with its faults, and the reward of both runs."""
-    pyplot = _pyplot()
+    pyplot = common.pyplot()
     figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(10, 7), sharex=True, layout="constrained")
     broken = [sample for sample in samples if sample["part"].startswith("broken")]
     totals: dict[str, list[tuple[float, float]]] = defaultdict(list)

@@ -1,9 +1,10 @@
 """The two trainings of the soak: their commands, the reward files that make them alike, and what they have recorded."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
+
+import study
 
 from spo_rlhf.host.files import read_json, replace_text
 from spo_rlhf.launch import history
@@ -32,10 +33,9 @@ def reward_func(queries, prompts, labels):
 
 def prepare_command(args: argparse.Namespace) -> list[str]:
     """Data and a model that solves a part of it."""
-    sizes = {"--train": PROMPTS * args.steps, "--test": HELD_OUT, "--min-steps": 2, "--max-steps": 2}
-    sizes |= {"--output": args.output / "task", "--max-seconds": args.warm_up_seconds}
-    options = [str(part) for pair in sizes.items() for part in pair]
-    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.prepare", *options]
+    sizes = {"train": PROMPTS * args.steps, "test": HELD_OUT, "min-steps": 2, "max-steps": 2}
+    sizes |= {"output": args.output / "task", "max-seconds": args.warm_up_seconds}
+    return [*study.program("prepare"), *study.flags(sizes)]
 
 
 def train_command(args: argparse.Namespace, run: str) -> list[str]:
@@ -81,8 +81,7 @@ def train_command(args: argparse.Namespace, run: str) -> list[str]:
         "ckpt.output_dir": folder / "model",
         "ckpt.path": folder / "checkpoints",
     }
-    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [sys.executable, "-W", "ignore", "-m", "spo_rlhf.cli.train", *flags]
+    return [*study.program("train"), *study.flags(options)]
 
 
 def write_reward(args: argparse.Namespace, run: str) -> None:

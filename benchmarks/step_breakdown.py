@@ -22,12 +22,12 @@ import numpy as np
 import psutil
 import report
 import study
-from rollout_throughput import check_task, spread
+from rollout_throughput import check_task
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device
 from spo_rlhf.host.arguments import whole
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console
 from spo_rlhf.launch import history
 from spo_rlhf.launch.totals import PHASES, sampled_tokens
@@ -206,7 +206,7 @@ def results_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             learned = [
                 other["reward"] - one["reward"] for one, other in pairs if None not in (one["reward"], other["reward"])
             ]
-            found[method]["asynchronous over synchronous"] = spread(faster)
+            found[method]["asynchronous over synchronous"] = common.spread(faster)
             found[method]["reward difference"] = report.interval(learned) if learned else None
     return found
 
@@ -216,29 +216,28 @@ def over_repeats(repeats: Sequence[dict[str, Any]]) -> dict[str, Any]:
     idle = {name: [one["idle"][name] for one in repeats if one["idle"][name] is not None] for name in WORKERS}
     return {
         **{
-            name: spread([one[name] for one in repeats])
+            name: common.spread([one[name] for one in repeats])
             for name in ("seconds", "tokens_per_second", "trained_tokens_per_second")
         },
-        "phases": {name: spread([one["phases"][name] for one in repeats]) for name in repeats[0]["phases"]},
-        "idle": {name: spread(values) if values else None for name, values in idle.items()},
+        "phases": {name: common.spread([one["phases"][name] for one in repeats]) for name in repeats[0]["phases"]},
+        "idle": {name: common.spread(values) if values else None for name, values in idle.items()},
     }
 
 
 def table(results: dict[str, Any]) -> list[str]:
     """Markdown: a row for each method and way, medians of the repeats."""
     head = f"method | way | s a step | {' | '.join(LABELS.values())} | idle: engine | actor | tokens/s | x synchronous"
-    lines = [f"| {head} |", "|---" * 12 + "|"]
+    rows = []
     for method, one in results.items():
         for way in (way for way in (SYNCHRONOUS, ASYNCHRONOUS) if way in one):
             found = one[way]
-            seconds = found["seconds"]
-            cells = [method, way, f"{seconds['median']:.2f} ({seconds['min']:.2f} to {seconds['max']:.2f})"]
+            cells = [method, way, common.spread_text(found["seconds"])]
             cells += [f"{found['phases'][name]['median']:.2f}" for name in LABELS]
             cells += [f"{idle['median']:.0%}" if idle else "-" for idle in found["idle"].values()]
             cells.append(f"{found['tokens_per_second']['median']:.0f}")
             over = one.get("asynchronous over synchronous") if way == ASYNCHRONOUS else None
-            cells.append(f"{over['median']:.2f} ({over['min']:.2f} to {over['max']:.2f})" if over else "-")
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append([*cells, common.spread_text(over) if over else "-"])
+    lines = common.markdown(head, rows)
     differences = {method: one["reward difference"] for method, one in results.items() if one.get("reward difference")}
     for method, (mean, half) in differences.items():
         interval = "one pair" if np.isnan(half) else f"± {100 * half:.1f}"
@@ -251,10 +250,7 @@ def table(results: dict[str, Any]) -> list[str]:
 
 def picture(results: dict[str, Any], path: Path) -> None:
     """A bar of phases for each method and way; what overlaps is not drawn below 0."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = common.pyplot()
 
     bars = [
         (f"{method}\n{way}", one[way])
@@ -295,10 +291,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
                 results = results_of(runs)
                 common.write_results(args.output, args, table(results), runs=runs, results=results)
                 picture(results, args.output / "steps.png")
-    for line in (
-        *table(results_of(runs)),
-        f"results: {args.output / 'results.json'}   picture: {args.output / 'steps.png'}",
-    ):
+    for line in (*table(results_of(runs)), common.where(args.output, picture="steps.png")):
         console.line(line)
 
 
@@ -310,18 +303,10 @@ def option(text: str) -> tuple[str, str | bool]:
     return name, {"true": True, "false": False}.get(value, value)
 
 
-def methods(text: str) -> tuple[str, ...]:
-    """ "group,tree" -> names of METHODS."""
-    names = tuple(text.split(","))
-    if wrong := [name for name in names if name not in METHODS]:
-        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(METHODS)}")
-    return names
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
+    common.add_output(parser)
     add("--task-dir", type=Path, required=True, metavar="DIR", help="as spo-prepare makes it")
     add(
         "--workload",
@@ -329,7 +314,8 @@ def build_parser() -> argparse.ArgumentParser:
         default="arithmetic",
         help="whose task that is (default: arithmetic)",
     )
-    add("--methods", type=methods, default=tuple(METHODS), metavar="A,B", help="group, chain and tree (default: all)")
+    told = "group, chain and tree (default: all)"
+    add("--methods", type=common.names_of(METHODS), default=tuple(METHODS), metavar="A,B", help=told)
     add("--async", dest="asynchronous", action="store_true", help="each with --train.async_enable as well")
     add(
         "--set",
@@ -355,9 +341,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage or a run that failed, 130 when interrupted."""
-    console = Console()
     jobs.raise_on_sigterm()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ STABILITY_METHODS = ("grpo", "gspo", "sspo", "spo_chain", "spo_chain_segment")
 def prepare_command(workload: Workload, folder: Path, seconds: float) -> list[str]:
     """Makes data and model of a workload; a finished folder is left as it is."""
     options = ["--output", str(folder), "--train", "8192", "--test", str(HELD_OUT), "--max-seconds", str(seconds)]
-    return [*_program("prepare"), "--task", workload.task, *options, *workload.prepare]
+    return [*program("prepare"), "--task", workload.task, *options, *workload.prepare]
 
 
 def train_command(
@@ -244,12 +244,13 @@ def train_command(
     }
     # Engines that sample while the policy trains have devices of their own.
     return [
-        *_program("train"),
-        *_flags({"train.colocate_all": not options.get("train.async_enable") or None, **values}),
+        *program("train"),
+        *flags({"train.colocate_all": not options.get("train.async_enable") or None, **values}),
     ]
 
 
-def _program(name: str) -> list[str]:
+def program(name: str) -> list[str]:
+    """The beginning of a command of spo_rlhf.cli."""
     return [sys.executable, "-W", "ignore", "-m", f"spo_rlhf.cli.{name}"]
 
 
@@ -270,17 +271,17 @@ def _of_the_workload(workload: Workload, folder: Path, new_tokens: int) -> dict[
     }
 
 
-def _flags(values: dict[str, Any]) -> list[str]:
+def flags(values: dict[str, Any]) -> list[str]:
     """Options by name as a command line; True and False are a switch, None is left out."""
-    flags = []
+    words = []
     for name, value in values.items():
         if value is None:
             continue
         if isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
+            words.append(f"--{name}" if value else f"--no-{name}")
         else:
-            flags += [f"--{name}", str(value)]
-    return flags
+            words += [f"--{name}", str(value)]
+    return words
 
 
 def evaluation_interval(method: Method, new_tokens: int, budget: int, points: int) -> int:

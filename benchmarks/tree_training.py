@@ -24,7 +24,7 @@ import torch
 from spo_rlhf.core.options import whole_numbers
 from spo_rlhf.core.packing import distinct_tokens, plan
 from spo_rlhf.errors import UserError
-from spo_rlhf.host.command import command_line, run_command
+from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console
 from spo_rlhf.trainer.packed import PackedActor
 
@@ -228,11 +228,6 @@ class Subject:
         return torch.cat([one.grad.flatten().double().cpu() for one in self.model.parameters() if one.grad is not None])
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Smallest, middle and largest."""
-    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
-
-
 def measure_tree(subject: Subject, repeats: int, report: Callable[[int], None]) -> dict[str, Any]:
     """All layouts in turn, after two rounds that are not counted: seconds, MiB, ratios to `packed`, and the gradients' gaps."""
     gradients, memory = {}, {}
@@ -248,12 +243,12 @@ def measure_tree(subject: Subject, repeats: int, report: Callable[[int], None]) 
             memory[layout] = max(memory[layout], mib)
     size = gradients["node"].norm()
     result: dict[str, Any] = {"tokens": subject.tokens, "distinct": subject.distinct}
-    result |= {"seconds": {name: spread(all_) for name, all_ in seconds.items()}}
+    result |= {"seconds": {name: common.spread(all_) for name, all_ in seconds.items()}}
     result["mib"] = memory
     for other in ("node", "path"):
         ratios = [one / packed for one, packed in zip(seconds[other], seconds["packed"], strict=True)]
         ideal = subject.tokens[other] / subject.distinct
-        result[f"over_{other}"] = {**spread(ratios), "ideal": ideal, "reached": float(np.median(ratios)) / ideal}
+        result[f"over_{other}"] = {**common.spread(ratios), "ideal": ideal, "reached": float(np.median(ratios)) / ideal}
     result["gradient_gap"] = {
         name: float((gradients[name] - gradients["node"]).norm() / size) for name in ("path", "packed")
     }
@@ -262,25 +257,19 @@ def measure_tree(subject: Subject, repeats: int, report: Callable[[int], None]) 
 
 def table(results: dict[str, dict[str, Any]]) -> list[str]:
     """Markdown: what one sample per node and one per path take, in units of packed, over what tokens alone would give."""
-    head = "| tree | tokens node / path / packed | node over packed | ideal | path over packed | ideal | MiB node / path / packed |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    head = "tree | tokens node / path / packed | node over packed | ideal | path over packed | ideal | MiB node / path / packed"
+    rows = []
     for name, one in results.items():
         node, path = one["over_node"], one["over_path"]
-        lines.append(
-            f"| {name} | {' / '.join(str(one['tokens'][layout]) for layout in LAYOUTS)} "
-            f"| {node['median']:.2f} ({node['min']:.2f} to {node['max']:.2f}) | {node['ideal']:.2f} "
-            f"| {path['median']:.2f} ({path['min']:.2f} to {path['max']:.2f}) | {path['ideal']:.2f} "
-            f"| {' / '.join(format(one['mib'][layout], '.0f') for layout in LAYOUTS)} |"
-        )
-    return lines
+        tokens = " / ".join(str(one["tokens"][layout]) for layout in LAYOUTS)
+        over = [text for way in (node, path) for text in (common.spread_text(way), f"{way['ideal']:.2f}")]
+        rows.append((name, tokens, *over, " / ".join(f"{one['mib'][layout]:.0f}" for layout in LAYOUTS)))
+    return common.markdown(head, rows)
 
 
 def picture(results: dict[str, dict[str, Any]], path: Path) -> None:
     """Bars of the ratios with their spread, and the ideal as a line on each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = common.pyplot()
 
     figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(results), 3.6), layout="constrained")
     for place, (other, colour) in enumerate((("node", "tab:blue"), ("path", "tab:orange"))):
@@ -321,7 +310,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
             )
             common.write_results(args.output, args, table(results), results=results)
             picture(results, args.output / "ratios.png")
-    console.line(f"results: {args.output / 'results.json'}   picture: {args.output / 'ratios.png'}")
+    console.line(common.where(args.output, picture="ratios.png"))
 
 
 def length_pair(text: str) -> tuple[int, int]:
@@ -334,7 +323,7 @@ def length_pair(text: str) -> tuple[int, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results and picture go")
+    common.add_output(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bfloat16, FlexAttention")
     parser.add_argument("--model", choices=MODELS, default="small", help="size of the random model (default: small)")
     parser.add_argument(
@@ -362,8 +351,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit status 0, 2 for wrong usage, 130 when interrupted."""
-    console = Console()
-    return run_command(PROGRAM, lambda: measure(build_parser().parse_args(argv), console), say=console.line)
+    return common.run(PROGRAM, lambda console: measure(build_parser().parse_args(argv), console))
 
 
 if __name__ == "__main__":
