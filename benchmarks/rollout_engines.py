@@ -112,13 +112,27 @@ def recording_actor() -> Any:
     return ray.remote(RecordingActor)
 
 
+def factory_of(args: argparse.Namespace) -> upstream.EngineFactory:
+    """What makes the engines of a run, here with `recording_actor`."""
+    from spo_rlhf.rollout.engine import engine_factory
+
+    factory = engine_factory(
+        reward_workers=args.reward_workers,
+        reward_timeout=10.0,
+        max_num_seqs=args.max_num_seqs,
+        use_fast_tokenizer=True,
+        chat_template=False,
+        partial_rollouts=False,
+    )
+    factory.actor_class = recording_actor()
+    return factory
+
+
 class Engines:
     """Engines of a run and the problems: rollouts of whole prompts, timed."""
 
     def __init__(self, args: argparse.Namespace, console: Console):
         import ray
-
-        from spo_rlhf.rollout.engine import engine_factory
 
         self.args, self.console, self.ray = args, console, ray
         self.task = TASKS[args.task]
@@ -127,14 +141,7 @@ class Engines:
         if len(self.rows) < args.prompts:
             raise UserError(f"--prompts {args.prompts}: {args.task_dir / 'train.jsonl'} has {len(self.rows)} problems")
         self.reward_file = str(self.task.reward)
-        factory = engine_factory(
-            reward_workers=args.reward_workers,
-            reward_timeout=10.0,
-            max_num_seqs=args.max_num_seqs,
-            use_fast_tokenizer=True,
-            chat_template=False,
-        )
-        factory.actor_class = recording_actor()
+        factory = factory_of(args)
         self.engine_args = {
             "model": self.model,
             "max_model_len": args.max_len,
