@@ -17,11 +17,9 @@ from typing import Any
 import common
 import numpy as np
 import report
-import rollout_throughput
-from rollout_throughput import Engines, Workload
+from rollout_engines import Engines, Workload, add_engine_options, check_task, ray_running
 
 from spo_rlhf.core.partition import EqualSegments, Fixed
-from spo_rlhf.host import device
 from spo_rlhf.host.arguments import whole
 from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console
@@ -233,19 +231,15 @@ def measure_dimension(bench: Engines, name: str, dimension: Dimension, repeats: 
 
 def measure(args: argparse.Namespace, console: Console) -> None:
     """Every dimension in turn, results after each. Raises UserError."""
-    import ray
-
-    rollout_throughput.check_task(args.task_dir)
+    check_task(args.task_dir)
     if args.quick:
         args.doublings, args.prompts, args.length, args.repeats = 1, 4, 16, 2
     wanted = dimensions(args.doublings, args.prompts, args.length)
     wanted = {name: one for name, one in wanted.items() if not args.only or name.startswith(args.only)}
     args.output.mkdir(parents=True, exist_ok=True)
     args.engines = ENGINES if any(name == "engines" for name in wanted) else 1
-    args.gpu_share = 0 if device.is_cpu() else 0.45
-    rollout_throughput.start(args)
     results: dict[str, Any] = {}
-    try:
+    with ray_running(args):
         console.status("engines start")
         bench = Engines(args, console)
         for name, dimension in wanted.items():
@@ -254,8 +248,6 @@ def measure(args: argparse.Namespace, console: Console) -> None:
             console.line(f"{name}: seconds {seconds}, tokens {tokens}: {one['verdict']}")
             common.write_results(args.output, args, table(results), results=results)
         picture(results, args.output / "growth.png")
-    finally:
-        ray.shutdown()
     console.line(common.where(args.output, picture="growth.png"))
 
 
@@ -263,7 +255,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_line(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
     common.add_output(parser)
-    rollout_throughput.add_engine_options(parser, prompts=32, max_len=256)
+    add_engine_options(parser, prompts=32, max_len=256)
     add("--length", type=whole(8), default=64, metavar="N", help="longest response, in tokens (default: 64)")
     add("--doublings", type=whole(1, 5), default=2, metavar="N", help="of everything but engines (default: 2)")
     add("--repeats", type=whole(1), default=6, metavar="N", help="of every setting, after one not counted (default: 6)")

@@ -9,8 +9,6 @@ in which the processes of engines or policy used less than a tenth of a core sin
 
 import argparse
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,10 @@ from typing import Any
 import common
 import jobs
 import numpy as np
-import psutil
 import report
 import study
-from rollout_throughput import check_task
+from idle_watch import WORKERS, Watch, idle_shares
+from rollout_engines import check_task
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import device
@@ -32,10 +30,6 @@ from spo_rlhf.host.console import Console
 from spo_rlhf.launch import history
 from spo_rlhf.launch.totals import PHASES, sampled_tokens
 
-# What the tests of the real stack know of a run's processes.
-sys.path.insert(0, str(common.ROOT / "tests" / "chaos"))
-import run_processes
-
 PROGRAM = "step_breakdown"
 EXAMPLES = """examples:
   python benchmarks/step_breakdown.py --task-dir runs/quickstart/task --output runs/steps               # minutes on 2 cores
@@ -44,55 +38,7 @@ EXAMPLES = """examples:
 """
 METHODS = {"group": "grpo", "chain": "spo_chain", "tree": "spo_tree"}  # as benchmarks/study.py has them
 SYNCHRONOUS, ASYNCHRONOUS = "synchronous", "asynchronous"
-WORKERS = {"engine": run_processes.CORE, "actor": "ray::SegmentPolicyActor"}
-LOOK_S, ENUMERATE_S = 0.2, 5.0
-IDLE_CORES = 0.1
 LABELS = dict(zip(PHASES, ("sampling", "log-probs", "training", "weights"))) | {"rest": "rest"}
-
-
-class Watch(threading.Thread):
-    """Looks at the processes of a run until `stop`.
-
-    looks: (time, seconds since the look before, core seconds used in them by the processes of each worker).
-    """
-
-    def __init__(self, pid: int):
-        super().__init__(daemon=True)
-        self.pid, self.ended = pid, threading.Event()
-        self.looks: list[tuple[float, float, dict[str, float]]] = []
-
-    def run(self) -> None:
-        workers: dict[str, list[psutil.Process]] = {}
-        listed, before, last = -np.inf, {}, time.time()
-        while not self.ended.wait(LOOK_S):
-            try:
-                if time.monotonic() - listed > ENUMERATE_S:
-                    listed = time.monotonic()
-                    workers = {name: run_processes.named(self.pid, title) for name, title in WORKERS.items()}
-                used = {process: sum(process.cpu_times()[:2]) for own in workers.values() for process in own}
-            except psutil.Error:
-                listed = -np.inf
-                continue
-            now = time.time()
-            if all(workers.values()) and all(process in before for process in used):
-                spent = {name: sum(used[one] - before[one] for one in own) for name, own in workers.items()}
-                self.looks.append((now, now - last, spent))
-            before, last = used, now
-
-    def stop(self) -> None:
-        self.ended.set()
-        self.join()
-
-
-def idle_shares(
-    looks: Sequence[tuple[float, float, dict[str, float]]], start: float, end: float
-) -> dict[str, float | None]:
-    """Of each worker, the share of looks between these times at which it had used next to nothing; None where nobody looked."""
-    within = [(seconds, spent) for at, seconds, spent in looks if start + seconds <= at <= end]
-    return {
-        name: float(np.mean([spent[name] < IDLE_CORES * seconds for seconds, spent in within])) if within else None
-        for name in WORKERS
-    }
 
 
 @dataclass(frozen=True)
@@ -139,10 +85,7 @@ def train_command(args: argparse.Namespace, method: str, way: str, run_dir: Path
         changes["train.async_enable"] = True
     changes |= dict(args.set or ())
     chosen = base.with_options(changes)
-    command = study.train_command(workload, chosen, args.task_dir.resolve(), run_dir, seed=seed, budget=1, points=2)
-    if way == ASYNCHRONOUS:  # which needs devices of its own for either; without a GPU they are the same cores
-        command.remove("--train.colocate_all")
-    return command
+    return study.train_command(workload, chosen, args.task_dir.resolve(), run_dir, seed=seed, budget=1, points=2)
 
 
 def run(args: argparse.Namespace, method: str, way: str, repeat: int, board: jobs.Board) -> dict[str, Any]:

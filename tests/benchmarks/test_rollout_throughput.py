@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rollout_engines
 import rollout_throughput as benchmark
 
 from spo_rlhf.cli import quickstart
@@ -25,6 +26,11 @@ def test_stages_are_the_prompts_then_what_continues_them_by_level():
     assert benchmark.stages_of(requests, PROMPTS, 2) == [first, second, third]
     assert benchmark.stages_of(requests, PROMPTS, None) == [first, [*third, *second]]
     assert benchmark.stages_of(first, PROMPTS, None) == [first]
+
+
+def test_engines_are_made_as_a_run_makes_them(tmp_path):
+    args = benchmark.build_parser().parse_args(["--task-dir", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert hasattr(rollout_engines.factory_of(args).actor_class, "remote")
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path, capsys):

@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import idle_watch
 import pytest
 import stack
 import step_breakdown as benchmark
-from step_breakdown import ASYNCHRONOUS, SYNCHRONOUS, idle_shares, results_of, steps_of, summary, table
+from idle_watch import idle_shares
+from step_breakdown import ASYNCHRONOUS, SYNCHRONOUS, results_of, steps_of, summary, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,10 +65,10 @@ def test_idle_is_a_look_at_which_next_to_nothing_was_used():
 
 
 def test_processes_are_looked_at_from_outside(monkeypatch):
-    monkeypatch.setattr(benchmark, "WORKERS", {"engine": sys.executable, "actor": sys.executable})
-    monkeypatch.setattr(benchmark, "LOOK_S", 0.05)
+    monkeypatch.setattr(idle_watch, "WORKERS", {"engine": sys.executable, "actor": sys.executable})
+    monkeypatch.setattr(idle_watch, "LOOK_S", 0.05)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        watch = benchmark.Watch(process.pid)
+        watch = idle_watch.Watch(process.pid)
         watch.start()
         deadline = time.monotonic() + 60
         while len(watch.looks) < 3 and time.monotonic() < deadline:
