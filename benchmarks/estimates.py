@@ -21,6 +21,7 @@ from spo_rlhf.core.values import Prior
 from spo_rlhf.graders.grade import grade_here
 from spo_rlhf.graders.verdict import Question
 from spo_rlhf.rollout.chain import PromptRollout
+from spo_rlhf.rollout.protocol import Completion
 from spo_rlhf.rollout.texts import token_texts
 from spo_rlhf.rollout.tree import TreeRollout
 from spo_rlhf.tasks.task import Task
@@ -75,6 +76,20 @@ class Piece:
         return len(self.context) + len(self.token_T)
 
 
+def sampler_options(engine: TorchEngine, subject: Subject, row: dict[str, Any], slot: int) -> dict[str, Any]:
+    """Of a sampler of one problem."""
+    question, ids = Question(row["answer"], kind=subject.task.kind), prompt_tokens(subject, row)
+    grader = TextGrader(subject.tokenizer, lambda text: grade_here(question, text).correct)
+    limits = {"max_tokens": subject.max_tokens, "seed": (0,), "slot": slot}
+    return {"engine": engine, "grader": grader, "prompt_ids": ids, **limits}
+
+
+def prompt_tokens(subject: Subject, row: dict[str, Any]) -> list[int]:
+    """Tokens of a problem as the policy reads it."""
+    text = (subject.task.template or "{}").format(row["problem"])
+    return subject.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 async def sample_prompts(
     engine: TorchEngine, subject: Subject, rows: Sequence[dict[str, Any]], setting: Setting
 ) -> tuple[list[Piece], int]:
@@ -91,26 +106,22 @@ async def sample_prompt(
     engine: TorchEngine, subject: Subject, row: dict[str, Any], setting: Setting, slot: int
 ) -> tuple[list[Piece], int, "list[Judged]"]:
     """What one prompt gives to train on, how many tokens that took, and what a probe is to judge."""
-    tokenizer, question = subject.tokenizer, Question(row["answer"], kind=subject.task.kind)
-    prompt_ids = tokenizer(subject.task.template.format(row["problem"]), add_special_tokens=False)["input_ids"]
-    grader = TextGrader(tokenizer, lambda text: grade_here(question, text).correct)
-    shared = dict(
-        engine=engine, grader=grader, prompt_ids=prompt_ids, max_tokens=subject.max_tokens, seed=(0,), slot=slot
-    )
+    shared = sampler_options(engine, subject, row, slot)
+    ids = shared["prompt_ids"]
     prior = await known_beforehand(PromptRollout(**shared), setting.history)
     if setting.tree is not None:
         rollout = TreeRollout(**shared)
-        pieces = await tree_pieces(rollout, setting, prompt_ids, prior)
+        pieces = await tree_pieces(rollout, setting, ids, prior)
         return pieces, rollout.counts.generated_tokens, []
 
     def text_of(token_ids: Sequence[int]) -> list[str]:
-        return token_texts(tokenizer, token_ids)
+        return token_texts(subject.tokenizer, token_ids)
 
     rollout = PromptRollout(**shared, token_texts=text_of, keep_continuations=setting.continuations)
     if setting.probe:
-        judged = await judged_responses(rollout, setting, prompt_ids, text_of, prior)
+        judged = await judged_responses(rollout, setting, ids, text_of, prior)
         return [one.piece for one in judged], rollout.counts.generated_tokens, judged
-    pieces = await response_pieces(rollout, setting, prompt_ids, text_of, prior)
+    pieces = await response_pieces(rollout, setting, ids, text_of, prior)
     return pieces, rollout.counts.generated_tokens, []
 
 
@@ -156,19 +167,21 @@ async def response_pieces(
         adv_ST = [np.full(len(sample.completion.token_ids), adv) for adv, sample in zip(adv_S, samples)]
     pieces = []
     for sample, adv_T in zip(samples, adv_ST):
-        completion = sample.completion
-        weight_T = coverage(setting, completion.token_ids, (), text_of) / setting.responses
-        pieces.append(
-            Piece(prompt_ids, completion.token_ids, completion.deciding_logprobs, np.asarray(adv_T) * weight_T)
-        )
+        tokens = sample.completion.token_ids
+        weight_T = coverage(setting, tokens, (), text_of) / setting.responses
+        pieces.append(Piece(prompt_ids, tokens, deciding(sample.completion), np.asarray(adv_T) * weight_T))
     users = Counter(tuple(s.completion.token_ids[:b]) for s in samples for b in inner_states(s.boundaries))
     for one in rollout.continuations:
         tokens = one.completion.token_ids
         weight_T = coverage(setting, tokens, one.prefix, text_of) * users[one.prefix] / setting.responses
-        pieces.append(
-            Piece([*prompt_ids, *one.prefix], tokens, one.completion.deciding_logprobs, one.advantage * weight_T)
-        )
+        pieces.append(Piece([*prompt_ids, *one.prefix], tokens, deciding(one.completion), one.advantage * weight_T))
     return pieces
+
+
+def deciding(completion: Completion) -> list[float]:
+    """The log-probs that decide about the mask; TorchEngine always gives them."""
+    assert completion.deciding_logprobs is not None
+    return completion.deciding_logprobs
 
 
 @dataclass
@@ -191,7 +204,7 @@ async def judged_responses(
     reward_B = [one.grade.reward for one in samples]
     judged = []
     for one, base, spread in zip(samples, values.leave_one_out(reward_B, prior), probe.spreads(reward_B)):
-        tokens, logp_T = one.completion.token_ids, one.completion.deciding_logprobs
+        tokens, logp_T = one.completion.token_ids, deciding(one.completion)
         boundaries = setting.partition.boundaries(np.exp(logp_T), text_of(tokens))
         piece = Piece(prompt_ids, tokens, logp_T, np.zeros(len(tokens)))
         judged.append(Judged(piece, boundaries, float(base), float(spread), one.grade.reward))

@@ -14,9 +14,8 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from estimates import Setting, Subject
+from estimates import Setting, Subject, sampler_options
 from gradient_noise import add_folders, load, measure_setting, relative_to, table
-from probe_sources import sampler_options
 from torch_engine import TorchEngine
 
 from spo_rlhf.core.options import whole_numbers

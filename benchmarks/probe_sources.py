@@ -15,15 +15,13 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from estimates import Subject
+from estimates import Subject, prompt_tokens, sampler_options
 from gradient_noise import add_folders, load
-from torch_engine import TextGrader, TorchEngine
+from torch_engine import TorchEngine
 
 from spo_rlhf.core import gold, probe
 from spo_rlhf.core.partition import newline_boundaries
 from spo_rlhf.core.values import leave_one_out
-from spo_rlhf.graders.grade import grade_here
-from spo_rlhf.graders.verdict import Question
 from spo_rlhf.host.arguments import add_number
 from spo_rlhf.host.command import command_line
 from spo_rlhf.host.console import Console, duration
@@ -46,19 +44,6 @@ async def sample(subject: Subject, rows: Sequence[dict[str, Any]], responses: in
 
     samplers = [PromptRollout(**sampler_options(engine, subject, row, slot)) for slot, row in enumerate(rows)]
     return await asyncio.gather(*(one.group(responses) for one in samplers))
-
-
-def sampler_options(engine: TorchEngine, subject: Subject, row: dict[str, Any], slot: int) -> dict[str, Any]:
-    """Of a sampler of one problem."""
-    question, ids = Question(row["answer"], kind=subject.task.kind), prompt_ids(subject, row)
-    grader = TextGrader(subject.tokenizer, lambda text: grade_here(question, text).correct)
-    limits = {"max_tokens": subject.max_tokens, "seed": (0,), "slot": slot}
-    return {"engine": engine, "grader": grader, "prompt_ids": ids, **limits}
-
-
-def prompt_ids(subject: Subject, row: dict[str, Any]) -> list[int]:
-    """Tokens of a problem as the policy reads it."""
-    return subject.tokenizer(subject.task.template.format(row["problem"]), add_special_tokens=False)["input_ids"]
 
 
 @torch.inference_mode()
@@ -96,7 +81,7 @@ def traced(
     """By source, the responses with the features of their states."""
     cases, texts, behind = [], [], []
     for prompt, (row, group) in enumerate(zip(rows, groups, strict=True)):
-        ids, reward_B = prompt_ids(subject, row), [one.grade.reward for one in group]
+        ids, reward_B = prompt_tokens(subject, row), [one.grade.reward for one in group]
         more, answer = gold_tokens(subject, row["answer"], args.template)
         columns = (leave_one_out(reward_B).tolist(), probe.spreads(reward_B).tolist(), reward_B)
         for one, base, spread, reward in zip(group, *columns, strict=True):

@@ -20,7 +20,7 @@ COSTS = {
 
 def by_method(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[dict]]]:
     """task -> method -> runs, in the order given."""
-    grouped: dict = defaultdict(lambda: defaultdict(list))
+    grouped: dict[str, Any] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         grouped[run["task"]][run["method"]].append(run)
     return grouped
@@ -38,16 +38,16 @@ def late_reward(run: dict[str, Any], axis: str = "tokens", end: float | None = N
     axis: "tokens", "seconds" or "step"; end: where what is spent ends, default: with the run.
     """
     steps = run["steps"]
-    end = steps[-1][axis] if end is None else end
+    spent: float = steps[-1][axis] if end is None else end
     steps = [step for step in steps if step["rollout/reward_mean"] is not None]  # a skipped step may have none
-    until = [step for step in steps if step[axis] <= end] or steps[:1]
-    late = [step for step in until if step[axis] > 2 / 3 * end] or until[-1:]
+    until = [step for step in steps if step[axis] <= spent] or steps[:1]
+    late = [step for step in until if step[axis] > 2 / 3 * spent] or until[-1:]
     return float(np.mean([step["rollout/reward_mean"] for step in late]))
 
 
-def interval(value_N: list[float]) -> tuple[float, float]:
+def interval(values: list[float]) -> tuple[float, float]:
     """Mean and half width of the Student interval; the width is nan for a single value."""
-    value_N = np.asarray(value_N, dtype=float)
+    value_N = np.asarray(values, dtype=float)
     if len(value_N) < 2:
         return float(value_N.mean()), float("nan")
     from scipy.stats import t
@@ -166,7 +166,7 @@ def steps_table(methods: dict[str, list[dict]]) -> list[str]:
             cells["best"].append(smooth.max())
             cells["last"].append(smooth[-1])
             for name in ("ppo_kl", "ppo_clip_ratio"):
-                cells[f"{name} median"].append(np.median(series[name]))
+                cells[f"{name} median"].append(float(np.median(series[name])))
                 cells[f"{name} max"].append(series[name].max())
         means = {name: float(np.mean(values)) for name, values in cells.items()}
         rewards = (f"{means[name]:.3f}" for name in ("first", "best", "last"))
