@@ -101,7 +101,7 @@ def test_an_engine_that_hangs_while_it_starts_again_is_started_once_more(task, t
     run_processes.kill(engine, "the only engine")
 
     def starting():
-        return [one for one in run_processes.named(process.pid, f"{run_processes.ENGINE}.__init__") if one != engine]
+        return [one for one in run_processes.named(process.pid, run_processes.ENGINE) if one != engine]
 
     run_processes.wait_for(starting, stack.LIMIT_S, "another engine that starts", poll_s=0.01)
     [hung] = starting()
