@@ -50,7 +50,7 @@ def marked(folder: Path) -> set[int]:
 def carrying(marks: Iterable[str]) -> set[int]:
     """Processes of this user that were started with one of these in their environment ("NAME=VALUE"), with all that is below
     them; not this one."""
-    signs, parents, found, user = {mark.encode() for mark in marks}, {}, set(), os.getuid()
+    signs, parents, found, user = {os.fsencode(mark) for mark in marks}, {}, set(), os.getuid()
     for name in os.listdir("/proc"):  # there may be thousands, so as few calls as can be
         if not name.isdigit():
             continue
