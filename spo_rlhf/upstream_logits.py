@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 _LOG_PROB, _ENTROPY = 0, 1
-#: In the configurations of transformers: what a model does with the head's output. 1 or None: nothing.
+#: In the configurations of transformers, that of the text where there are several: what a model does with the head's output.
+#: 1 or None: nothing.
 AFTER_THE_HEAD = ("logit_scale", "logits_scaling")
 #: With which it caps that output, as it reads there at each call. None: not.
 CAP = "final_logit_softcapping"
@@ -57,13 +58,14 @@ def plain_head(model: Any) -> Any:
     import torch
 
     head = model.get_output_embeddings()
-    goes_on = any(getattr(model.config, one, None) not in (None, 1) for one in AFTER_THE_HEAD)
+    text = model.config.get_text_config()
+    goes_on = any(getattr(text, one, None) not in (None, 1) for one in AFTER_THE_HEAD)
     return None if goes_on or type(head) is not torch.nn.Linear else head
 
 
 def cap_of(model: Any) -> float | None:
     """What the model caps its logits with; None where it does not."""
-    return getattr(model.config, CAP, None)
+    return getattr(model.config.get_text_config(), CAP, None)
 
 
 @contextlib.contextmanager
@@ -84,7 +86,8 @@ def head_gives(model: Any, compute: Callable[[Any], Any]):
             raise RuntimeError("this model goes on with its head's output: give --spo.logits_chunk_tokens 0")
         return returned
 
-    uncapped = contextlib.nullcontext() if cap_of(model) is None else rebound(model.config, CAP, None)
+    capped = cap_of(model) is not None
+    uncapped = rebound(model.config.get_text_config(), CAP, None) if capped else contextlib.nullcontext()
     with rebound(model.get_output_embeddings(), "forward", forward), uncapped:
         yield check
 

@@ -1,10 +1,12 @@
 """OpenRLHF's Actor with its logits in chunks: what it returns and learns is what it was, and how large a tensor becomes."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma4Config, GraniteConfig, LlamaConfig
 
 from spo_rlhf import upstream
 from spo_rlhf.upstream_logits import chunk_logits
@@ -130,18 +132,28 @@ def test_logits_that_are_asked_for_are_given(build):
     assert torch.equal(*logits) and logits[0].shape == (BATCH, LENGTH, WORDS)
 
 
-@pytest.mark.parametrize("cap", [1.0, 3.0])
-def test_logits_that_a_model_caps_are_capped_in_chunks(build, cap):
-    config = Gemma2Config(
-        vocab_size=WORDS,
-        hidden_size=HIDDEN,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        final_logit_softcapping=cap,
-    )
+def capped(cap, family):
+    """A configuration; that of Gemma 4 has one for the text within."""
+    sizes: dict[str, Any] = {
+        "vocab_size": WORDS,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "final_logit_softcapping": cap,
+    }
+    if family == "gemma2":
+        return Gemma2Config(**sizes)
+    more = {"vocab_size_per_layer_input": WORDS, "hidden_size_per_layer_input": 4, "global_head_dim": 8}
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0}
+    return Gemma4Config(text_config=sizes | more | layers, vision_config=None, audio_config=None)
+
+
+@pytest.mark.parametrize(("cap", "family"), [(1.0, "gemma2"), (3.0, "gemma2"), (1.0, "gemma4")])
+def test_logits_that_a_model_caps_are_capped_in_chunks(build, cap, family):
+    config = capped(cap, family)
     whole, chunked = build(5, config=config)
     with torch.no_grad():
         for actor in (whole, chunked):
@@ -154,8 +166,9 @@ def test_logits_that_a_model_caps_are_capped_in_chunks(build, cap):
     torch.testing.assert_close(entropy_chunked * mask, entropy * mask, rtol=1e-6, atol=2e-6)
     for one, two in zip(grads_chunked, grads, strict=True):
         assert (one - two).norm() <= 5e-6 * two.norm()
-    assert seen.logits == 5 * WORDS and chunked.model.config.final_logit_softcapping == cap, "all is as it was"
-    chunked.model.config.final_logit_softcapping = None
+    text = chunked.model.config.get_text_config()
+    assert seen.logits == 5 * WORDS and text.final_logit_softcapping == cap, "all is as it was"
+    text.final_logit_softcapping = None
     assert not torch.allclose(learned(chunked)[0], logp, atol=1e-2), "without the cap it would be another model"
 
 

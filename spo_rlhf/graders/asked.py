@@ -42,8 +42,9 @@ _USUALLY_COMPLEX = frozenset(("z", "w", "zeta", "omega"))
 _COMPLEX = re.compile(
     r"\bcomplex\b|\bimaginary\b|\bconjugates?\b|\broots? of unity\b|\\mathbb\s*\{?\s*C\b", re.IGNORECASE
 )
-_NAME = r"(?<![A-Za-z\\|])(?!a\s+(?:complex|purely|imaginary|unit)\b)(?:[A-Za-z]|\\[a-z]+)(?![A-Za-z])(?:_\w|_\{\w+\})?"
-_NAMES = rf"{_NAME}(?:(?:[\s$,]|\\[,cl]?(?:dots)?|\band\b)+{_NAME})*"
+_NAME = r"(?<![A-Za-z\\|])(?!a\s+(?:complex|purely|imaginary|unit)\b)(?:[A-Za-z]|\\(?![cl]?dots)[a-z]+)(?![A-Za-z])(?:_\w|_\{\w+\})?"
+# No text is read in two ways: of many spaces in a row there would be too many.
+_NAMES = rf"{_NAME}(?:(?:[\s$,]|\\(?:,|[cl]?dots|(?!,|[cl]?dots))|\band\b)+{_NAME})*"
 _REAL = r"(?:real|rational|positive|negative|non-?negative|integers?|whole|natural)\b"
 # "real numbers x and y", "where x and y are real", "x \in \mathbb{R}"; not "z\bar z is real".
 _SAID_REAL = re.compile(

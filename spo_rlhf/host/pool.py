@@ -143,7 +143,11 @@ def _close(tasks: queue.SimpleQueue, keepers: list["_Keeper"]) -> None:
 
 def _kill_marked(marks: Iterable[str]) -> bool:
     """Kill the workers with these marks, all that they started, and what is below that; whether there was any."""
-    found = watcher.carrying(marks) if sys.platform == "linux" else set()
+    found: set[int] = set()
+    with contextlib.suppress(
+        OSError
+    ):  # no /proc, or no descriptor left to read it: the process group is killed all the same
+        found = watcher.carrying(marks)
     for pid in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)

@@ -50,23 +50,27 @@ def marked(folder: Path) -> set[int]:
 def carrying(marks: Iterable[str]) -> set[int]:
     """Processes of this user that were started with one of these in their environment ("NAME=VALUE"), with all that is below
     them; not this one."""
-    signs, parents, found = {mark.encode() for mark in marks}, {}, set()
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
+    signs, parents, found, user = {os.fsencode(mark) for mark in marks}, {}, set(), os.getuid()
+    for name in os.listdir("/proc"):  # there may be thousands, so as few calls as can be
+        if not name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            process = Path(entry.path)
-            if process.stat().st_uid != os.getuid():
+            if os.stat(f"/proc/{name}").st_uid != user:
                 continue
-            state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state in "ZX":
+            state, parent = _content(f"/proc/{name}/stat").rpartition(b")")[2].split()[:2]  # a name may be any bytes
+            if state in b"ZX":
                 continue
-            parents[int(entry.name)] = int(parent)
-            if not signs.isdisjoint((process / "environ").read_bytes().split(b"\0")):
-                found.add(int(entry.name))
+            parents[int(name)] = int(parent)
+            if not signs.isdisjoint(_content(f"/proc/{name}/environ").split(b"\0")):
+                found.add(int(name))
     while below := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
         found |= below
     return found - {os.getpid()}
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
 
 
 def _is_tracker(pid: int) -> bool:

@@ -146,7 +146,7 @@ def read_pickle(path: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+        tensors = {name: one for name, one in tensors.items() if isinstance(one, torch.Tensor) and not one.is_meta}
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:100]
         raise ValueError(
@@ -154,14 +154,17 @@ def read_pickle(path: Path) -> dict[str, tuple[int, ...]]:
         ) from None
     if not tensors:
         raise ValueError(f"{path.name} holds no tensors; copy or save it again")
-    size = path.stat().st_size
-    for name, tensor in tensors.items():
+    size, told = path.stat().st_size, {torch.bfloat16, torch.float16, torch.float32, torch.float64}  # as in EXPONENTS
+    plain = {
+        name: one for name, one in tensors.items() if one.dtype in told and one.layout is torch.strided and one.numel()
+    }
+    for name, tensor in plain.items():
         if MASK not in name and (size <= READ_WHOLE or tensor.dim() == 1) and not tensor.isfinite().all():
             raise ValueError(_not_finite(path, name))
         if _of_tokens(name) and not tensor.any():
             raise ValueError(_zero(path, name))
-    matrices = [tensor for tensor in tensors.values() if tensor.dim() > 1]
-    if matrices and not any(tensor.any() for tensor in matrices):
+    matrices = [name for name, tensor in tensors.items() if tensor.dim() > 1]
+    if matrices and not any(name not in plain or plain[name].any() for name in matrices):
         raise ValueError(ALL_ZERO)
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 

@@ -30,7 +30,8 @@ from spo_rlhf.host.files import read_json, write_json
 MANIFEST = "checkpoint.json"
 NAME = re.compile(r"(?P<best>best_)?global_step(?P<step>\d+)")
 MAKING, LEAVING = ".making", ".leaving"  # of names that begin with a dot: being written, being removed
-LEFTOVER = re.compile(rf"\.(best_)?global_step\d+(_hf)?({re.escape(MAKING)}|{re.escape(LEAVING)})")
+EXPORT = "_hf"  # of the name of the folder beside a checkpoint that --ckpt.save_hf writes
+LEFTOVER = re.compile(rf"\.(best_)?global_step\d+({EXPORT})?({re.escape(MAKING)}|{re.escape(LEAVING)})")
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 UNREADABLE = f"{MANIFEST} is missing, unreadable or not what was written"
 ROOM_TO_SPARE = 1.05  # of the size of the last checkpoint: replay and history grow
@@ -178,13 +179,14 @@ def remove_damaged(folder: Path, changed: Collection[Path], note: Callable[[str]
 
 
 def make_room(folder: Path, least: int, step: int, note: Callable[[str], None]) -> None:
-    """See to the space that the checkpoint of `step` will need: that of the largest so far, or `least`.
+    """See to the space that the checkpoint of `step` will need: that of the largest so far, what is exported beside it
+    included, or `least`.
 
     Raises NotSaved where it is not there and cannot be made without giving up the newest checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     whole, _ = found_in(folder)
-    needed = max([ROOM_TO_SPARE * one.size for one in whole], default=float(least))
+    needed = max([ROOM_TO_SPARE * (one.size + _exported(one)) for one in whole], default=float(least))
     free = shutil.disk_usage(folder).free
     gone = spared_for_room(whole, needed - free)
     if gone is None:
@@ -192,6 +194,12 @@ def make_room(folder: Path, least: int, step: int, note: Callable[[str], None]) 
     for one in gone:
         note(f"{folder} is nearly full: {one.path.name} is removed to make room for step {step}")
         remove(one.path)
+
+
+def _exported(one: Checkpoint) -> int:
+    """Bytes of what --ckpt.save_hf has written beside it."""
+    folder = one.path.with_name(f"{one.path.name}{EXPORT}")
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def room_told(folder: Path) -> str:

@@ -252,7 +252,7 @@ class EnginePool:
             for call in beats.values():
                 call.since = now
             for revival in self._dead.values():
-                revival.since += now - self._last_look
+                revival.since += now - max(revival.since, self._last_look)
         self._last_look = now
         for engine, call in beats.items():
             if now - call.since > self.timeout_s:

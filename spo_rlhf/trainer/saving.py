@@ -117,7 +117,7 @@ class Saver:
             self.supply.save(one.path)
             torch.save(dict(state), one.path / STATE)
             if (exported := upstream_checkpoints.exported(one.path)).exists():
-                checkpoints.replace(exported, self.folder / f"{one.name}_hf")
+                checkpoints.replace(exported, self.folder / f"{one.name}{checkpoints.EXPORT}")
             return one.finish(metric=metric, run=self.args.identity, most=ckpt.max_num, most_bytes=ckpt.max_mem * 2**30)
 
     def leave(self, state: Mapping[str, Any]) -> Path | None:

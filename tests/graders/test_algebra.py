@@ -133,3 +133,10 @@ def test_which_letters_may_be_complex_is_asked_of_the_problem(problem, letters):
     for letter in "abczw":
         equal, _ = equal_answers(f"|{letter}|^2", f"{letter}^2", problem)
         assert equal is (letter not in letters), letter
+
+
+@pytest.mark.parametrize("blank", [r"\,", r"\, ", r"\dots ", r"\cdots\, ", r"\ ", "$, "])
+def test_a_blank_to_fill_in_behind_a_letter_takes_no_time(blank):
+    """Read in two ways each, 60 would take for ever."""
+    assert may_be_complex("z", "Simplify, where z" + 60 * blank + "!")
+    assert not may_be_complex("z", "Let x" + 60 * blank + "z be real.")

@@ -30,6 +30,7 @@ from transformers import (
 
 from spo_rlhf.errors import UserError
 from spo_rlhf.host.model_class import check_weights
+from spo_rlhf.host.weights import read_pickle
 
 SIZE = dict(
     vocab_size=48,
@@ -227,6 +228,9 @@ def test_files_of_torch_are_read_and_run_nothing(tmp_path):
         torch.save(changed, file)
         with pytest.raises(UserError, match=says):
             check_weights(folder, "--model")
+    torch.save({"w": torch.zeros(2, 2, device="meta")}, file)
+    with pytest.raises(UserError, match="holds no tensors"):
+        check_weights(folder, "--model")
     torch.save(tensors | {UP: tensors[UP] * torch.nan}, file)
     with pytest.raises(UserError, match="not finite"):
         check_weights(folder, "--model")
@@ -237,6 +241,21 @@ def test_files_of_torch_are_read_and_run_nothing(tmp_path):
     torch.save({"a": Run()}, file)
     with pytest.raises(UserError, match="pytorch_model.bin cannot be read"):
         check_weights(folder, "--model")
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        torch.ones(4, 4).to(torch.float8_e4m3fn),  # torch knows no finite numbers of it
+        torch.zeros(4, 4, dtype=torch.int8),
+        torch.eye(4).to_sparse(),
+        torch.empty(0, 4),
+    ],
+    ids=["8 bits", "whole numbers", "sparse", "empty"],
+)
+def test_files_of_torch_may_hold_what_has_no_plain_numbers(tmp_path, matrix):
+    torch.save({"w": matrix, "v": torch.zeros(2, 2), "model.embed_tokens.weight": torch.ones(2, 2)}, tmp_path / "w.bin")
+    assert read_pickle(tmp_path / "w.bin")["w"] == tuple(matrix.shape)
 
 
 class Run:

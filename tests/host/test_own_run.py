@@ -113,3 +113,18 @@ def test_only_what_is_provably_ours_and_dead_is_removed(places, monkeypatch):
     os.close(watcher.lock_folder(places / "spo-dead"))
     monkeypatch.setattr(watcher.os, "getuid", lambda: 12345)
     assert watcher.remove_dead({places}) == [], "another user's"
+
+
+def test_a_process_is_found_whose_name_is_no_text():
+    """Any process of this user may have such a name: one that is longer than 15 bytes is cut, in a letter too."""
+    script = r"import pathlib; pathlib.Path('/proc/self/comm').write_bytes(b'caf\xc3'); print(flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], env={"A_MARK": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline() == b"\n"
+        assert b"(caf\xc3)" in Path(f"/proc/{child.pid}/stat").read_bytes()
+        assert watcher.carrying(["A_MARK=1"]) == {child.pid} and watcher.carrying(["A_MARK=2"]) == set()
+    finally:
+        child.kill()
+        child.communicate()

@@ -226,6 +226,16 @@ def test_a_disk_without_room_stops_the_run_before_the_step_and_says_where_it_is(
     assert names(tmp_path) == ["global_step2"] and "global_step1 is removed" in notes[0]
 
 
+def test_what_is_exported_beside_a_checkpoint_needs_room_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("disk", "free")(150))
+    write(tmp_path, 1, size=100)
+    checkpoints.make_room(tmp_path, 1, 2, [].append)
+    (tmp_path / "global_step1_hf").mkdir()
+    (tmp_path / "global_step1_hf" / "model.safetensors").write_bytes(bytes(50))
+    with pytest.raises(RunStopped, match="step 2 needs"):
+        checkpoints.make_room(tmp_path, 1, 2, [].append)
+
+
 def test_damaged_ones_go_before_a_new_one_is_written_and_say_so(tmp_path):
     paths = {step: write(tmp_path, step, most=9) for step in (1, 2, 3, 4)}
     (paths[1] / "_actor" / "weights.pt").write_bytes(b"short")

@@ -337,6 +337,27 @@ def test_an_engine_that_hangs_while_it_starts_again_is_started_once_more(answers
     assert len(drain(pool)) == 4 and pool.ledger.living == {0, 1}
 
 
+@pytest.mark.parametrize("looked", [False, True])
+def test_a_death_behind_a_long_step_is_not_taken_for_one_to_come(looked):
+    """By new weights: before anything was asked of the engines, or after an hour in which nobody looked at them."""
+    pool, cluster, heard = make_pool(2)
+    if looked:
+        submit(pool, range(2))
+        drain(pool)
+    cluster.now += 3600.0
+    cluster.dies_while_sent, cluster.hung_starts, began = (
+        {1},
+        2,
+        cluster.now,
+    )  # of the one that died, and of the one for it
+    pool.broadcast()
+    pool.settle()
+    limit = pool.restart_limit_s
+    assert f"engine 1 died and was not up again within {limit:g} s: it is started once more" in heard.notes
+    assert limit + START_S <= cluster.now - began < limit + START_S + 2 * 10.0
+    assert 0 <= int(heard.notes[-1].removeprefix("engine 1 is back after ").removesuffix(" s")) < limit
+
+
 def test_starts_that_hang_again_and_again_end_the_run_as_deaths_do():
     pool, cluster, heard = make_pool(1, max_restarts=2)
     submit(pool, range(2))
