@@ -48,14 +48,14 @@ def marked(folder: Path) -> set[int]:
 
 
 def carrying(marks: Iterable[str]) -> set[int]:
-    """Processes of this user that were started with one of these in their environment ("NAME=VALUE"), with all that is below
-    them; not this one."""
+    """Processes of this user, of all where this is root, that were started with one of these in their environment ("NAME=VALUE"),
+    with all that is below them; not this one."""
     signs, parents, found, user = {os.fsencode(mark) for mark in marks}, {}, set(), os.getuid()
     for name in os.listdir("/proc"):  # there may be thousands, so as few calls as can be
         if not name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{name}").st_uid != user:
+            if user and os.stat(f"/proc/{name}").st_uid != user:  # what root starts may be another user's by now
                 continue
             state, parent = _content(f"/proc/{name}/stat").rpartition(b")")[2].split()[:2]  # a name may be any bytes
             if state in b"ZX":

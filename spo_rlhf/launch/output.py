@@ -25,7 +25,7 @@ from spo_rlhf.launch.stopping import PREEMPTED
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG}
 LOG_BYTES, LOG_POLL_S = 64 << 20, 5.0
-OF_THE_START = ("identity", "resume_from", "damaged")  # launch/resume.py
+OF_THE_START = ("identity", "resume_from", "damaged", "newest")  # launch/resume.py
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,19 +67,21 @@ def identity(args: SimpleNamespace, rows: Iterable[Any]) -> dict[str, Any]:
 def choose(args: SimpleNamespace) -> list[str]:
     """Settle `args.resume_from`, the folder of the checkpoint to go on from or None, by `args.identity`. Lines to show.
 
-    `args.damaged` are folders that were passed over because their bytes are not those that were written.
+    `args.damaged` are folders that were passed over because their bytes are not those that were written, `args.newest` is for
+    `check_newest`.
     A checkpoint is read whole before it is chosen. Raises UserError where the newest one is of another run, or all are damaged.
     """
     folder, auto = Path(args.ckpt.path), args.spo.resume == AUTO
     whole, broken = checkpoints.found_in(folder)
     notes = [f"{path} is not whole ({why}) and is passed over" for path, why in broken.items()]
-    args.resume_from, args.damaged = None, []
+    args.resume_from, args.damaged, args.newest = None, [], None
     if not auto and not args.ckpt.load_enable:
         if whole:
             notes.append(
                 f"{folder} has checkpoints of an earlier run, the newest {whole[-1].path.name}; they are moved aside"
             )
         return notes
+    args.newest = _number(whole)
     finished = auto and is_finished(args.spo.run_dir)  # then nothing goes on
     for one in reversed(whole):
         if told := checkpoints.differences(one.run, args.identity):
@@ -107,6 +109,24 @@ def choose(args: SimpleNamespace) -> list[str]:
         )
     args.ckpt.load_enable = args.ckpt.load_enable and not auto
     return [f"no whole checkpoint in {folder}: the run starts from its first step"]
+
+
+def check_newest(args: SimpleNamespace) -> None:
+    """By the only writer of the checkpoints: none was written since `choose` looked, which may have read for minutes.
+
+    Another command, asked to end, may have been at work then; its last steps would be lost. Raises UserError.
+    """
+    whole, _ = checkpoints.found_in(Path(args.ckpt.path))
+    if args.newest is not None and _number(whole) != args.newest:
+        found = f"{whole[-1].path.name} is the newest now" if whole else "there is none any more"
+        raise UserError(
+            f"--ckpt.path {args.ckpt.path}: another command has changed the checkpoints meanwhile, {found}; start again"
+        )
+
+
+def _number(whole: Sequence[checkpoints.Checkpoint]) -> int:
+    """That of the newest; 0 without one."""
+    return whole[-1].number if whole else 0
 
 
 def set_aside(folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ from spo_rlhf.launch.history import store_config
 from spo_rlhf.launch.output import explain, older, output_to, resolved, root_cause
 from spo_rlhf.launch.placement import num_devices, placement
 from spo_rlhf.launch.record import RunRecord
-from spo_rlhf.launch.resume import set_aside
+from spo_rlhf.launch.resume import check_newest, set_aside
 from spo_rlhf.launch.stopping import PREEMPTED, SIGNALS, Stopping
 from spo_rlhf.rollouts.store import RolloutStore
 
@@ -196,10 +196,11 @@ def train(args: SimpleNamespace, notes: list[str], early_log: bytes, settings: d
     """Run a resolved configuration in its run directory; exit status. `settings` repeat it (launch/settings_file.py).
 
     With --ckpt.load_enable the record of that folder goes on, else it is replaced. Raises UserError where another run is at work
-    in that folder, or writes the same checkpoints.
+    in that folder, or writes the same checkpoints, or has written one since this one looked.
     """
     run_dir = Path(args.spo.run_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     with only_writer("--spo.run_dir", run_dir), only_writer("--ckpt.path", Path(args.ckpt.path), beside=True):
+        check_newest(args)
         return _train(args, notes, early_log, settings, run_dir)
 
 

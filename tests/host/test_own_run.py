@@ -128,3 +128,14 @@ def test_a_process_is_found_whose_name_is_no_text():
     finally:
         child.kill()
         child.communicate()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, which alone can start a process of another user")
+def test_root_finds_what_it_has_started_as_another_user():
+    child = subprocess.Popen(["cat"], env={"A_MARK": "1"}, stdin=subprocess.PIPE, user=65534, start_new_session=True)
+    try:
+        assert Path(f"/proc/{child.pid}").stat().st_uid == 65534
+        assert watcher.carrying(["A_MARK=1"]) == {child.pid}
+    finally:
+        child.kill()
+        child.communicate()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from spo_rlhf.launch import run
 from spo_rlhf.launch.follow import following
 from spo_rlhf.launch.output import explain, resolved, root_cause
 from spo_rlhf.launch.stopping import SIGNALS, Stopping
+from spo_rlhf.trainer import checkpoints
 
 GPU_NODE = {"Alive": True, "Resources": {"GPU": 8.0, "accelerator_type:H100": 1.0}}
 CPU_NODE = {"Alive": True, "Resources": {"GPU": 2.0, device.STAND_IN: 1.0}}
@@ -126,11 +128,13 @@ def trains(tmp_path, monkeypatch, capfd):
             spo=SimpleNamespace(save_rollouts_mb=1, run_dir=str(tmp_path / "run"), verbose=False, grace=60, **options),
             ckpt=SimpleNamespace(load_enable=resume, output_dir="model", path=str(tmp_path / "run" / "checkpoints")),
             vllm=SimpleNamespace(num_engines=1),
+            newest=start.newest,
         )
         monkeypatch.setattr(run, "run", lambda args, record, stopping: start.before(stopping) or work(record))
         status = run.train(args, ["first note"], b"loading\n")
         return status, capfd.readouterr().out
 
+    start.newest = None  # pyright: ignore[reportFunctionMemberAccess]
     start.before = lambda stopping: None  # pyright: ignore[reportFunctionMemberAccess]
     yield start
     for number, handler in before.items():
@@ -237,6 +241,26 @@ def test_a_run_in_a_folder_of_another_that_is_at_work_is_refused_and_changes_not
             trains(raises(AssertionError("started")))
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     assert trains(raises(UserError("no such model")))[0] == 2, "and not refused"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_start_that_looked_before_another_run_wrote_a_checkpoint_is_refused_and_changes_nothing(
+    trains, tmp_path, resume
+):
+    folder = tmp_path / "run" / "checkpoints"
+    with checkpoints.writing(folder, "global_step4") as one:
+        one.finish(metric=None, run={}, most=9, most_bytes=1e12)
+    for trains.newest in (0, 2):
+        with pytest.raises(
+            UserError, match=r"^--ckpt.path .*changed the checkpoints meanwhile, global_step4 is the newest"
+        ):
+            trains(raises(AssertionError("started")), resume=resume)
+    assert {path.name for path in folder.parent.iterdir()} == {".lock", ".checkpoints.lock", "checkpoints"}
+    trains.newest = 1
+    assert trains(raises(UserError("no such model")), resume=True)[0] == 2, "and not refused"
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="there is none any more"):
+        trains(raises(AssertionError("started")), resume=True)
 
 
 class WrappedByRay(Exception):
