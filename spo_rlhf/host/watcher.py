@@ -54,7 +54,7 @@ def carrying(marks: Iterable[str]) -> set[int]:
     for name in os.listdir("/proc"):  # there may be thousands, so as few calls as can be
         if not name.isdigit():
             continue
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it is gone by now, or not ours to read
             if user and os.stat(f"/proc/{name}").st_uid != user:  # what root starts may be another user's by now
                 continue
             state, parent = _content(f"/proc/{name}/stat").rpartition(b")")[2].split()[:2]  # a name may be any bytes
