@@ -17,7 +17,8 @@ from spo_rlhf.trainer.stopping import StopAsked, StopWatch
 
 @pytest.fixture
 def installed():
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    # Also where the tests themselves were started deaf to some, as nohup does.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
     one = Stopping(grace_s=60)
     one.install()
     yield one
