@@ -1,8 +1,10 @@
 """SPO-tree sampling of one prompt: a tree of segments, grown on token ids inside the engine's process.
 
-A child that has used up its segment is expanded at once, while its siblings are still being sampled; a child that ends
-the response early, or has no room left, is a leaf. Every node is a request of its own, unless a partition cuts the tree:
-then a request goes on to the end of the response, and what lies behind the cut is the first child.
+A child that has used up its segment is expanded; one that ends the response early, or has no room left, is a leaf. The
+children of a node are one request: they start together and have the same number of tokens to go, so none waits for another
+for long, and an engine's work for a request costs more than a short segment's tokens. Where a partition cuts the tree every
+request goes on to the end of the response, and what lies behind the cut is the first child: then a response is a request of
+its own, and is expanded at once.
 """
 
 from collections.abc import Sequence
@@ -62,20 +64,30 @@ class TreeRollout(PromptSampler):
 
     async def _expand(self, prefix: Sequence[int], place: tuple[int, ...], shape: TreeShape) -> list[_Node]:
         """The children of the node at `place` (child numbers from the prompt down), whose response so far is `prefix`."""
-        children = shape.branching[len(place)]
-        return await gather(self._child(prefix, (*place, number), shape) for number in range(children))
-
-    async def _child(self, prefix: Sequence[int], place: tuple[int, ...], shape: TreeShape) -> _Node:
-        limit = None if self.cuts else shape.limit(len(place) - 1)
-        [completion] = await self._sample(prefix, 1, ("node", self.slot, place), logprobs=True, limit=limit)
+        numbers = range(shape.branching[len(place)])
         if self.cuts:
-            return await self._cut(prefix, completion, place, shape)
+            return await gather(self._uncut(prefix, (*place, number), shape) for number in numbers)
+        name, limit = ("node", self.slot, place), shape.limit(len(place))
+        completions = await self._sample(prefix, len(numbers), name, logprobs=True, limit=limit)
+        return await gather(
+            self._node(prefix, one, (*place, number), shape) for number, one in zip(numbers, completions)
+        )
+
+    async def _node(
+        self, prefix: Sequence[int], completion: Completion, place: tuple[int, ...], shape: TreeShape
+    ) -> _Node:
+        """The node at `place`, and what is below it."""
         response = [*prefix, *completion.token_ids]
         if not completion.truncated:
             return _Node(completion, await self._grade(prefix, completion))
         if len(place) == len(shape.branching) or len(response) >= self.max_tokens:
             return _Node(completion, TRUNCATED)
         return _Node(completion, children=await self._expand(response, place, shape))
+
+    async def _uncut(self, prefix: Sequence[int], place: tuple[int, ...], shape: TreeShape) -> _Node:
+        """The node at `place`, by a response of its own."""
+        [completion] = await self._sample(prefix, 1, ("node", self.slot, place), logprobs=True)
+        return await self._cut(prefix, completion, place, shape)
 
     async def _cut(
         self, prefix: Sequence[int], completion: Completion, place: tuple[int, ...], shape: TreeShape
@@ -87,7 +99,7 @@ class TreeRollout(PromptSampler):
         head, rest = divided(completion, end)
         response, below = [*prefix, *head.token_ids], range(1, shape.branching[len(place)])
         first = self._cut(response, rest, (*place, 0), shape)
-        return _Node(head, children=await gather([first, *(self._child(response, (*place, n), shape) for n in below)]))
+        return _Node(head, children=await gather([first, *(self._uncut(response, (*place, n), shape) for n in below)]))
 
     def _end(self, prefix: Sequence[int], completion: Completion) -> int | None:
         """Tokens of a node's segment; None: all of them."""

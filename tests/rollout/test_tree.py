@@ -54,7 +54,8 @@ def test_every_node_is_what_the_shape_says(shape, model_seed):
         assert grown.logprobs(node) == pytest.approx(expected[-len(tokens) :])
     most = sum(math.prod(shape.branching[: level + 1]) for level in range(len(shape.branching)))
     assert len(grown) - 1 <= most
-    assert len(engine.requests) == len(grown) - 1 == job.counts.nodes
+    assert len(engine.requests) == sum(map(bool, child_lists)), "the children of a node are one request"
+    assert sum(n for _, n, _ in engine.requests) == len(grown) - 1 == job.counts.nodes
     assert job.counts.responses == len(grown.leaves()) and job.counts.response_tokens == len(grown.token_S)
 
 
@@ -71,7 +72,7 @@ def test_a_node_knows_the_most_likely_tokens_where_the_engine_brings_them():
 def test_no_two_requests_share_a_seed():
     _, _, engine = grow(toy(), SHAPES[0])
     seeds = [seed for _, n, seed in engine.requests]
-    assert len(set(seeds)) == len(seeds) and all(n == 1 for _, n, _ in engine.requests)
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_the_order_of_the_answers_does_not_matter():
@@ -84,8 +85,8 @@ def test_the_order_of_the_answers_does_not_matter():
     assert other.token_S != one.token_S
 
 
-def test_a_child_is_expanded_while_its_siblings_are_still_sampled():
-    """The first request for the prompt is the slow one; grandchildren are asked for before it is answered."""
+def first_children_slow(grow_tree):
+    """Prefixes in the order in which they were asked for, "answered" where one of the prompt was; its first request is slow."""
     slow, log = [], []
 
     def delay(prefix):
@@ -102,12 +103,40 @@ def test_a_child_is_expanded_while_its_siblings_are_still_sampled():
                 log.append("answered")
             return completions
 
-    model = toy(seed=1)
+    model = toy(max_tokens=9, seed=1)
+    engine = Engine(model, len(PROMPT), delay=delay)
+    asyncio.run(grow_tree(TreeRollout(engine, ToyGrader(model), PROMPT, max_tokens=9, seed=(1,), slot=0)))
+    return log
+
+
+def test_a_child_of_a_partition_is_expanded_while_its_siblings_are_still_sampled():
+    cuts = AtBoundaries(partition=Cutpoint(interval=1, threshold=0.9))
+    log = first_children_slow(lambda job: job.grow(TreeShape((3, 2, 2), (1,)), cuts))
+    last_answer = len(log) - log[::-1].index("answered")
+    assert sum(len(entry) > 0 for entry in log[:last_answer] if entry != "answered") >= 2
+
+
+def test_a_node_is_expanded_while_others_of_its_level_are_still_sampled():
+    """The children of the first child are slow; those of the second one have children of their own by then."""
+    model, log, slow = toy(seed=1), [], []
+
+    def delay(prefix):
+        if len(prefix) == 1 and not slow:
+            slow.append(prefix)
+            return 0.2
+        return 0.0
+
+    class Engine(ToyEngine):
+        async def sample(self, state, **options):
+            completions = await super().sample(state, **options)
+            log.append(tuple(state[len(PROMPT) :]))
+            return completions
+
     engine = Engine(model, len(PROMPT), delay=delay)
     job = TreeRollout(engine, ToyGrader(model), PROMPT, max_tokens=7, seed=(1,), slot=0)
     asyncio.run(job.grow(TreeShape((3, 2, 2), (1,))))
-    last_answer = len(log) - log[::-1].index("answered")
-    assert sum(len(entry) == 2 for entry in log[:last_answer] if entry != "answered") >= 2, "two levels deep by then"
+    answered = log.index(tuple(slow[0]))
+    assert sum(len(prefix) == 2 for prefix in log[:answered]) >= 2
 
 
 def test_a_failing_request_ends_the_whole_tree():
