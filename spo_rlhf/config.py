@@ -211,6 +211,15 @@ class SpoConfig:
         default_text="on where policy and engines share GPUs",
         help="engine and optimizer leave the GPU while the other works: --vllm.enable_sleep and --ds.enable_sleep",
     )
+    weight_bucket_mib: int = option(
+        0,
+        at_least=0,
+        at_most=65_536,
+        metavar="N",
+        help="new weights go to engines on GPUs in buckets of N MiB, one call and one transfer each, where OpenRLHF makes one for every "
+        "parameter; a larger parameter is a bucket of its own, and policy and engine each need room for one bucket; 0: OpenRLHF's way "
+        "(docs/gpu.md)",
+    )
     eval_ends: bool = option(
         True, help="evaluate before the first and after the last step, where --eval.dataset is given"
     )

@@ -11,6 +11,7 @@ OpenRLHF, DeepSpeed and vLLM's Ray integration assume CUDA. Without one:
 With a GPU none of this is used.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,9 @@ def settle(args) -> list[str]:
         if getattr(args, section).enable_sleep:
             getattr(args, section).enable_sleep = False
             notes.append(f"--{section}.enable_sleep off: there is no device memory to free")
+    if args.spo.weight_bucket_mib:
+        args.spo = dataclasses.replace(args.spo, weight_bucket_mib=0)
+        notes.append("--spo.weight_bucket_mib 0: without a GPU an engine gets all weights at once")
     return notes
 
 

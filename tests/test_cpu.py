@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 from spo_rlhf import cpu
+from spo_rlhf.config import SpoConfig
 from spo_rlhf.errors import UserError
 from spo_rlhf.host import watcher
 
@@ -47,6 +48,14 @@ def test_a_size_that_is_none_is_refused_before_the_start(size: str, monkeypatch)
     monkeypatch.setenv(cpu.KV_CACHE_SPACE, size)
     with pytest.raises(UserError, match="give whole GiB"):
         cpu.settle(SimpleNamespace())
+
+
+def test_weights_go_in_no_buckets_without_a_gpu() -> None:
+    sections = {name: SimpleNamespace(enable_sleep=False, zero_stage=2, adam_offload=False) for name in ("ds", "vllm")}
+    for given, noted in ((0, 0), (64, 1)):
+        args = SimpleNamespace(**sections, spo=SpoConfig(weight_bucket_mib=given))
+        notes = [note for note in cpu.settle(args) if note.startswith("--spo.weight_bucket_mib 0: without a GPU")]
+        assert args.spo.weight_bucket_mib == 0 and len(notes) == noted
 
 
 ROLES = ("actor", "ref", "critic", "reward")

@@ -20,6 +20,8 @@ ROOMS = (
     "upstream_logits",
     "upstream",
     "upstream_steps",
+    "upstream_weights",
+    "upstream_worker",
     "upstream_checkpoints",
     "graders",
     "tasks",
@@ -36,7 +38,7 @@ ROOMS = (
 )
 # The evaluation is a program of its own: it shares the machinery below and nothing that trains.
 EVALUATION_SHARES = ROOMS[: ROOMS.index("sampling") + 1]
-KNOWS_OPENRLHF = {"spo_rlhf.upstream", "spo_rlhf.upstream_logits", "spo_rlhf.cpu"}
+KNOWS_OPENRLHF = {"spo_rlhf.cpu"} | {f"spo_rlhf.upstream{part}" for part in ("", "_logits", "_weights", "_worker")}
 STACK = {"ray", "vllm", "deepspeed", "openrlhf", "transformers"}
 TORCH_CORE = {"log_probs", "loss", "metrics", "ratio"}
 LARGEST_SHARE = 0.2

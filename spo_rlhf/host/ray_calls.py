@@ -11,9 +11,19 @@ def ask_all(actors: Sequence[Any], method: str, *args: Any, limit_s: float) -> l
 
 def ask_each(actors: Sequence[Any], method: str, arguments: Sequence[tuple], limit_s: float) -> list[Any]:
     """The same with arguments of its own for each actor."""
+    return answers(begin_each(actors, method, arguments), limit_s)
+
+
+def begin_each(actors: Sequence[Any], method: str, arguments: Sequence[tuple]) -> list[Any]:
+    """Call a method of all actors and wait for none: what `answers` takes."""
+    return [getattr(actor, method).remote(*args) for actor, args in zip(actors, arguments, strict=True)]
+
+
+def answers(refs: Sequence[Any], limit_s: float) -> list[Any]:
+    """Results as of `ask_all`."""
     import ray
 
-    refs = [getattr(actor, method).remote(*args) for actor, args in zip(actors, arguments, strict=True)]
+    refs = list(refs)
     ready = ray.wait(refs, num_returns=len(refs), timeout=limit_s)[0] if refs else []
     return [_result(ray, ref) if ref in ready else TimeoutError(f"no answer within {limit_s:g} s") for ref in refs]
 

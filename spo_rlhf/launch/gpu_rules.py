@@ -148,6 +148,7 @@ def load_of(args: SimpleNamespace, shape: memory_plan.ModelShape) -> memory_plan
         tensor_parallel=args.vllm.tensor_parallel_size,
         together=args.train.colocate_all,
         engine_sleeps=args.vllm.enable_sleep,
+        bucket=args.spo.weight_bucket_mib << 20,
         policy_sleeps=args.ds.enable_sleep or args.ds.adam_offload,
     )
 
@@ -168,6 +169,11 @@ def refuse_what_breaks(args: SimpleNamespace) -> None:
         raise UserError("--ds.param_dtype fp16: OpenRLHF's engines are bfloat16 and refuse other weights; use bf16")
     if args.vllm.sync_backend not in SYNC_BACKENDS:
         raise UserError(f"--vllm.sync_backend {args.vllm.sync_backend}: give {' or '.join(SYNC_BACKENDS)}")
+    if args.vllm.sync_with_ray and args.spo.weight_bucket_mib:
+        raise UserError(
+            "--spo.weight_bucket_mib does not go with --vllm.sync_with_ray, whose transfers are of single parameters; "
+            "leave one of them out"
+        )
     if args.vllm.sync_backend == "gloo" and args.train.colocate_all:
         raise UserError(
             "--vllm.sync_backend gloo does not go with --train.colocate_all: policy and engine share a device there; leave it out"

@@ -119,6 +119,7 @@ class Load:
     together: bool = True  # policy and engine on the same GPUs
     engine_sleeps: bool = True
     policy_sleeps: bool = True
+    bucket: int = 0  # bytes that weights go to the engines in; 0: parameter by parameter
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,10 @@ def plan(shape: ModelShape, load: Load) -> MemoryPlan:
     work = max(activations + logits, step)
     cache = FEWEST_SEQUENCES * load.max_len * shape.kv_bytes // load.tensor_parallel
     engine_least = weights // load.tensor_parallel + cache + ENGINE_BYTES
-    # Tensors go to the engines one by one: a copy of each in turn (CUDA IPC), or what the engine receives it in (NCCL).
-    sync = shape.largest_tensor * BF16 * (1 if load.together else 0)
+    # Tensors go to the engines one by one: a copy of each in turn (CUDA IPC), or what the engine receives it in (NCCL). A bucket is
+    # a copy in any case.
+    copied = max(shape.largest_tensor * BF16, load.bucket)
+    sync = copied if load.together or load.bucket else 0
     parts = {  # of the policy, and of a critic with it
         "weights": trained * (resident + gathered),
         "reference": (resident if load.reference else 0),

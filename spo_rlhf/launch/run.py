@@ -118,6 +118,7 @@ def run(args: SimpleNamespace, record: RunRecord, stopping: Stopping) -> None:
             use_fast_tokenizer=not args.data.disable_fast_tokenizer,
             chat_template=bool(args.data.apply_chat_template),
             partial_rollouts=args.train.partial_rollout_enable,
+            weight_buckets=args.spo.weight_bucket_mib > 0,
         ),
         policy=actor.RemotePolicyActor,
         critic=actor.RemoteCriticActor,

@@ -189,6 +189,10 @@ class SegmentRolloutActor(upstream.RolloutRayActor):
         """New weights on a machine without a GPU; with one, OpenRLHF broadcasts them itself."""
         await cpu.load_weights(self.llm, state)
 
+    async def load_bucket(self, tensors: list[Any], handles: dict[str, Any] | None = None) -> None:
+        """New weights in buckets, with a GPU: one of them (upstream_worker.py)."""
+        await self.llm.collective_rpc("load_bucket", args=(tensors, handles))
+
     async def about(self) -> tuple[str, int | None, float]:
         """Which process this is, the version of its weights, and the seconds that its start took."""
         return self.identity, self.weight_version, self.start_seconds
@@ -297,8 +301,13 @@ def engine_factory(
     use_fast_tokenizer: bool,
     chat_template: bool,
     partial_rollouts: bool,
+    weight_buckets: bool = False,
 ) -> upstream.EngineFactory:
-    """What OpenRLHF's `create_vllm_engines` builds engines with; `chat_template` says that one has made the prompts."""
+    """What OpenRLHF's `create_vllm_engines` builds engines with; `chat_template` says that one has made the prompts.
+
+    `weight_buckets`: they get their weights in buckets, which none does without a GPU.
+    """
+    worker = {"worker_extension_cls": "spo_rlhf.upstream_worker.BucketWorker"} if weight_buckets else {}
 
     def extra(kwargs: dict[str, Any]) -> dict[str, Any]:
         options = {
@@ -312,6 +321,6 @@ def engine_factory(
             "logprobs_mode": "processed_logprobs",
             "max_logprobs": LIKELIEST,
         }
-        return {**options, **(cpu.engine_kwargs(kwargs["max_model_len"]) if cpu.is_cpu() else {})}
+        return {**options, **worker, **(cpu.engine_kwargs(kwargs["max_model_len"]) if cpu.is_cpu() else {})}
 
     return upstream.EngineFactory(RemoteSegmentRolloutActor, extra)

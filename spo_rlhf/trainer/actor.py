@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import ray
 import torch
 
-from spo_rlhf import upstream, upstream_checkpoints, upstream_steps
+from spo_rlhf import upstream, upstream_checkpoints, upstream_steps, upstream_weights
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.core.finite import Fault
 from spo_rlhf.core.metrics import METRICS
@@ -172,6 +172,13 @@ class SegmentActorTrainer(upstream.ActorPPOTrainer):
         if self.guard.micro_batches == 0 and self.guard.left_out:
             totals.values = self._totals_before  # those of what was trained
         return status
+
+    def broadcast_to_vllm(self) -> None:
+        spo: SpoConfig = self.args.spo
+        if spo.weight_bucket_mib:
+            upstream_weights.broadcast(self, spo.weight_bucket_mib << 20, spo.engine_timeout)
+        else:
+            super().broadcast_to_vllm()
 
     def _faults(self, number: str) -> list[Fault]:
         return faults_of_step(number, self.actor_loss_fn.experience, self.actor_loss_fn.log_probs)

@@ -1,22 +1,29 @@
 """One vLLM engine as the project sets it up: its probabilities against the actor's, and its speed; prints JSON.
 
-python tests/gpu/engine_check.py --model DIR [--prompts 64] [--samples 8] [--tokens 128] [--attention TRITON_ATTN]
+python tests/gpu/engine_check.py --model DIR --new-model DIR [--prompts 64] [--samples 8] [--tokens 128] [--attention TRITON_ATTN]
 """
 
 import argparse
 import json
+import multiprocessing
 import os
+import tempfile
 import time
 
+import sending_policy
 import torch
 
 TEMPERATURE = 0.6
 THRESHOLD = 0.9
+BUCKET = 64 << 20  # bytes; the embedding is larger
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
+    parser.add_argument(
+        "--new-model", required=True, help="the same shape with other weights, which are sent in buckets"
+    )
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
@@ -46,17 +53,20 @@ class Engine:
             max_logprobs=1,
             skip_tokenizer_init=True,
             seed=0,
+            worker_extension_cls="spo_rlhf.upstream_worker.BucketWorker",
             **more,
         )
         self.start_s = time.monotonic() - start
 
-    def sample(self, prompts: list[list[int]], n: int, tokens: int, *, seeded: bool) -> tuple[list, float]:
+    def sample(
+        self, prompts: list[list[int]], n: int, tokens: int, *, seeded: bool, temperature: float = TEMPERATURE
+    ) -> tuple[list, float]:
         """vLLM's outputs and tokens a second."""
         from vllm import SamplingParams
 
         params = [
             SamplingParams(
-                temperature=TEMPERATURE,
+                temperature=temperature,
                 n=n,
                 max_tokens=tokens,
                 min_tokens=0,
@@ -82,8 +92,32 @@ class Engine:
         self.llm.collective_rpc(halve)
         self.llm.reset_prefix_cache()
 
+    def take_buckets(self, model: str) -> dict[str, float]:
+        """The weights of a model's folder from a process of the policy, in buckets by CUDA IPC: their number and seconds."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        with tempfile.TemporaryDirectory() as folder:
+            policy = context.Process(target=sending_policy.policy_on_gpu, args=(theirs, folder, model, BUCKET))
+            policy.start()
+            arrived: list[float] = []
 
-def gaps(model: str, dtype: torch.dtype, prompts: list[list[int]], outputs: list) -> dict[str, float]:
+            def call(method: str, args: tuple) -> None:
+                if method == "reset_prefix_cache":
+                    self.llm.reset_prefix_cache()
+                    return
+                arrived.append(time.monotonic())
+                self.llm.collective_rpc(method, args=args)
+
+            *_, end = sending_policy.take(ours, call)
+            took = time.monotonic() - arrived[0] if arrived else 0.0
+            policy.join()
+        assert end == ("sent", ([],)), end
+        return {"buckets": len(arrived), "buckets_s": took}
+
+
+def gaps(
+    model: str, dtype: torch.dtype, prompts: list[list[int]], outputs: list, temperature: float = TEMPERATURE
+) -> dict[str, float]:
     """The engine's log-probs of what it sampled, less those of a forward pass in transformers, as absolute values."""
     from transformers import AutoModelForCausalLM
 
@@ -93,7 +127,7 @@ def gaps(model: str, dtype: torch.dtype, prompts: list[list[int]], outputs: list
         for prompt, output in zip(prompts, outputs):
             for one in output.outputs[:2]:
                 ids = torch.tensor([prompt + list(one.token_ids)], device="cuda")
-                logits = plain(ids).logits[0, len(prompt) - 1 : -1].float() / TEMPERATURE
+                logits = plain(ids).logits[0, len(prompt) - 1 : -1].float() / temperature
                 chosen = ids[0, len(prompt) :, None]
                 ours = torch.log_softmax(logits, -1).gather(1, chosen)[:, 0].double().cpu()
                 theirs = torch.tensor([at[t].logprob for t, at in zip(one.token_ids, one.logprobs)]).double()
@@ -158,6 +192,14 @@ def main() -> None:
     engine.halve_embeddings()
     changed = [one.outputs[0].token_ids for one in engine.sample(prompts, 1, options.tokens, seeded=True)[0]]
     figures["weights_change_seen"] = changed != first
+
+    def greedy_gap() -> dict[str, float]:  # of a greedy token the engine gives the log-prob at temperature 1
+        greedy, _ = engine.sample(prompts, 1, options.tokens, seeded=False, temperature=0.0)
+        return gaps(options.new_model, torch.float32, prompts, greedy, temperature=1.0)
+
+    figures["gap_before_buckets"] = greedy_gap()
+    figures |= engine.take_buckets(options.new_model)
+    figures["gap_after_buckets"] = greedy_gap()
     print(json.dumps(figures), flush=True)
     os._exit(0)  # vLLM's threads would keep the process for a while
 

@@ -1,4 +1,6 @@
-"""spo-train: on one GPU engine and policy share it and weights go over by CUDA IPC, on two by NCCL; every method takes steps."""
+"""spo-train: on one GPU engine and policy share it and weights go over by CUDA IPC, on two by NCCL, in buckets as well; every method
+takes steps.
+"""
 
 import math
 from pathlib import Path
@@ -48,12 +50,14 @@ RUNS = {
         "ds.attn_implementation": "flex_attention",
         **SLEEP,
     },
+    "group_buckets": {"spo.mode": "group", "spo.mc_rollouts": None, "spo.weight_bucket_mib": 64, **SLEEP},
     "chain_cuda_graphs": {"spo.mode": "chain", "spo.mc_rollouts": 4, "vllm.enforce_eager": None, **SLEEP},
 }
 RANKS = {"actor.num_gpus_per_node": 2, "ref.num_gpus_per_node": 2}
 # What takes two: weights by NCCL to an engine on a GPU of its own, an engine of two GPUs, two ranks of ZeRO 3 with two engines.
 ON_TWO = {
     "nccl": {"train.colocate_all": None, "vllm.gpu_memory_utilization": 0.8},
+    "nccl_buckets": {"train.colocate_all": None, "vllm.gpu_memory_utilization": 0.8, "spo.weight_bucket_mib": 64},
     "tensor_parallel": {**RANKS, "vllm.tensor_parallel_size": 2, **SLEEP},
     "ranks_zero3": {**RANKS, "vllm.num_engines": 2, "ds.zero_stage": 3, **SLEEP},
 }

@@ -46,6 +46,10 @@ def machine(task, tmp_path, monkeypatch):
         (dict(ds__load_in_4bit=True), "--ds.load_in_4bit: OpenRLHF 0.11.2 sends the engines the packed weights"),
         (dict(ds__param_dtype="fp16"), "--ds.param_dtype fp16: OpenRLHF's engines are bfloat16"),
         (dict(vllm__sync_backend="gloo"), "--vllm.sync_backend gloo does not go with --train.colocate_all"),
+        (
+            dict(vllm__sync_with_ray=True, spo__weight_bucket_mib=64),
+            "--spo.weight_bucket_mib does not go with --vllm.sync_with_ray.*; leave one of them out",
+        ),
         (dict(vllm__sync_backend="mpi"), "--vllm.sync_backend mpi: give nccl or gloo"),
         (dict(ds__grad_accum_dtype="float32"), "--ds.grad_accum_dtype float32: give fp32 or bf16"),
         (dict(ds__grad_accum_dtype="fp16"), "--ds.grad_accum_dtype fp16: give fp32 or bf16"),
@@ -317,4 +321,8 @@ def test_what_the_tests_for_gpus_train_is_no_refused_run_and_has_each_way_in_it(
         section, option = name.split(".")
         assert {getattr(getattr(args, section), option) for args in on_one} == values, name
     assert any(not args.train.colocate_all for args in on_two)
+    for runs, together in ((on_one, True), (on_two, False)):
+        [buckets] = [args for args in runs if args.spo.weight_bucket_mib]
+        assert buckets.train.colocate_all is together
+        assert gpu_rules.load_of(buckets, gpu_rules.read_shape(buckets)).bucket == 64 << 20
     assert {args.vllm.tensor_parallel_size for args in on_two} == {1, 2}

@@ -49,6 +49,9 @@ def test_every_part_counts_where_it_is():
     assert base.parts["weight sync"] == 2 * 151936 * 1536 and base.parts["KV cache"] == 4 * 2048 * 28 * 2 * 2 * 128 * 2
     fixed = 4 * p + base.parts["processes"]
     assert base.sampling == fixed + base.parts["weight sync"], "gradients and optimizer sleep"
+    for bucket, together, room in ((1 << 20, True, 0), (GIB, True, GIB), (GIB, False, GIB), (0, False, None)):
+        sync = plan(SHAPE, replace(LOAD, bucket=bucket, together=together)).parts["weight sync"]
+        assert sync == {None: 0, 0: base.parts["weight sync"]}.get(room, room), "a larger tensor is a bucket of its own"
     assert base.training > base.sampling + 16 * p
     chunk, whole = (plan(SHAPE, replace(LOAD, adam_offload=True, logit_tokens=n)) for n in (1766, 4096))
     assert whole.training - chunk.training == (4096 - 1766) * 151936 * 14

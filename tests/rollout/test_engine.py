@@ -8,7 +8,7 @@ import pytest
 from spo_rlhf.config import SpoConfig
 from spo_rlhf.host import device
 from spo_rlhf.methods.group import Group
-from spo_rlhf.rollout.engine import TokenSampler
+from spo_rlhf.rollout.engine import TokenSampler, engine_factory
 from spo_rlhf.rollout.job import RolloutRequest
 
 
@@ -54,3 +54,36 @@ def test_seeds_are_where_runs_repeat_unless_asked_for(given, kind, seeded):
         assert SpoConfig(method=Group(), request_seeds=given).seeded is seeded
     finally:
         device.settle(None)
+
+
+OPENRLHFS = "openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap"
+OURS = "spo_rlhf.upstream_worker.BucketWorker"
+
+
+@pytest.mark.parametrize(
+    ("kind", "buckets", "worker"),
+    [
+        (device.GPU, False, OPENRLHFS),
+        (device.GPU, True, OURS),
+        (device.CPU, False, "spo_rlhf.cpu.WorkerExtension"),
+        (device.CPU, True, "spo_rlhf.cpu.WorkerExtension"),
+    ],
+)
+def test_workers_of_engines_on_gpus_take_buckets_where_weights_come_in_them(kind, buckets, worker):
+    device.settle(kind)
+    made = []
+    try:
+        factory = engine_factory(
+            reward_workers=1,
+            reward_timeout=1.0,
+            max_num_seqs=8,
+            use_fast_tokenizer=True,
+            chat_template=False,
+            partial_rollouts=False,
+            weight_buckets=buckets,
+        )
+        factory.actor_class = SimpleNamespace(remote=lambda **kwargs: made.append(kwargs))
+        factory.remote(worker_extension_cls=OPENRLHFS, max_model_len=64)
+    finally:
+        device.settle(None)
+    assert made[0]["worker_extension_cls"] == worker
