@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from spo_rlhf.host.pool import TaskError, TaskTimeout, WorkerDied, WorkerPool
@@ -26,24 +27,30 @@ def pool():
 
 
 def alive(pid: int) -> bool:
+    """It runs; one that has ended and waits for its parent does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
-def wait_gone(pid: int, limit_s: float = 5.0) -> bool:
+def wait_gone(pid: int, limit_s: float = 20.0) -> bool:
     end = time.monotonic() + limit_s
     while alive(pid) and time.monotonic() < end:
         time.sleep(0.02)
     return not alive(pid)
 
 
-def wait_until(condition, limit_s: float = 10.0) -> None:
+def wait_until(condition, limit_s: float = 20.0) -> None:
     end = time.monotonic() + limit_s
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
+
+
+def kill_all(pids) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert all(wait_gone(pid) for pid in pids)
 
 
 def test_values_come_back_each_exactly_once(pool):
@@ -53,11 +60,11 @@ def test_values_come_back_each_exactly_once(pool):
 
 def test_a_task_over_the_limit_is_killed_and_the_worker_replaced(pool):
     start = time.monotonic()
-    slow = pool.submit(time.sleep, 60)
+    slow = pool.submit(time.sleep, 600)
     assert pool.submit(divmod, 7, 2).result() == (3, 1)
     with pytest.raises(TaskTimeout, match="no result within 1 s"):
         slow.result()
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 60, "long before the task would have ended"
     assert [pool.submit(divmod, 7, 2).result() for _ in range(4)] == [(3, 1)] * 4
 
 
@@ -128,9 +135,7 @@ def test_a_child_that_a_task_forks_and_that_keeps_the_pipe_open_does_not_hold_th
     assert pool.submit(exec, forks).result() is None
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     child = int((tmp_path / "pid").read_text())
-    for pid in pool.worker_pids():
-        os.kill(pid, signal.SIGKILL)
-    time.sleep(0.2)
+    kill_all(pool.worker_pids())
     assert [pool.submit(divmod, 7, 2).result(20) for _ in range(4)] == [(3, 1)] * 4
     assert wait_gone(child), "it ends with its worker's group"
 
@@ -138,9 +143,7 @@ def test_a_child_that_a_task_forks_and_that_keeps_the_pipe_open_does_not_hold_th
 def test_workers_killed_between_tasks_do_not_break_the_pool(pool):
     pool.submit(divmod, 7, 2).result()
     for _ in range(3):
-        for pid in pool.worker_pids():
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.3)
+        kill_all(pool.worker_pids())
         assert [pool.submit(divmod, 7, 2).result() for _ in range(10)] == [(3, 1)] * 10
 
 
@@ -237,8 +240,8 @@ def test_what_left_the_session_of_a_worker_dies_with_it_and_nobody_else(pool, tm
         other.submit(exec, LEAVES.format(orphan=True, path=str(spared), first="", then="")).result()
         with pytest.raises(TaskError):
             pool.submit(exec, LEAVES.format(orphan=orphan, path=str(path), first=first, then=then)).result()
-        assert wait_gone(int(path.read_text()), 2.0) and alive(int(spared.read_text()))
-    assert wait_gone(int(spared.read_text()), 2.0), "and with the pool"
+        assert wait_gone(int(path.read_text())) and alive(int(spared.read_text()))
+    assert wait_gone(int(spared.read_text())), "and with the pool"
 
 
 def test_initializer_runs_in_every_worker_and_its_failure_is_told(tmp_path):
@@ -291,7 +294,8 @@ def test_workers_end_with_the_process_that_made_them(signal_number):
     code = (
         "import time, sys; from spo_rlhf.host.pool import WorkerPool\n"
         "pool = WorkerPool(workers=2, timeout_s=600)\n"
-        "pool.submit(divmod, 1, 1).result(); [pool.submit(pow, 7, 10**9) for _ in range(2)]; time.sleep(0.5)\n"
+        "pool.submit(divmod, 1, 1).result(); [pool.submit(pow, 7, 10**9) for _ in range(2)]\n"
+        "while len(pool.worker_pids()) < 2: time.sleep(0.02)\n"
         "print(*pool.worker_pids(), flush=True)\n"
         f"time.sleep({0 if signal_number is None else 60})\n"
     )
