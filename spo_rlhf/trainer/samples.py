@@ -5,6 +5,7 @@ This is the one place where positions in a response become columns of OpenRLHF's
 
 import contextlib
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -258,17 +259,17 @@ class SegmentSamplesGenerator(upstream.SamplesGenerator):
 
     @torch.no_grad()
     def generate_eval_samples(self, **options: Any) -> list[upstream.Experience]:
-        """Responses to all held-out prompts; OpenRLHF's `evaluate` asks for them."""
-        prompts, samples, exhausted, faults = _Numbered(iter(self.eval_dataloader)), [], False, 0
+        """Responses to all held-out prompts, at once; OpenRLHF's `evaluate` asks for them.
+
+        A prompt's place among them is a part of its seeds: parts of rollout.batch_size, each counted from 0, gave every part the
+        random numbers of the first, so that an average over prompts was less certain than their number says.
+        """
+        prompts = _Numbered(iter(self.eval_dataloader))
         with self._awake():
-            while not exhausted:
-                batch = self._collect(prompts, self.args.rollout.batch_size, ("eval", self.eval_step), options)
-                samples += [self._in_layout(rollout, one) for rollout in batch.rollouts for one in rollout.samples]
-                faults += len(batch.faults)
-                exhausted = batch.exhausted
-        if faults:
-            self.reporter.note(f"{faults} numbers of the held-out responses are not finite and count as 0")
-        return samples
+            batch = self._collect(prompts, sys.maxsize, ("eval", self.eval_step), options)
+        if batch.faults:
+            self.reporter.note(f"{len(batch.faults)} numbers of the held-out responses are not finite and count as 0")
+        return [self._in_layout(rollout, one) for rollout in batch.rollouts for one in rollout.samples]
 
     @contextlib.contextmanager
     def _awake(self) -> Iterator[None]:

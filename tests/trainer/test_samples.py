@@ -76,6 +76,51 @@ def test_prompts_are_skipped_by_chance():
     )
 
 
+class Answering:
+    """Answers every request, and keeps them."""
+
+    def __init__(self):
+        self.requests = []
+        self.unanswered = []
+
+    def submit(self, request):
+        self.requests.append(request)
+        self.unanswered.append(request)
+
+    def take(self, limit_s):
+        taken, self.unanswered = self.unanswered, []
+        return [(one, Rollout(one.prompt, one.label, one.slot, 0, RolloutCounts())) for one in taken]
+
+
+def test_every_held_out_prompt_has_seeds_of_its_own():
+    """Whatever the batch of training: with `rollout.batch_size` 4, prompts 0, 4, 8, ... had shared theirs."""
+    args = SimpleNamespace(
+        spo=SPO,
+        train=SimpleNamespace(seed=1),
+        data=SimpleNamespace(max_len=99),
+        rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=2),
+        vllm=SimpleNamespace(enable_sleep=False),
+    )
+    engines = Answering()
+    generator = SegmentSamplesGenerator(
+        SimpleNamespace(args=args),
+        None,
+        None,
+        None,
+        [],
+        engines=engines,
+        reporter=Reporter(None),
+        check_rewards=lambda: None,
+        check_stop=lambda: None,
+    )
+    generator.eval_dataloader = [(None, [f"problem {n}"], ["label"], [None]) for n in range(10)]
+    generator.eval_step = 7
+    assert generator.generate_eval_samples(temperature=1.0) == []
+    assert [one.prompt for one in engines.requests] == [f"problem {n}" for n in range(10)]
+    assert {one.seed for one in engines.requests} == {(1, "eval", 7)}
+    assert [one.slot for one in engines.requests] == list(range(10))
+
+
 def test_logs_that_some_samples_lack_count_as_zero():
     graded, truncated = experience([[0.5] * 4], [[1.0] * 4]), experience([[0.5] * 4], [[1.0] * 4])
     graded.info, truncated.info = {"exact": torch.tensor([1.0])}, {}
