@@ -68,9 +68,9 @@ def test_the_second_epoch_knows_the_prompts(unbroken):
 
 
 def test_nodes_count_by_their_level(unbroken):
-    weights = level_weights((4, 4, 3))
-    for metrics in unbroken[1]["steps"]:
-        assert weights[2] < metrics["loss_weight"] < weights[0]
+    """A step may have nodes of the last level alone, not every one."""
+    weights, means = level_weights((4, 4, 3)), [metrics["loss_weight"] for metrics in unbroken[1]["steps"]]
+    assert all(weights[2] - 1e-6 < mean < weights[0] for mean in means) and max(means) > weights[2] + 1e-3
 
 
 def test_old_log_probs_are_those_of_the_time_of_sampling(unbroken):
