@@ -83,6 +83,9 @@ def train_command(args: argparse.Namespace, method: str, way: str, run_dir: Path
     changes |= dict.fromkeys(study.OF_EVALUATIONS) | {"spo.token_budget": None}
     if way == ASYNCHRONOUS:
         changes["train.async_enable"] = True
+    if args.quick and method == "tree":
+        # Eight prompts may have few nodes with an advantage, and a batch has to fill.
+        changes["responses"] = base.responses // 4
     changes |= dict(args.set or ())
     chosen = base.with_options(changes)
     return study.train_command(workload, chosen, args.task_dir.resolve(), run_dir, seed=seed, budget=1, points=2)
