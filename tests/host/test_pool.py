@@ -64,7 +64,7 @@ def test_a_task_over_the_limit_is_killed_and_the_worker_replaced(pool):
     assert pool.submit(divmod, 7, 2).result() == (3, 1)
     with pytest.raises(TaskTimeout, match="no result within 1 s"):
         slow.result()
-    assert time.monotonic() - start < 60, "long before the task would have ended"
+    assert time.monotonic() - start < 20, "long before the task would have ended"
     assert [pool.submit(divmod, 7, 2).result() for _ in range(4)] == [(3, 1)] * 4
 
 

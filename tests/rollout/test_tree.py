@@ -85,58 +85,43 @@ def test_the_order_of_the_answers_does_not_matter():
     assert other.token_S != one.token_S
 
 
-def first_children_slow(grow_tree):
-    """Prefixes in the order in which they were asked for, "answered" where one of the prompt was; its first request is slow."""
-    slow, log = [], []
+def before_the_slow_answer(length, shape, cuts=None):
+    """Prefixes asked for before the first request behind a prefix of this length is answered, which is the slow one."""
+    asked, slow, before = [], [], []
 
     def delay(prefix):
-        log.append(prefix)
-        if not prefix and not slow:
-            slow.append(prefix)
+        asked.append(tuple(prefix))
+        if len(prefix) == length and not slow:
+            slow.append(len(asked))
             return 0.2
         return 0.0
 
     class Engine(ToyEngine):
         async def sample(self, state, **options):
+            mine = len(asked) + 1
             completions = await super().sample(state, **options)
-            if len(state) == len(PROMPT):
-                log.append("answered")
+            if slow == [mine]:
+                before.extend(asked)
             return completions
 
     model = toy(max_tokens=9, seed=1)
-    engine = Engine(model, len(PROMPT), delay=delay)
-    asyncio.run(grow_tree(TreeRollout(engine, ToyGrader(model), PROMPT, max_tokens=9, seed=(1,), slot=0)))
-    return log
+    job = TreeRollout(
+        Engine(model, len(PROMPT), delay=delay), ToyGrader(model), PROMPT, max_tokens=9, seed=(1,), slot=0
+    )
+    asyncio.run(job.grow(shape, cuts))
+    return before
 
 
 def test_a_child_of_a_partition_is_expanded_while_its_siblings_are_still_sampled():
     cuts = AtBoundaries(partition=Cutpoint(interval=1, threshold=0.9))
-    log = first_children_slow(lambda job: job.grow(TreeShape((3, 2, 2), (1,)), cuts))
-    last_answer = len(log) - log[::-1].index("answered")
-    assert sum(len(entry) > 0 for entry in log[:last_answer] if entry != "answered") >= 2
+    asked = before_the_slow_answer(0, TreeShape((3, 2, 2), (1,)), cuts)
+    assert sum(len(prefix) > 0 for prefix in asked) >= 2
 
 
 def test_a_node_is_expanded_while_others_of_its_level_are_still_sampled():
     """The children of the first child are slow; those of the second one have children of their own by then."""
-    model, log, slow = toy(seed=1), [], []
-
-    def delay(prefix):
-        if len(prefix) == 1 and not slow:
-            slow.append(prefix)
-            return 0.2
-        return 0.0
-
-    class Engine(ToyEngine):
-        async def sample(self, state, **options):
-            completions = await super().sample(state, **options)
-            log.append(tuple(state[len(PROMPT) :]))
-            return completions
-
-    engine = Engine(model, len(PROMPT), delay=delay)
-    job = TreeRollout(engine, ToyGrader(model), PROMPT, max_tokens=7, seed=(1,), slot=0)
-    asyncio.run(job.grow(TreeShape((3, 2, 2), (1,))))
-    answered = log.index(tuple(slow[0]))
-    assert sum(len(prefix) == 2 for prefix in log[:answered]) >= 2
+    asked = before_the_slow_answer(1, TreeShape((3, 2, 2), (1,)))
+    assert sum(len(prefix) == 2 for prefix in asked) >= 2
 
 
 def test_a_failing_request_ends_the_whole_tree():

@@ -15,19 +15,15 @@ from spo_rlhf.trainer.loop import planned_steps
 from spo_rlhf.trainer.samples import RolloutBatch, SegmentSamplesGenerator, is_informative, with_equal_logs
 
 
+def generator_of(args, engines=None):
+    strategy = SimpleNamespace(args=args)
+    checks = {"check_rewards": lambda: None, "check_stop": lambda: None}
+    return SegmentSamplesGenerator(strategy, None, None, None, [], engines=engines, reporter=Reporter(None), **checks)
+
+
 def test_a_sample_brings_its_weight_and_the_most_likely_tokens_in_the_columns_of_its_own():
     args = SimpleNamespace(spo=SPO, data=SimpleNamespace(max_len=99))
-    generator = SegmentSamplesGenerator(
-        SimpleNamespace(args=args),
-        None,
-        None,
-        None,
-        [],
-        engines=None,
-        reporter=Reporter(None),
-        check_rewards=lambda: None,
-        check_stop=lambda: None,
-    )
+    generator = generator_of(args)
     rollout = Rollout("p", "l", 3, 0, RolloutCounts())
     completion = Completion([8, 9], [-1.0, -2.0], False, top_logprobs=[-0.5, -2.0])
     made = generator.to_experience(rollout, Sample.after([5, 6, 7], completion, None, weight=0.25, adv_T=[1.0, 2.0]))
@@ -40,17 +36,7 @@ def test_a_sample_brings_its_weight_and_the_most_likely_tokens_in_the_columns_of
 
 def test_prompts_are_skipped_by_chance():
     args = SimpleNamespace(spo=SPO, train=SimpleNamespace(seed=1))
-    generator = SegmentSamplesGenerator(
-        SimpleNamespace(args=args),
-        None,
-        None,
-        None,
-        [],
-        engines=None,
-        reporter=Reporter(None),
-        check_rewards=lambda: None,
-        check_stop=lambda: None,
-    )
+    generator = generator_of(args)
     known = Prior(0.9, 2.0)
     generator.judge = lambda prompt, label, iteration: (1.0, None) if prompt.startswith("new") else (0.25, known)
 
@@ -102,17 +88,7 @@ def test_every_held_out_prompt_has_seeds_of_its_own():
         vllm=SimpleNamespace(enable_sleep=False),
     )
     engines = Answering()
-    generator = SegmentSamplesGenerator(
-        SimpleNamespace(args=args),
-        None,
-        None,
-        None,
-        [],
-        engines=engines,
-        reporter=Reporter(None),
-        check_rewards=lambda: None,
-        check_stop=lambda: None,
-    )
+    generator = generator_of(args, engines)
     generator.eval_dataloader = [(None, [f"problem {n}"], ["label"], [None]) for n in range(10)]
     generator.eval_step = 7
     assert generator.generate_eval_samples(temperature=1.0) == []
